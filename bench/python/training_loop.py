@@ -1,0 +1,133 @@
+"""What the optimizer's threads do to the training loop around it.
+
+A NumPy MLP (784 inputs, two hidden layers, 10 classes, batch 64, float32) is trained by each of
+several optimizers in turn, in blocks, in one process: A B C A B C ... One process each for NumPy
+alone, for scikit-learn imported first, for torch imported first, and for OMP_WAIT_POLICY=passive
+set by hand. Prints medians in microseconds, and writes JSON.
+
+    python bench/python/training_loop.py --json training_loop.json
+
+BLAS keeps its idle threads spinning, and so does OpenMP; where the two meet, a step by two threads
+can slow down the whole loop several times. The default number of threads must never lose to one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BLOCKS = 7
+BLOCK_SECONDS = 1.0
+SCENARIOS = {
+    "NumPy alone": ([], {}),
+    "scikit-learn imported first": (["sklearn.linear_model"], {}),
+    "torch imported first": (["torch"], {}),
+    "OMP_WAIT_POLICY=passive": ([], {"OMP_WAIT_POLICY": "passive"}),
+}
+
+
+def measure(imports: list[str], hidden: int) -> dict[str, Any]:
+    """Train with every optimizer in turn; medians in microseconds by optimizer."""
+    for name in imports:
+        importlib.import_module(name)
+    import numpy as np
+
+    from fused_rmsprop import RMSProp, show_config
+    from fused_rmsprop.demo import NumpyExpression
+    from fused_rmsprop.demo.mlp import init_params, loss_and_grads
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 784)).astype(np.float32)
+    labels = rng.integers(0, 10, 64)
+    available = show_config("dicts")["threads"]["available"]
+
+    contestants: dict[str, tuple[Any, Any]] = {}
+
+    def enter(name: str, make: Any) -> None:
+        params = init_params((784, hidden, hidden, 10), np.random.default_rng(1))
+        contestants[name] = (params, make(params))
+
+    enter("NumPy expression", NumpyExpression)
+    enter("fused, 1 thread", lambda params: RMSProp(params, lr=1e-4, threads=1))
+    enter("fused, OpenMP as it comes", lambda params: RMSProp(params, lr=1e-4, threads=available))
+    enter("fused, default", lambda params: RMSProp(params, lr=1e-4))
+
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    for block in range(BLOCKS + 1):
+        for name, (params, optimizer) in contestants.items():
+            time.sleep(0.1)  # the spinning of the one before ends
+            until = time.perf_counter() + BLOCK_SECONDS
+            while (began := time.perf_counter()) < until:
+                _, grads = loss_and_grads(params, x, labels)
+                before_step = time.perf_counter()
+                optimizer.step(grads)
+                ended = time.perf_counter()
+                if block > 0:  # the first warms up, and is where the default finds out
+                    times[name].append((ended - began, ended - before_step))
+    results = {}
+    for name, samples in times.items():
+        whole, step = np.array(samples).T * 1e6
+        results[name] = {
+            "forward_backward_us": float(np.median(whole - step)),
+            "step_us": float(np.median(step)),
+            "iteration_us": float(np.median(whole)),
+            "iteration_mean_us": float(np.mean(whole)),
+            "iterations": len(samples),
+        }
+    parameters = sum(a.size for layer in contestants["fused, default"][0] for a in layer.values())
+    return {"parameters": parameters, "threads": available, "results": results}
+
+
+def in_new_process(imports: list[str], environment: dict[str, str], hidden: int) -> dict[str, Any]:
+    """`measure` in a process of its own, so that what is imported, and when, is known."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
+    argv = [sys.executable, __file__, "--hidden", str(hidden), "--measure", ",".join(imports)]
+    done = subprocess.run(
+        argv, env=clean | environment, check=True, capture_output=True, text=True
+    )
+    return dict(json.loads(done.stdout))
+
+
+def main() -> None:
+    """Run every scenario and print a table of each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hidden", type=int, action="append", help="default: 512 and 1500")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure is not None:
+        imports = [name for name in arguments.measure.split(",") if name]
+        print(json.dumps(measure(imports, arguments.hidden[0])))
+        return
+
+    report: list[dict[str, Any]] = []
+    for hidden in arguments.hidden or [512, 1500]:
+        for scenario, (imports, environment) in SCENARIOS.items():
+            if any(importlib.util.find_spec(name.split(".")[0]) is None for name in imports):
+                print(f"{scenario}: skipped, not installed\n")
+                continue
+            result = in_new_process(imports, environment, hidden)
+            report.append({"hidden": hidden, "scenario": scenario, **result})
+            print(f"{scenario}, hidden {hidden}, {result['parameters']:,} parameters")
+            print(f"  {'us (medians)':28s} {'fwd+bwd':>8s} {'step':>8s} {'iteration':>10s}  vs 1 thread")
+            one = result["results"]["fused, 1 thread"]["iteration_us"]
+            for name, r in result["results"].items():
+                print(
+                    f"  {name:28s} {r['forward_backward_us']:8.0f} {r['step_us']:8.0f} "
+                    f"{r['iteration_us']:10.0f}  {r['iteration_us'] / one:.3f}"
+                )
+            print(flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

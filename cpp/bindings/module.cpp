@@ -1,0 +1,88 @@
+// The Python module _core: wires the C++ library to Python, and does nothing else.
+
+#include <pybind11/stl.h>
+
+#include "single.hpp"
+#include "stepper.hpp"
+
+namespace fused_rmsprop::bindings {
+namespace {
+
+/// The names of the instruction sets for which `keep` is true.
+template <typename Predicate>
+std::vector<std::string_view> instruction_sets(Predicate keep) {
+    std::vector<std::string_view> names;
+    for (const InstructionSet set : built_instruction_sets())
+        if (keep(set))
+            names.push_back(name(set));
+    return names;
+}
+
+py::dict config() {
+    const ThreadLimits limits = thread_limits();
+    py::dict threads;
+    threads["available"] = available_threads();
+    threads["openmp"] = limits.openmp;
+    threads["affinity"] = limits.affinity;
+    threads["cgroup"] = limits.cgroup;
+    threads["forked"] = limits.forked;
+    py::dict sets;
+    sets["built"] = instruction_sets([](InstructionSet) { return true; });
+    sets["supported"] = instruction_sets(supported);
+    sets["in_use"] = name(instruction_set());
+    py::dict config;
+    config["version"] = version();
+    config["compiler"] = compiler();
+    config["openmp"] = openmp();
+    config["instruction_sets"] = sets;
+    config["threads"] = threads;
+    return config;
+}
+
+} // namespace
+
+PYBIND11_MODULE(_core, m) {
+    try {
+        instruction_set(); // so that a bad FUSED_RMSPROP_ISA is an error of the import
+    } catch (const std::invalid_argument &error) {
+        throw py::import_error(error.what());
+    }
+    m.def("config", &config);
+    m.def("set_instruction_set", &set_instruction_set, py::arg("name"));
+    m.def("rmsprop_step", &rmsprop_step, py::arg("param"), py::arg("grad"), py::arg("square_avg"),
+          py::arg("momentum_buffer"), py::arg("grad_avg"), py::arg("options"),
+          py::arg("flush_denormals"), py::arg("threads"));
+
+    py::class_<Options>(m, "Options")
+        .def(py::init([](double lr, double alpha, double eps, double weight_decay, double momentum,
+                         bool centered, bool nesterov, bool maximize) {
+                 return Options{lr,       alpha,    eps,      weight_decay,
+                                momentum, centered, nesterov, maximize};
+             }),
+             py::kw_only(), py::arg("lr"), py::arg("alpha"), py::arg("eps"),
+             py::arg("weight_decay"), py::arg("momentum"), py::arg("centered"),
+             py::arg("nesterov"), py::arg("maximize"));
+
+    py::class_<Group, std::shared_ptr<Group>>(m, "Group")
+        .def(py::init<const py::object &, const std::string &, const std::string &>(),
+             py::arg("params"), py::arg("root"), py::arg("name"))
+        .def_property_readonly("names", &Group::names)
+        .def_property_readonly("arrays", &Group::arrays)
+        .def_property_readonly("steps", &Group::steps)
+        .def("validate", &Group::validate, py::arg("options"), py::arg("flush_denormals"))
+        .def("configure", &Group::configure, py::arg("options"), py::arg("square_avg"),
+             py::arg("momentum_buffer"), py::arg("grad_avg"));
+
+    py::class_<Stepper>(m, "Stepper")
+        .def(py::init<>())
+        .def("add", &Stepper::add, py::arg("groups"), py::arg("grouped"))
+        .def("bind", &Stepper::bind, py::arg("grads"))
+        .def("step", &Stepper::step, py::arg("grads") = py::none())
+        .def_property("threads", &Stepper::threads, &Stepper::set_threads)
+        .def_property("flush_denormals", &Stepper::flush_denormals, &Stepper::set_flush_denormals)
+        .def_property("serial_below_bytes", &Stepper::serial_below_bytes,
+                      &Stepper::set_serial_below_bytes)
+        .def_property_readonly("threads_used", &Stepper::threads_used);
+}
+
+} // namespace fused_rmsprop::bindings

@@ -1,0 +1,188 @@
+#include "stepper.hpp"
+
+namespace fused_rmsprop::bindings {
+namespace {
+
+// Below this much work, letting another Python thread in costs more than it gives.
+constexpr std::size_t release_gil_from_bytes = 4096;
+
+void *data_or_null(const py::object &array) { return array.is_none() ? nullptr : data_of(array); }
+
+/// All memory that a step of these groups writes to.
+WrittenMemory written_by(const std::vector<std::shared_ptr<Group>> &groups) {
+    std::vector<Extent> extents;
+    for (const auto &group : groups) {
+        for (const Parameter &p : group->parameters()) {
+            extents.push_back(extent_of(p.array, p.what));
+            const auto add_state = [&](const py::object &state, const std::string &what) {
+                if (!state.is_none())
+                    extents.push_back(extent_of(py::reinterpret_borrow<py::array>(state), what));
+            };
+            add_state(p.square_avg, p.square_avg_what);
+            add_state(p.momentum_buffer, p.momentum_buffer_what);
+            add_state(p.grad_avg, p.grad_avg_what);
+        }
+    }
+    return WrittenMemory(std::move(extents));
+}
+
+/// Sets a flag, and lowers it at the end of the scope.
+class Busy {
+public:
+    explicit Busy(bool &flag) : flag_(flag) { flag_ = true; }
+    ~Busy() { flag_ = false; }
+    Busy(const Busy &) = delete;
+    Busy &operator=(const Busy &) = delete;
+
+private:
+    bool &flag_;
+};
+
+} // namespace
+
+std::string Stepper::grad_root(std::size_t group) const {
+    return grouped_ ? "grads[" + std::to_string(group) + "]" : "grads";
+}
+
+void Stepper::check_idle() const {
+    if (busy_)
+        throw std::runtime_error("this optimizer is in the middle of a step in another thread");
+}
+
+void Stepper::add(const std::vector<std::shared_ptr<Group>> &groups, bool grouped) {
+    check_idle();
+    auto all = groups_;
+    all.insert(all.end(), groups.begin(), groups.end());
+    written_by(all); // throws if arrays share memory
+    groups_ = std::move(all);
+    grouped_ = grouped;
+    layouts_.clear(); // stale
+}
+
+void Stepper::refresh() {
+    bool fresh = layouts_.size() == groups_.size();
+    for (std::size_t i = 0; fresh && i < groups_.size(); ++i)
+        fresh = layouts_[i] == groups_[i]->layout();
+    if (fresh)
+        return;
+    layouts_.clear();
+    written_ = written_by(groups_);
+    slots_.clear();
+    tensors_.clear();
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+        Group &group = *groups_[g];
+        for (std::size_t i = 0; i < group.parameters().size(); ++i) {
+            const Parameter &p = group.parameters()[i];
+            slots_.push_back({&group, i, grad_root(g) + p.path, data_of(p.array)});
+            Tensor tensor;
+            tensor.dtype = dtype_of(p.array);
+            tensor.size = static_cast<std::size_t>(p.array.size());
+            tensor.param = data_of(p.array);
+            tensor.square_avg = data_or_null(p.square_avg);
+            tensor.momentum_buffer = data_or_null(p.momentum_buffer);
+            tensor.grad_avg = data_or_null(p.grad_avg);
+            tensor.options = &group.options();
+            tensors_.push_back(tensor);
+        }
+    }
+    for (const auto &group : groups_)
+        layouts_.push_back(group->layout());
+}
+
+void Stepper::flatten(const py::object &grads, std::vector<py::object> &out) const {
+    if (!grouped_) {
+        groups_.front()->tree().flatten(grads, grad_root(0), out);
+        return;
+    }
+    if (!PyList_Check(grads.ptr()) && !PyTuple_Check(grads.ptr()))
+        throw py::value_error(std::string("grads is a ") + Py_TYPE(grads.ptr())->tp_name +
+                              "; with parameter groups it is a list of one item per group");
+    const auto items = py::reinterpret_borrow<py::sequence>(grads);
+    if (items.size() != groups_.size())
+        throw py::value_error("grads has " + std::to_string(items.size()) + " items; there are " +
+                              std::to_string(groups_.size()) + " parameter groups");
+    for (std::size_t g = 0; g < groups_.size(); ++g)
+        groups_[g]->tree().flatten(items[g], grad_root(g), out);
+}
+
+/// The address of a gradient's elements in the order of the parameter's, after every check.
+const void *Stepper::gradient(Slot &slot, const py::object &grad) {
+    const Parameter &p = slot.parameter();
+    const auto *param = py::detail::array_proxy(p.array.ptr());
+    if (!(param->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
+        throw py::value_error(p.what + " has become read-only, so it cannot be updated in place; "
+                                       "make it writable again: array.flags.writeable = True");
+    if (data_of(p.array) != slot.param_data)
+        throw py::value_error(p.what + " has been resized since the optimizer was made; make a new "
+                                       "optimizer for the new array");
+    check_same_kind(grad, slot.grad_what, p.array, p.what);
+
+    const auto array = py::reinterpret_borrow<py::array>(grad);
+    const bool in_order = same_order(array, p.array);
+    if (!in_order || data_of(array) != slot.cleared_grad) { // most often the memory of last time
+        written_.check_outside(array, slot.grad_what);
+        slot.cleared_grad = in_order ? data_of(array) : nullptr;
+    }
+    return data_in_order_of(p.array, array, slot.ordered_grad);
+}
+
+void Stepper::take_gradients(const std::vector<py::object> &grads) {
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+        tensors_[i].grad = grads[i] ? gradient(slots_[i], grads[i]) : nullptr;
+}
+
+void Stepper::bind(const py::object &grads) {
+    check_idle();
+    if (grads.is_none()) {
+        bound_.reset();
+        return;
+    }
+    refresh();
+    std::vector<py::object> leaves;
+    flatten(grads, leaves);
+    take_gradients(leaves); // for its checks
+    bound_ = std::move(leaves);
+}
+
+void Stepper::step(const py::object &grads) {
+    check_idle();
+    const Busy busy(busy_);
+    refresh();
+    if (!grads.is_none()) {
+        struct Clear { // gradients are not kept alive behind the step's end
+            std::vector<py::object> &grads;
+            ~Clear() { grads.clear(); }
+        } clear{given_};
+        flatten(grads, given_);
+        take_gradients(given_);
+        run();
+        return;
+    }
+    if (!bound_)
+        throw py::value_error("no gradients: pass them, step(grads), or bind arrays that your "
+                              "backward pass fills, RMSProp(params, grads=arrays)");
+    if (bound_->size() != slots_.size())
+        throw py::value_error("a parameter group was added after gradients were bound; bind "
+                              "those of all groups");
+    take_gradients(*bound_);
+    run();
+}
+
+void Stepper::run() {
+    execution_.tuner = execution_.threads == 0 ? &tuner_ : nullptr;
+    std::size_t bytes = 0;
+    for (const Tensor &tensor : tensors_)
+        if (tensor.grad != nullptr)
+            bytes += tensor.size * (tensor.dtype == DType::float32 ? 4 : 8);
+    if (bytes < release_gil_from_bytes) {
+        threads_used_ = fused_rmsprop::step(tensors_, execution_);
+    } else {
+        const py::gil_scoped_release release;
+        threads_used_ = fused_rmsprop::step(tensors_, execution_);
+    }
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+        if (tensors_[i].grad != nullptr)
+            slots_[i].group->count_step(slots_[i].index);
+}
+
+} // namespace fused_rmsprop::bindings

@@ -1,0 +1,132 @@
+#include "tree.hpp"
+
+namespace fused_rmsprop::bindings {
+namespace {
+
+std::string text(py::handle value) { return py::str(value).cast<std::string>(); }
+
+std::string key_in_brackets(py::handle key) {
+    return std::string("[").append(py::repr(key).cast<std::string>()).append("]");
+}
+
+bool is_sequence(py::handle value) {
+    return PyList_Check(value.ptr()) || PyTuple_Check(value.ptr());
+}
+
+std::string join(const std::string &name, const std::string &key) {
+    return name.empty() ? key : name + "." + key;
+}
+
+} // namespace
+
+Tree::Tree(py::handle nest, const std::string &name, std::vector<Leaf> &leaves)
+    : Tree(nest, std::string(), name, leaves) {}
+
+Tree::Tree(py::handle nest, std::string path, const std::string &name, std::vector<Leaf> &leaves)
+    : path_(std::move(path)) {
+    if (Py_EnterRecursiveCall(" while reading the structure of the parameters"))
+        throw py::error_already_set(); // a container that contains itself
+    try {
+        read(nest, name, leaves);
+    } catch (...) {
+        Py_LeaveRecursiveCall();
+        throw;
+    }
+    Py_LeaveRecursiveCall();
+}
+
+void Tree::read(py::handle nest, const std::string &name, std::vector<Leaf> &leaves) {
+    const auto add = [&](py::handle key, py::handle value) {
+        children_.push_back(
+            Tree(value, path_ + key_in_brackets(key), join(name, text(key)), leaves));
+        leaf_count_ += children_.back().leaf_count_;
+    };
+    leaf_count_ = 0;
+    if (PyDict_Check(nest.ptr())) {
+        kind_ = Kind::dict;
+        for (const auto &[key, value] : py::reinterpret_borrow<py::dict>(nest)) {
+            keys_.push_back(py::reinterpret_borrow<py::object>(key));
+            add(key, value);
+        }
+    } else if (is_sequence(nest)) {
+        kind_ = Kind::sequence;
+        const Py_ssize_t size = PySequence_Fast_GET_SIZE(nest.ptr());
+        for (Py_ssize_t i = 0; i < size; ++i)
+            add(py::int_(i), PySequence_Fast_GET_ITEM(nest.ptr(), i));
+    } else if (nest.is_none()) {
+        kind_ = Kind::none;
+    } else {
+        leaf_count_ = 1;
+        leaves.push_back({py::reinterpret_borrow<py::object>(nest), path_,
+                          name.empty() ? "param" : name});
+    }
+}
+
+void Tree::flatten(py::handle nest, const std::string &root, std::vector<py::object> &out) const {
+    if (nest.is_none()) {
+        out.resize(out.size() + leaf_count_); // none of the leaves below has a gradient
+        return;
+    }
+    switch (kind_) {
+    case Kind::leaf:
+        if (PyDict_Check(nest.ptr()) || is_sequence(nest))
+            throw py::value_error(root + path_ + " is a " + Py_TYPE(nest.ptr())->tp_name +
+                                  ", but the parameter there is a single array");
+        out.push_back(py::reinterpret_borrow<py::object>(nest));
+        break;
+    case Kind::none:
+        throw py::value_error(root + path_ + " is given, but the parameter there is None");
+    case Kind::sequence:
+        flatten_sequence(nest, root, out);
+        break;
+    case Kind::dict:
+        flatten_dict(nest, root, out);
+        break;
+    }
+}
+
+void Tree::flatten_sequence(py::handle nest, const std::string &root,
+                            std::vector<py::object> &out) const {
+    if (!is_sequence(nest))
+        throw py::value_error(root + path_ + " is a " + Py_TYPE(nest.ptr())->tp_name +
+                              "; the parameters there are a list or tuple of " +
+                              std::to_string(children_.size()));
+    const auto size = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(nest.ptr()));
+    if (size != children_.size())
+        throw py::value_error(root + path_ + " has " + std::to_string(size) +
+                              " items; the parameters there have " +
+                              std::to_string(children_.size()) +
+                              " (give None for one without a gradient)");
+    for (std::size_t i = 0; i < size; ++i)
+        children_[i].flatten(
+            PySequence_Fast_GET_ITEM(nest.ptr(), static_cast<Py_ssize_t>(i)), root, out);
+}
+
+void Tree::flatten_dict(py::handle nest, const std::string &root,
+                        std::vector<py::object> &out) const {
+    if (!PyDict_Check(nest.ptr()))
+        throw py::value_error(root + path_ + " is a " + Py_TYPE(nest.ptr())->tp_name +
+                              "; the parameters there are a dict of " +
+                              std::to_string(children_.size()));
+    for (std::size_t i = 0; i < children_.size(); ++i) {
+        PyObject *value = PyDict_GetItemWithError(nest.ptr(), keys_[i].ptr());
+        if (value == nullptr) {
+            if (PyErr_Occurred())
+                throw py::error_already_set();
+            throw py::value_error(root + children_[i].path_ +
+                                  " is missing (give None for one without a gradient)");
+        }
+        children_[i].flatten(value, root, out);
+    }
+    if (static_cast<std::size_t>(PyDict_Size(nest.ptr())) == children_.size())
+        return;
+    py::set parameters;
+    for (const py::object &key : keys_)
+        parameters.add(key);
+    for (const auto &item : py::reinterpret_borrow<py::dict>(nest))
+        if (!parameters.contains(item.first))
+            throw py::value_error(root + path_ + key_in_brackets(item.first) +
+                                  " has no parameter of that name");
+}
+
+} // namespace fused_rmsprop::bindings

@@ -1,0 +1,94 @@
+// Chooses the instruction set: what was built, what this processor has, what the user wants.
+
+#include <fused_rmsprop/instruction_sets.hpp>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace fused_rmsprop {
+namespace {
+
+constexpr std::array built{
+#if defined(__x86_64__)
+    InstructionSet::sse2, InstructionSet::avx2, InstructionSet::avx512
+#elif defined(__aarch64__)
+    InstructionSet::neon
+#else
+    InstructionSet::generic
+#endif
+};
+
+InstructionSet widest_supported() noexcept {
+    return *std::find_if(built.rbegin(), built.rend(), supported);
+}
+
+InstructionSet parse(std::string_view wanted, std::string_view source) {
+    std::string valid;
+    for (const InstructionSet set : built) {
+        if (!supported(set))
+            continue;
+        if (name(set) == wanted)
+            return set;
+        valid += (valid.empty() ? "" : ", ") + std::string(name(set));
+    }
+    const bool known = std::any_of(built.begin(), built.end(),
+                                   [&](InstructionSet set) { return name(set) == wanted; });
+    throw std::invalid_argument(
+        std::string(source) + ": '" + std::string(wanted) +
+        (known ? "' is not supported by this processor" : "' is not an instruction set of this build") +
+        "; valid here: " + valid);
+}
+
+InstructionSet from_environment() {
+    const char *wanted = std::getenv("FUSED_RMSPROP_ISA");
+    return wanted == nullptr || *wanted == '\0' ? widest_supported()
+                                                : parse(wanted, "FUSED_RMSPROP_ISA");
+}
+
+std::atomic<InstructionSet> &active() {
+    static std::atomic<InstructionSet> set{from_environment()};
+    return set;
+}
+
+} // namespace
+
+std::string_view name(InstructionSet set) noexcept {
+    switch (set) {
+    case InstructionSet::neon:
+        return "neon";
+    case InstructionSet::sse2:
+        return "sse2";
+    case InstructionSet::avx2:
+        return "avx2";
+    case InstructionSet::avx512:
+        return "avx512";
+    default:
+        return "generic";
+    }
+}
+
+std::span<const InstructionSet> built_instruction_sets() noexcept { return built; }
+
+bool supported(InstructionSet set) noexcept {
+#if defined(__x86_64__)
+    // These ask the operating system too, whether it saves the wide registers.
+    if (set == InstructionSet::avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+    if (set == InstructionSet::avx2)
+        return __builtin_cpu_supports("avx2");
+#endif
+    return std::find(built.begin(), built.end(), set) != built.end();
+}
+
+InstructionSet instruction_set() { return active().load(std::memory_order_relaxed); }
+
+void set_instruction_set(std::string_view wanted) {
+    active().store(parse(wanted, "set_instruction_set"), std::memory_order_relaxed);
+}
+
+} // namespace fused_rmsprop

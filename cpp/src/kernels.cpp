@@ -1,0 +1,76 @@
+// Compiles the one update loop for every instruction set of the architecture.
+// No -m flags: a target region covers the loop alone, so that nothing else in the library, least
+// of all an inline function that the linker shares, contains code that an older processor lacks.
+
+#include "kernels.hpp"
+
+#ifdef __FAST_MATH__
+#error "-ffast-math changes the numbers that this library promises, and the whole process; build without it"
+#endif
+
+#define FUSED_RMSPROP_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define FUSED_RMSPROP_TARGET_BEGIN(features)                                                       \
+    FUSED_RMSPROP_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define FUSED_RMSPROP_TARGET_END _Pragma("clang attribute pop")
+#else
+#define FUSED_RMSPROP_TARGET_BEGIN(features)                                                       \
+    _Pragma("GCC push_options") FUSED_RMSPROP_PRAGMA(GCC target(features))
+#define FUSED_RMSPROP_TARGET_END _Pragma("GCC pop_options")
+#endif
+
+namespace fused_rmsprop::kernels {
+
+#if defined(__x86_64__)
+namespace sse2 { // the baseline of x86-64
+#include "update.inl"
+} // namespace sse2
+
+FUSED_RMSPROP_TARGET_BEGIN("avx2")
+namespace avx2 {
+#include "update.inl"
+} // namespace avx2
+FUSED_RMSPROP_TARGET_END
+
+// Compilers prefer 256 bits here by default; the divider is as fast per element either way, all
+// the rest is faster in 512.
+#if defined(__clang__)
+FUSED_RMSPROP_TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq")
+#else
+FUSED_RMSPROP_TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq,prefer-vector-width=512")
+#endif
+namespace avx512 {
+#include "update.inl"
+} // namespace avx512
+FUSED_RMSPROP_TARGET_END
+
+#elif defined(__aarch64__)
+namespace neon { // the baseline of aarch64
+#include "update.inl"
+} // namespace neon
+
+#else
+namespace generic {
+#include "update.inl"
+} // namespace generic
+#endif
+
+template <typename T>
+Update<T> update_for([[maybe_unused]] InstructionSet set, const Variant &variant) {
+#if defined(__x86_64__)
+    if (set == InstructionSet::avx512)
+        return avx512::select<T>(variant);
+    if (set == InstructionSet::avx2)
+        return avx2::select<T>(variant);
+    return sse2::select<T>(variant);
+#elif defined(__aarch64__)
+    return neon::select<T>(variant);
+#else
+    return generic::select<T>(variant);
+#endif
+}
+
+template Update<float> update_for<float>(InstructionSet, const Variant &);
+template Update<double> update_for<double>(InstructionSet, const Variant &);
+
+} // namespace fused_rmsprop::kernels

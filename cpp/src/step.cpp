@@ -1,0 +1,214 @@
+// One step over many tensors: checks them all, cuts them into slices, runs the slices.
+
+#include <fused_rmsprop/fused_rmsprop.hpp>
+
+#include "fp_environment.hpp"
+#include "kernels.hpp"
+#include "parallel.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace fused_rmsprop {
+namespace {
+
+constexpr std::size_t cache_line = 64;
+
+std::size_t item_size(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
+std::size_t byte_size(const Tensor &tensor) {
+    return tensor.grad == nullptr ? 0 : tensor.size * item_size(tensor.dtype);
+}
+
+std::string number(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.9g", value);
+    return text;
+}
+
+void require(bool good, const char *option, const char *rule, double value) {
+    if (!good)
+        throw std::invalid_argument(std::string(option) + " must be " + rule + ", got " +
+                                    number(value));
+}
+
+template <typename T>
+void validate_rounded(const Options &options, const char *dtype, bool flush_denormals) {
+    const auto rounded_finite = [&](double value, const char *option) {
+        if (!std::isfinite(static_cast<T>(value)))
+            throw std::invalid_argument(std::string(option) + "=" + number(value) +
+                                        " overflows in " + dtype);
+    };
+    rounded_finite(options.lr, "lr");
+    rounded_finite(options.eps, "eps");
+    rounded_finite(options.weight_decay, "weight_decay");
+
+    const T eps = static_cast<T>(options.eps);
+    if (eps == 0)
+        throw std::invalid_argument("eps=" + number(options.eps) + " rounds to zero in " + dtype +
+                                    "; the least that it can be is " +
+                                    number(std::numeric_limits<T>::denorm_min()));
+    if (flush_denormals && eps < std::numeric_limits<T>::min())
+        throw std::invalid_argument("eps=" + number(options.eps) + " is subnormal in " + dtype +
+                                    " and would be flushed to zero; use at least " +
+                                    number(std::numeric_limits<T>::min()) +
+                                    ", or flush_denormals off");
+}
+
+/// Throws unless every tensor can be stepped; returns the bytes of parameters to be updated.
+std::size_t check(std::span<const Tensor> tensors, bool flush_denormals) {
+    std::size_t total = 0;
+    const Tensor *checked = nullptr; // whose options and dtype were validated last
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const Tensor &t = tensors[i];
+        if (t.grad == nullptr || t.size == 0)
+            continue;
+        const auto need = [&](const void *array, const char *name) {
+            if (array == nullptr || reinterpret_cast<std::uintptr_t>(array) % item_size(t.dtype))
+                throw std::invalid_argument(
+                    "tensors[" + std::to_string(i) + "]." + name +
+                    (array == nullptr ? " is missing" : " is not aligned to its element type"));
+        };
+        need(t.param, "param");
+        need(t.grad, "grad");
+        need(t.square_avg, "square_avg");
+        if (t.options == nullptr)
+            throw std::invalid_argument("tensors[" + std::to_string(i) + "].options is missing");
+        if (t.options->momentum > 0)
+            need(t.momentum_buffer, "momentum_buffer");
+        if (t.options->centered)
+            need(t.grad_avg, "grad_avg");
+        if (checked == nullptr || checked->options != t.options || checked->dtype != t.dtype) {
+            validate(*t.options, t.dtype, flush_denormals);
+            checked = &t;
+        }
+        total += byte_size(t);
+    }
+    return total;
+}
+
+/// The kernel and its scalars for one set of options and one dtype, kept from tensor to tensor.
+template <typename T>
+class Kernel {
+public:
+    void run(const Tensor &t, std::size_t first, std::size_t size, InstructionSet set) {
+        if (t.options != options_)
+            prepare(*t.options, set);
+        const auto at = [&](void *array) {
+            return array == nullptr ? nullptr : static_cast<T *>(array) + first;
+        };
+        update_({at(t.param), static_cast<const T *>(t.grad) + first, at(t.square_avg),
+                 at(t.momentum_buffer), at(t.grad_avg)},
+                coefficients_, size);
+    }
+
+private:
+    void prepare(const Options &o, InstructionSet set) {
+        using kernels::Momentum;
+        const auto momentum = o.momentum == 0 ? Momentum::none
+                              : o.nesterov    ? Momentum::nesterov
+                                              : Momentum::classical;
+        update_ = kernels::update_for<T>(set, {o.weight_decay != 0, o.centered, momentum});
+        const auto rounded = [](double value) { return static_cast<T>(value); };
+        coefficients_ = {.grad_scale = rounded(o.maximize ? -1 : 1),
+                         .weight_decay = rounded(o.weight_decay),
+                         .alpha = rounded(o.alpha),
+                         .one_minus_alpha = rounded(1 - o.alpha),
+                         .alpha_one_minus_alpha = rounded(o.alpha * (1 - o.alpha)),
+                         .eps = rounded(o.eps),
+                         .lr = rounded(o.lr),
+                         .momentum = rounded(o.momentum)};
+        options_ = &o;
+    }
+
+    const Options *options_ = nullptr;
+    kernels::Update<T> update_ = nullptr;
+    kernels::Coefficients<T> coefficients_{};
+};
+
+/// Where in `tensor`, in bytes, a cut at `offset` bytes is made: at the start of the cache line,
+/// so that no two threads write to one.
+std::size_t cut(const Tensor &tensor, std::size_t offset) {
+    const auto start = reinterpret_cast<std::uintptr_t>(tensor.param);
+    const auto line = (start + offset) / cache_line * cache_line;
+    return line > start ? line - start : 0;
+}
+
+/// Updates the bytes from `begin` to `end` of all tensors laid end to end.
+void run_slice(std::span<const Tensor> tensors, std::size_t begin, std::size_t end,
+               InstructionSet set) {
+    Kernel<float> kernel32;
+    Kernel<double> kernel64;
+    std::size_t offset = 0; // of the tensor's first byte
+    for (const Tensor &t : tensors) {
+        const std::size_t bytes = byte_size(t);
+        if (offset >= end)
+            break;
+        if (bytes > 0 && offset + bytes > begin) {
+            const std::size_t item = item_size(t.dtype);
+            const std::size_t from = begin > offset ? cut(t, begin - offset) / item : 0;
+            const std::size_t to = end < offset + bytes ? cut(t, end - offset) / item : t.size;
+            if (from < to && t.dtype == DType::float32)
+                kernel32.run(t, from, to - from, set);
+            else if (from < to)
+                kernel64.run(t, from, to - from, set);
+        }
+        offset += bytes;
+    }
+}
+
+} // namespace
+
+void validate(const Options &options, DType dtype, bool flush_denormals) {
+    const auto at_least_zero = [](double x) { return std::isfinite(x) && x >= 0; };
+    const auto fraction = [](double x) { return x >= 0 && x < 1; };
+    require(at_least_zero(options.lr), "lr", "finite and >= 0", options.lr);
+    require(fraction(options.alpha), "alpha", ">= 0 and < 1", options.alpha);
+    require(at_least_zero(options.eps) && options.eps > 0, "eps", "finite and > 0", options.eps);
+    require(at_least_zero(options.weight_decay), "weight_decay", "finite and >= 0",
+            options.weight_decay);
+    require(fraction(options.momentum), "momentum", ">= 0 and < 1", options.momentum);
+    if (options.nesterov && options.momentum == 0)
+        throw std::invalid_argument("nesterov needs momentum > 0");
+    if (dtype == DType::float32)
+        validate_rounded<float>(options, "float32", flush_denormals);
+    else
+        validate_rounded<double>(options, "float64", flush_denormals);
+}
+
+int step(std::span<const Tensor> tensors, const Execution &execution) {
+    if (execution.threads < 0)
+        throw std::invalid_argument("threads must be >= 0, got " +
+                                    std::to_string(execution.threads));
+    const std::size_t total = check(tensors, execution.flush_denormals);
+    if (total == 0)
+        return 1;
+    const InstructionSet set = instruction_set();
+    int threads = 1;
+    if (total >= execution.serial_below_bytes) {
+        threads = execution.threads == 0 ? available_threads() : execution.threads;
+        if (execution.tuner != nullptr)
+            threads = execution.tuner->choose(threads);
+    }
+
+    return run_team(threads, [&](int index, int count) {
+        const ScopedFpEnvironment environment(execution.flush_denormals);
+        const auto share = [&](int i) { // total * i / count without overflow
+            const std::size_t whole = total / count, rest = total % count;
+            return whole * i + rest * i / count;
+        };
+        run_slice(tensors, share(index), share(index + 1), set);
+    });
+}
+
+const char *version() noexcept { return FUSED_RMSPROP_VERSION; }
+
+const char *compiler() noexcept {
+#if defined(__clang__)
+    return __VERSION__; // "Clang 14.0.6"
+#else
+    return "GCC " __VERSION__;
+#endif
+}
+
+} // namespace fused_rmsprop

@@ -1,0 +1,66 @@
+"""The options of an update: their names, and what a user may give for them.
+
+Their bounds are checked below, in the C++ library, which knows the arrays' dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, SupportsFloat, TypeAlias
+
+import numpy as np
+
+from fused_rmsprop import _core
+
+#: What a user may give for a number: a float, an int, a NumPy scalar, a 0-d array.
+Number: TypeAlias = SupportsFloat
+
+NUMBERS = ("lr", "alpha", "eps", "weight_decay", "momentum")
+FLAGS = ("centered", "nesterov", "maximize")
+OPTIONS = (*NUMBERS, *FLAGS)
+
+
+def as_number(name: str, value: Any) -> float:
+    """``value`` as a float, or a `TypeError` that names the option."""
+    if not isinstance(value, (bool, np.bool_, str, bytes)):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name} must be a number, got {value!r}")
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """``value`` as a bool, or a `TypeError` that names the option."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def as_threads(value: Any) -> int:
+    """A number of threads as the core takes it, where 0 stands for None, the default."""
+    if value is None:
+        return 0
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1:
+        return int(value)
+    raise ValueError(f"threads must be an int >= 1, or None for the default, got {value!r}")
+
+
+def parse_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Convert every option to a float or a bool; refuse names that are not options'."""
+    parsed: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in NUMBERS:
+            parsed[name] = as_number(name, value)
+        elif name in FLAGS:
+            parsed[name] = as_flag(name, value)
+        else:
+            raise ValueError(
+                f"{where} has no option {name!r}; the options are {', '.join(OPTIONS)}"
+            )
+    return parsed
+
+
+def core_options(options: Mapping[str, Any]) -> _core.Options:
+    """The same options as the core takes them."""
+    return _core.Options(**{name: options[name] for name in OPTIONS})

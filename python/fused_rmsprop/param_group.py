@@ -1,0 +1,176 @@
+"""A parameter group: arrays that share options, and the state of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fused_rmsprop import _core
+from fused_rmsprop.options import OPTIONS, core_options, parse_options
+
+Array = NDArray[Any]
+State = Mapping[str, Array]
+
+
+def zeros_in_order_of(param: Array) -> Array:
+    """Zeros of the shape and dtype of ``param``, with the elements in its order in memory.
+
+    Not `numpy.zeros_like`, which writes to the new memory at once; `numpy.zeros` leaves that to
+    the first step, so that the state of a parameter that is never stepped costs nothing.
+    """
+    if param.flags.c_contiguous:
+        return np.zeros(param.shape, param.dtype)
+    slowest_first = np.argsort([-stride for stride in param.strides], kind="stable")
+    zeros = np.zeros([param.shape[axis] for axis in slowest_first], param.dtype)
+    return zeros.transpose(np.argsort(slowest_first))
+
+
+class ParamGroup(MutableMapping[str, Any]):
+    """Parameters that share options: a mapping from ``"params"`` and each option to its value.
+
+    Optimizers make these; see `RMSProp.param_groups`. Options are set as in a dict and checked
+    at once; a refused change leaves everything as it was. `update` changes several together.
+    """
+
+    def __init__(
+        self,
+        stepper: _core.Stepper,
+        params: object,
+        options: Mapping[str, Any],
+        *,
+        root: str,
+        name: str,
+    ) -> None:
+        self.name = name
+        self.core = _core.Group(params, root, name)
+        self._stepper = stepper
+        self._params = params
+        self._options = parse_options(options, root)
+        self.core.validate(core_options(self._options), stepper.flush_denormals)
+        arrays = self.core.arrays
+        self._square_avg = [zeros_in_order_of(array) for array in arrays]
+        self._momentum_buffer: list[Array] | None = None
+        self._grad_avg: list[Array] | None = None
+        self.state: dict[str, State] = {}
+        self._commit(self._options)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._params if key == "params" else self._options[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.update({key: value})
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError(f"{key!r} cannot be removed from a parameter group")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("params", *OPTIONS))
+
+    def __len__(self) -> int:
+        return 1 + len(OPTIONS)
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self._options.items())
+        arrays = self.core.arrays
+        elements = sum(array.size for array in arrays)
+        plural = "" if len(arrays) == 1 else "s"
+        return f"{options}; {len(arrays)} array{plural}, {elements:,} elements"
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Change several options together, or none if any of them is refused."""
+        self._commit(self.checked(dict(*args, **kwargs)))
+
+    def checked(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The options after ``changes``, or the error that `update` would raise."""
+        if "params" in changes:
+            raise ValueError("the arrays of a group cannot be replaced; add_param_group adds some")
+        options = self._options | parse_options(changes, "a parameter group")
+        self.core.validate(core_options(options), self._stepper.flush_denormals)
+        return options
+
+    def options(self) -> dict[str, Any]:
+        """A copy of the options, without the arrays."""
+        return dict(self._options)
+
+    def _commit(self, options: dict[str, Any]) -> None:
+        """Use ``options``, which were checked; allocate the state that they newly need."""
+        square_avg, momentum_buffer, grad_avg = (
+            self._square_avg,
+            self._momentum_buffer,
+            self._grad_avg,
+        )
+        if options["momentum"] > 0 and momentum_buffer is None:
+            momentum_buffer = self._zeros()
+        if options["centered"] and grad_avg is None:
+            # The variance about an average of zero is square_avg: it goes on in the same array.
+            grad_avg = self._zeros()
+        if not options["centered"] and grad_avg is not None:
+            for square, average in zip(square_avg, grad_avg, strict=True):
+                square += average * average
+            grad_avg = None
+        self._use(options, momentum_buffer, grad_avg)
+
+    def _zeros(self) -> list[Array]:
+        return [zeros_in_order_of(array) for array in self.core.arrays]
+
+    def _use(
+        self,
+        options: dict[str, Any],
+        momentum_buffer: list[Array] | None,
+        grad_avg: list[Array] | None,
+    ) -> None:
+        self.core.configure(core_options(options), self._square_avg, momentum_buffer, grad_avg)
+        self._options = options
+        self._momentum_buffer = momentum_buffer
+        self._grad_avg = grad_avg
+        steps = self.core.steps
+        for i, name in enumerate(self.core.names):
+            state: dict[str, Array] = {"step": steps[i : i + 1].reshape(())}
+            state["variance" if options["centered"] else "square_avg"] = self._square_avg[i]
+            if momentum_buffer is not None:
+                state["momentum_buffer"] = momentum_buffer[i]
+            if grad_avg is not None:
+                state["grad_avg"] = grad_avg[i]
+            self.state[name] = MappingProxyType(state)
+
+    def differences(self, options: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+        """What keeps a saved state (leaf name to state) from being loaded with ``options``."""
+        needed = {"step", "variance" if options["centered"] else "square_avg"}
+        needed |= {"momentum_buffer"} if options["momentum"] > 0 else set()
+        needed |= {"grad_avg"} if options["centered"] else set()
+        found = []
+        for name, array in zip(self.core.names, self.core.arrays, strict=True):
+            state = saved.get(name)
+            if not isinstance(state, Mapping):
+                found.append(f"state[{name!r}] is missing")
+                continue
+            for key in sorted(needed | (state.keys() & {"momentum_buffer"})):
+                where = f"state[{name!r}][{key!r}]"
+                if key not in state:
+                    found.append(f"{where} is missing")
+                elif key == "step":
+                    if not np.issubdtype(np.asarray(state[key]).dtype, np.integer):
+                        found.append(f"{where} is {state[key]!r}, not an integer")
+                elif not isinstance(state[key], np.ndarray):
+                    found.append(f"{where} is a {type(state[key]).__name__}, not an array")
+                elif (state[key].dtype, state[key].shape) != (array.dtype, array.shape):
+                    found.append(
+                        f"{where} is {state[key].dtype} of shape {state[key].shape}, "
+                        f"the parameter {array.dtype} of shape {array.shape}"
+                    )
+        return found
+
+    def load(self, options: dict[str, Any], saved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over options and state in which `differences` found nothing wrong."""
+        names = self.core.names
+        with_momentum = all("momentum_buffer" in saved[name] for name in names)
+        momentum_buffer = (self._momentum_buffer or self._zeros()) if with_momentum else None
+        grad_avg = (self._grad_avg or self._zeros()) if options["centered"] else None
+        self._use(options, momentum_buffer, grad_avg)
+        for name in names:
+            for key, array in self.state[name].items():
+                np.copyto(array, saved[name][key])
