@@ -1,9 +1,11 @@
 """What the optimizer's threads do to the training loop around it.
 
 A NumPy MLP (784 inputs, two hidden layers, 10 classes, batch 64, float32) is trained by each of
-several optimizers in turn, in blocks, in one process: A B C A B C ... One process each for NumPy
-alone, for scikit-learn imported first, for torch imported first, and for OMP_WAIT_POLICY=passive
-set by hand. Prints medians in microseconds, and writes JSON.
+several optimizers in turn, in short blocks, in one process: A B C A B C ... One process each for
+NumPy alone, for scikit-learn imported first, for torch imported first, and for
+OMP_WAIT_POLICY=passive set by hand. Prints medians in microseconds, the median over the rounds of
+a block's ratio to the block with one thread beside it, and the share of steps that a team made;
+writes the same as JSON.
 
     python bench/python/training_loop.py --json training_loop.json
 
@@ -24,8 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-BLOCKS = 7
-BLOCK_SECONDS = 1.0
+ROUNDS = 15
+BLOCK_SECONDS = 0.5
 SCENARIOS = {
     "NumPy alone": ([], {}),
     "scikit-learn imported first": (["sklearn.linear_model"], {}),
@@ -60,27 +62,35 @@ def measure(imports: list[str], hidden: int) -> dict[str, Any]:
     enter("fused, OpenMP as it comes", lambda params: RMSProp(params, lr=1e-4, threads=available))
     enter("fused, default", lambda params: RMSProp(params, lr=1e-4))
 
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
-    for block in range(BLOCKS + 1):
+    rounds: dict[str, list[Any]] = {name: [] for name in contestants}
+    for round_ in range(ROUNDS + 2):
         for name, (params, optimizer) in contestants.items():
-            time.sleep(0.1)  # the spinning of the one before ends
+            time.sleep(0.05)  # the spinning of the one before ends
+            block = []
             until = time.perf_counter() + BLOCK_SECONDS
             while (began := time.perf_counter()) < until:
                 _, grads = loss_and_grads(params, x, labels)
                 before_step = time.perf_counter()
                 optimizer.step(grads)
                 ended = time.perf_counter()
-                if block > 0:  # the first warms up, and is where the default finds out
-                    times[name].append((ended - began, ended - before_step))
+                team = getattr(optimizer, "threads_used", 1) > 1
+                block.append((ended - began, ended - before_step, team))
+            if round_ >= 2:  # the first warm up, and are where the default finds out
+                rounds[name].append(np.array(block))
     results = {}
-    for name, samples in times.items():
-        whole, step = np.array(samples).T * 1e6
+    for name, blocks in rounds.items():
+        whole, step, team = np.concatenate(blocks).T
+        ratios = [
+            np.median(block[:, 0]) / np.median(one[:, 0])
+            for block, one in zip(blocks, rounds["fused, 1 thread"], strict=True)
+        ]
         results[name] = {
-            "forward_backward_us": float(np.median(whole - step)),
-            "step_us": float(np.median(step)),
-            "iteration_us": float(np.median(whole)),
-            "iteration_mean_us": float(np.mean(whole)),
-            "iterations": len(samples),
+            "forward_backward_us": float(np.median(whole - step) * 1e6),
+            "step_us": float(np.median(step) * 1e6),
+            "iteration_us": float(np.median(whole) * 1e6),
+            "ratio_to_one_thread": float(np.median(ratios)),
+            "share_of_steps_by_a_team": float(np.mean(team)),
+            "iterations": len(whole),
         }
     parameters = sum(a.size for layer in contestants["fused, default"][0] for a in layer.values())
     return {"parameters": parameters, "threads": available, "results": results}
@@ -90,9 +100,7 @@ def in_new_process(imports: list[str], environment: dict[str, str], hidden: int)
     """`measure` in a process of its own, so that what is imported, and when, is known."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
     argv = [sys.executable, __file__, "--hidden", str(hidden), "--measure", ",".join(imports)]
-    done = subprocess.run(
-        argv, env=clean | environment, check=True, capture_output=True, text=True
-    )
+    done = subprocess.run(argv, env=clean | environment, check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout))
 
 
@@ -117,12 +125,12 @@ def main() -> None:
             result = in_new_process(imports, environment, hidden)
             report.append({"hidden": hidden, "scenario": scenario, **result})
             print(f"{scenario}, hidden {hidden}, {result['parameters']:,} parameters")
-            print(f"  {'us (medians)':28s} {'fwd+bwd':>8s} {'step':>8s} {'iteration':>10s}  vs 1 thread")
-            one = result["results"]["fused, 1 thread"]["iteration_us"]
+            print(f"  {'us (medians)':28s}  fwd+bwd     step  iteration  vs 1 thread  by a team")
             for name, r in result["results"].items():
                 print(
                     f"  {name:28s} {r['forward_backward_us']:8.0f} {r['step_us']:8.0f} "
-                    f"{r['iteration_us']:10.0f}  {r['iteration_us'] / one:.3f}"
+                    f"{r['iteration_us']:10.0f} {r['ratio_to_one_thread']:12.3f} "
+                    f"{r['share_of_steps_by_a_team']:10.0%}"
                 )
             print(flush=True)
     if arguments.json:

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <pybind11/gil_safe_call_once.h>
+
 namespace fused_rmsprop::bindings {
 namespace {
 
@@ -72,8 +74,8 @@ py::array updatable_array(py::handle value, const std::string &what) {
         throw py::value_error(what + " is not aligned to its element type in memory; pass an "
                                      "aligned array, e.g. array.copy()");
     if (!is_dense(array))
-        throw py::value_error(what + " is not contiguous: shape " + shape_of(array) +
-                              ", strides " + text(array.attr("strides")) +
+        throw py::value_error(what + " is not contiguous: shape " + shape_of(array) + ", strides " +
+                              text(array.attr("strides")) +
                               "; a step on a copy would be lost, so train on the contiguous array "
                               "np.ascontiguousarray(array) itself");
     return array;
@@ -124,10 +126,12 @@ void *data_of(const py::object &array) { return py::detail::array_proxy(array.pt
 const void *data_in_order_of(const py::array &param, const py::object &value, py::object &buffer) {
     if (same_order(py::reinterpret_borrow<py::array>(value), param))
         return data_of(value);
-    const auto numpy = py::module_::import("numpy");
     if (!buffer)
-        buffer = numpy.attr("empty_like")(param);
-    numpy.attr("copyto")(buffer, value);
+        buffer = py::module_::import("numpy").attr("empty_like")(param);
+    // Looked up once, so that a step makes no new objects.
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> copyto;
+    copyto.call_once_and_store_result([] { return py::module_::import("numpy").attr("copyto"); });
+    copyto.get_stored()(buffer, value);
     return data_of(buffer);
 }
 

@@ -53,17 +53,17 @@ PYBIND11_MODULE(_core, m) {
           py::arg("momentum_buffer"), py::arg("grad_avg"), py::arg("options"),
           py::arg("flush_denormals"), py::arg("threads"));
 
-    py::class_<Options>(m, "Options")
+    py::class_<Options>(m, "Options", py::is_final())
         .def(py::init([](double lr, double alpha, double eps, double weight_decay, double momentum,
                          bool centered, bool nesterov, bool maximize) {
                  return Options{lr,       alpha,    eps,      weight_decay,
                                 momentum, centered, nesterov, maximize};
              }),
              py::kw_only(), py::arg("lr"), py::arg("alpha"), py::arg("eps"),
-             py::arg("weight_decay"), py::arg("momentum"), py::arg("centered"),
-             py::arg("nesterov"), py::arg("maximize"));
+             py::arg("weight_decay"), py::arg("momentum"), py::arg("centered"), py::arg("nesterov"),
+             py::arg("maximize"));
 
-    py::class_<Group, std::shared_ptr<Group>>(m, "Group")
+    py::class_<Group, std::shared_ptr<Group>>(m, "Group", py::is_final())
         .def(py::init<const py::object &, const std::string &, const std::string &>(),
              py::arg("params"), py::arg("root"), py::arg("name"))
         .def_property_readonly("names", &Group::names)
@@ -73,7 +73,7 @@ PYBIND11_MODULE(_core, m) {
         .def("configure", &Group::configure, py::arg("options"), py::arg("square_avg"),
              py::arg("momentum_buffer"), py::arg("grad_avg"));
 
-    py::class_<Stepper>(m, "Stepper")
+    py::class_<Stepper>(m, "Stepper", py::is_final())
         .def(py::init<>())
         .def("add", &Stepper::add, py::arg("groups"), py::arg("grouped"))
         .def("bind", &Stepper::bind, py::arg("grads"))

@@ -41,8 +41,7 @@ void rmsprop_step(const py::object &param, const py::object &grad, const py::obj
     tensor.grad = data_in_order_of(array, grad, buffer);
 
     const py::gil_scoped_release release;
-    step(std::span(&tensor, 1),
-         {.threads = threads, .flush_denormals = flush_denormals});
+    step(std::span(&tensor, 1), {.threads = threads, .flush_denormals = flush_denormals});
 }
 
 } // namespace fused_rmsprop::bindings

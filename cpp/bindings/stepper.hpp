@@ -37,11 +37,11 @@ private:
     /// One parameter of one group, with what is derived from it.
     struct Slot {
         Group *group;
-        std::size_t index;       ///< in the group
-        std::string grad_what;   ///< as errors call its gradient: grads['layer1']['W']
+        std::size_t index;     ///< in the group
+        std::string grad_what; ///< as errors call its gradient: grads['layer1']['W']
         const void *param_data;
         const void *cleared_grad = nullptr; ///< a gradient that is known not to overlap
-        py::object ordered_grad = {};    ///< for gradients in another memory order
+        py::object ordered_grad = {};       ///< for gradients in another memory order
         const Parameter &parameter() const { return group->parameters()[index]; }
     };
 
@@ -57,7 +57,7 @@ private:
     bool grouped_ = false;
     bool busy_ = false;
     std::vector<Slot> slots_;
-    std::vector<Tensor> tensors_; ///< one per slot
+    std::vector<Tensor> tensors_;        ///< one per slot
     std::vector<std::uint64_t> layouts_; ///< of each group, when slots_ and tensors_ were made
     WrittenMemory written_;
     std::optional<std::vector<py::object>> bound_;

@@ -57,8 +57,8 @@ void Tree::read(py::handle nest, const std::string &name, std::vector<Leaf> &lea
         kind_ = Kind::none;
     } else {
         leaf_count_ = 1;
-        leaves.push_back({py::reinterpret_borrow<py::object>(nest), path_,
-                          name.empty() ? "param" : name});
+        leaves.push_back(
+            {py::reinterpret_borrow<py::object>(nest), path_, name.empty() ? "param" : name});
     }
 }
 
@@ -93,13 +93,12 @@ void Tree::flatten_sequence(py::handle nest, const std::string &root,
                               std::to_string(children_.size()));
     const auto size = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(nest.ptr()));
     if (size != children_.size())
-        throw py::value_error(root + path_ + " has " + std::to_string(size) +
-                              " items; the parameters there have " +
-                              std::to_string(children_.size()) +
-                              " (give None for one without a gradient)");
+        throw py::value_error(
+            root + path_ + " has " + std::to_string(size) + " items; the parameters there have " +
+            std::to_string(children_.size()) + " (give None for one without a gradient)");
     for (std::size_t i = 0; i < size; ++i)
-        children_[i].flatten(
-            PySequence_Fast_GET_ITEM(nest.ptr(), static_cast<Py_ssize_t>(i)), root, out);
+        children_[i].flatten(PySequence_Fast_GET_ITEM(nest.ptr(), static_cast<Py_ssize_t>(i)), root,
+                             out);
 }
 
 void Tree::flatten_dict(py::handle nest, const std::string &root,

@@ -1,5 +1,6 @@
 // Reads the CPU quota of Linux control groups, version 1 and 2. OpenMP runtimes ignore it: in a
-// container with a quota of two processors on a machine of sixty-four they start sixty-four threads.
+// container with a quota of two processors on a machine of sixty-four they start sixty-four
+// threads.
 
 #include "parallel.hpp"
 

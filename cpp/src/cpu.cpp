@@ -37,10 +37,10 @@ InstructionSet parse(std::string_view wanted, std::string_view source) {
     }
     const bool known = std::any_of(built.begin(), built.end(),
                                    [&](InstructionSet set) { return name(set) == wanted; });
-    throw std::invalid_argument(
-        std::string(source) + ": '" + std::string(wanted) +
-        (known ? "' is not supported by this processor" : "' is not an instruction set of this build") +
-        "; valid here: " + valid);
+    throw std::invalid_argument(std::string(source) + ": '" + std::string(wanted) +
+                                (known ? "' is not supported by this processor"
+                                       : "' is not an instruction set of this build") +
+                                "; valid here: " + valid);
 }
 
 InstructionSet from_environment() {

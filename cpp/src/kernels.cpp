@@ -5,13 +5,15 @@
 #include "kernels.hpp"
 
 #ifdef __FAST_MATH__
-#error "-ffast-math changes the numbers that this library promises, and the whole process; build without it"
+#error                                                                                             \
+    "-ffast-math changes the numbers that this library promises, and the whole process; build without it"
 #endif
 
 #define FUSED_RMSPROP_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define FUSED_RMSPROP_TARGET_BEGIN(features)                                                       \
-    FUSED_RMSPROP_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+    FUSED_RMSPROP_PRAGMA(                                                                          \
+        clang attribute push(__attribute__((target(features))), apply_to = function))
 #define FUSED_RMSPROP_TARGET_END _Pragma("clang attribute pop")
 #else
 #define FUSED_RMSPROP_TARGET_BEGIN(features)                                                       \

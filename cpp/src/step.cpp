@@ -177,6 +177,8 @@ void validate(const Options &options, DType dtype, bool flush_denormals) {
 }
 
 int step(std::span<const Tensor> tensors, const Execution &execution) {
+    // Checks and the tuner compute too: their inexact results would raise the caller's flags.
+    const ScopedFpEnvironment caller(false);
     if (execution.threads < 0)
         throw std::invalid_argument("threads must be >= 0, got " +
                                     std::to_string(execution.threads));
@@ -193,11 +195,11 @@ int step(std::span<const Tensor> tensors, const Execution &execution) {
 
     return run_team(threads, [&](int index, int count) {
         const ScopedFpEnvironment environment(execution.flush_denormals);
-        const auto share = [&](int i) { // total * i / count without overflow
-            const std::size_t whole = total / count, rest = total % count;
-            return whole * i + rest * i / count;
+        const auto i = static_cast<std::size_t>(index), n = static_cast<std::size_t>(count);
+        const auto share = [&](std::size_t k) { // total * k / n without overflow
+            return total / n * k + total % n * k / n;
         };
-        run_slice(tensors, share(index), share(index + 1), set);
+        run_slice(tensors, share(i), share(i + 1), set);
     });
 }
 

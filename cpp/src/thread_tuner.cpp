@@ -77,8 +77,9 @@ void ThreadTuner::conclude(Clock::time_point now) noexcept {
     const Clock::duration other = median();
     const bool keep_other = other < current_ * clearly_faster;
     const auto cost = (now - phase_began_) - static_cast<Clock::rep>(steps_) * current_;
-    rest_ = keep_other || rest_ == Clock::duration{} ? Clock::duration(shortest_rest)
-                                                     : std::min<Clock::duration>(2 * rest_, longest_rest);
+    rest_ = keep_other || rest_ == Clock::duration{}
+                ? Clock::duration(shortest_rest)
+                : std::min<Clock::duration>(2 * rest_, longest_rest);
     next_trial_ = now + std::max<Clock::duration>(rest_, cost_share * cost);
     begin(Phase::rest, keep_other == use_team_, now);
 }

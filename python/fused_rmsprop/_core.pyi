@@ -34,6 +34,7 @@ def rmsprop_step(
     flush_denormals: bool,
     threads: int,
 ) -> None: ...
+
 @final
 class Options:
     def __init__(

@@ -77,8 +77,9 @@ class RMSProp:
     >>> params = {"W": np.ones((2, 2), np.float32), "b": np.zeros(2, np.float32)}
     >>> opt = RMSProp(params, lr=0.01, alpha=0.9)
     >>> opt.step({"W": np.full((2, 2), 0.5, np.float32), "b": None})
-    >>> params["W"].round(3).tolist()[0] == [0.968000054359436] * 2
-    True
+    >>> print(params["W"].round(3))
+    [[0.968 0.968]
+     [0.968 0.968]]
     >>> int(opt.state["W"]["step"]), int(opt.state["b"]["step"])
     (1, 0)
     """

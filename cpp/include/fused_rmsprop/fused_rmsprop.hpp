@@ -18,14 +18,14 @@ enum class DType : std::uint8_t { float32, float64 };
 
 /// The choices of one RMSProp update; names and defaults are those of torch.optim.RMSprop.
 struct Options {
-    double lr = 1e-2;          ///< step size
-    double alpha = 0.99;       ///< share of the running average that one step keeps
-    double eps = 1e-8;         ///< added to the root, outside of it
-    double weight_decay = 0;   ///< L2 penalty, added to the gradient (coupled)
-    double momentum = 0;       ///< share of the momentum buffer that one step keeps
-    bool centered = false;     ///< divide by the standard deviation of the gradient
-    bool nesterov = false;     ///< look ahead along the momentum buffer; needs momentum > 0
-    bool maximize = false;     ///< climb instead of descend
+    double lr = 1e-2;        ///< step size
+    double alpha = 0.99;     ///< share of the running average that one step keeps
+    double eps = 1e-8;       ///< added to the root, outside of it
+    double weight_decay = 0; ///< L2 penalty, added to the gradient (coupled)
+    double momentum = 0;     ///< share of the momentum buffer that one step keeps
+    bool centered = false;   ///< divide by the standard deviation of the gradient
+    bool nesterov = false;   ///< look ahead along the momentum buffer; needs momentum > 0
+    bool maximize = false;   ///< climb instead of descend
 };
 
 /// Throws std::invalid_argument, naming the option, unless `options` can be used on arrays of

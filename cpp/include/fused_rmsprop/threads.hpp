@@ -9,10 +9,10 @@ namespace fused_rmsprop {
 
 /// What bounds the number of threads, each as a count; 0 where there is no such bound.
 struct ThreadLimits {
-    int openmp;    ///< omp_get_max_threads(), so OMP_NUM_THREADS too; 1 without OpenMP
-    int affinity;  ///< processors this process may run on
-    int cgroup;    ///< whole processors in the control group's CPU quota
-    bool forked;   ///< a child of fork(), where an OpenMP team that its parent used would hang
+    int openmp;   ///< omp_get_max_threads(), so OMP_NUM_THREADS too; 1 without OpenMP
+    int affinity; ///< processors this process may run on
+    int cgroup;   ///< whole processors in the control group's CPU quota
+    bool forked;  ///< a child of fork(), where an OpenMP team that its parent used would hang
 };
 
 ThreadLimits thread_limits() noexcept;

@@ -96,8 +96,9 @@ def load(seed: int) -> Digits:
     return Digits(train_x, train_y, test_x, test_y)
 
 
-def train(digits: Digits, params: Params, optimizer: Optimizer, epochs: int, seed: int,
-          label: str) -> History:
+def train(
+    digits: Digits, params: Params, optimizer: Optimizer, epochs: int, seed: int, label: str
+) -> History:
     """Train in place for some epochs of shuffled batches, with a progress bar."""
     rng = np.random.default_rng(seed)
     history = History(params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ def init_params(sizes: Sequence[int], rng: np.random.Generator) -> Params:
             "W": (rng.standard_normal((n_in, n_out)) * np.sqrt(2 / n_in)).astype(np.float32),
             "b": np.zeros(n_out, np.float32),
         }
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+        for n_in, n_out in pairwise(sizes)
     ]
 
 

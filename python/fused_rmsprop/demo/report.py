@@ -60,8 +60,9 @@ def save_picture(history: History, percentiles: Sequence[int], out: str) -> None
             label=f"{percentiles[i]} to {percentiles[-1 - i]} %",
         )
     rate.plot(epochs, by_percentile[middle], color="C2", label="median")
-    rate.set(title=r"Effective learning rate  lr / ($\sqrt{v}$ + eps)", xlabel="epoch",
-             yscale="log")
+    rate.set(
+        title=r"Effective learning rate  lr / ($\sqrt{v}$ + eps)", xlabel="epoch", yscale="log"
+    )
     rate.legend()
     for axes in (loss, accuracy, rate):
         axes.grid(alpha=0.3)

@@ -1,0 +1,127 @@
+"""How fast one step is beside the NumPy expression, by size; one thread, float32.
+
+    python bench/python/step_speed.py --json step_speed.json
+
+Peers, run in turn in one process: the textbook line of NumPy, and the same with ``out=`` and one
+temporary. Results are compared first: with == to the textbook, and to within a few roundings to
+the other, which must divide before it multiplies by lr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fused_rmsprop import RMSProp, show_config
+
+LR, ALPHA, EPS = 1e-3, 0.9, 1e-8
+SIZES = (1_000, 32_768, 100_000, 1_000_000, 10_000_000)
+ROUNDS = 15
+
+Step = Callable[[], None]
+
+
+def textbook(p: Any, g: Any, v: Any) -> Step:
+    """Two NumPy expressions, as one writes them down."""
+
+    def step() -> None:
+        v[:] = ALPHA * v + (1 - ALPHA) * g**2
+        p[:] = p - LR * g / (np.sqrt(v) + EPS)
+
+    return step
+
+
+def with_out(p: Any, g: Any, v: Any) -> Step:
+    """The same with ``out=`` and one temporary, for which ``lr`` is multiplied last."""
+    t = np.empty_like(p)
+
+    def step() -> None:
+        np.multiply(g, g, out=t)
+        np.multiply(t, 1 - ALPHA, out=t)
+        np.multiply(v, ALPHA, out=v)
+        np.add(v, t, out=v)
+        np.sqrt(v, out=t)
+        np.add(t, EPS, out=t)
+        np.divide(g, t, out=t)
+        np.multiply(t, LR, out=t)
+        np.subtract(p, t, out=p)
+
+    return step
+
+
+def fused(p: Any, g: Any, v: Any) -> Step:
+    """Ours, on one thread, with bound gradients."""
+    return RMSProp(p, LR, ALPHA, EPS, threads=1, grads=g).step
+
+
+CONTESTANTS = {"NumPy, textbook": textbook, "NumPy, out=": with_out, "fused": fused}
+
+
+def measure(size: int) -> dict[str, dict[str, float]]:
+    """Median and spread (quartiles) of one step, in microseconds."""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(size).astype(np.float32)
+    g = rng.standard_normal(size).astype(np.float32)
+    params = {name: start.copy() for name in CONTESTANTS}
+    steps = {name: make(params[name], g, np.zeros_like(g)) for name, make in CONTESTANTS.items()}
+    for step in steps.values():
+        for _ in range(3):
+            step()
+    ours, theirs, near = (params[k] for k in ("fused", "NumPy, textbook", "NumPy, out="))
+    if not np.array_equal(ours, theirs) or not np.allclose(ours, near, rtol=1e-6, atol=1e-6):
+        raise SystemExit(f"the results differ at size {size}")
+
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in range(ROUNDS + 1):
+        for name, step in steps.items():
+            repeats = max(3, 2_000_000 // size)
+            began = time.perf_counter()
+            for _ in range(repeats):
+                step()
+            if round_ > 0:  # the first warms up
+                times[name].append((time.perf_counter() - began) / repeats * 1e6)
+    return {
+        name: dict(
+            zip(("low", "median", "high"), np.percentile(t, (25, 50, 75)).tolist(), strict=True)
+        )
+        for name, t in times.items()
+    }
+
+
+def main() -> None:
+    """Measure every size and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    arguments = parser.parse_args()
+    config = show_config("dicts")
+    print(
+        f"float32, one thread, {config['instruction_sets']['in_use']}; "
+        f"NumPy {np.__version__}, Python {platform.python_version()}; medians in us"
+    )
+    print(
+        f"{'elements':>10s}" + "".join(f"{name:>18s}" for name in CONTESTANTS) + "   out= / fused"
+    )
+    report = []
+    for size in SIZES:
+        result = measure(size)
+        report.append({"elements": size, "us": result})
+        medians = [result[name]["median"] for name in CONTESTANTS]
+        print(
+            f"{size:10,d}"
+            + "".join(f"{m:18.2f}" for m in medians)
+            + f"{medians[1] / medians[2]:15.2f}",
+            flush=True,
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"config": config, "results": report}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

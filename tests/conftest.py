@@ -1,0 +1,20 @@
+"""Fixtures: every test that takes `instruction_set` runs on each set of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from fused_rmsprop import _core
+
+SETS = _core.config()["instruction_sets"]
+
+
+@pytest.fixture(params=SETS["supported"])
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of the set in use during the test."""
+    name: str = request.param
+    _core.set_instruction_set(name)
+    yield name
+    _core.set_instruction_set(SETS["in_use"])

@@ -1,0 +1,59 @@
+"""The command line, its demo, and the examples in docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+import fused_rmsprop
+from fused_rmsprop.__main__ import main
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    config = fused_rmsprop.show_config("dicts")
+    assert fused_rmsprop.__version__ in out
+    assert config["compiler"] in out
+    assert re.search(rf"in use +{config['instruction_sets']['in_use']}\b", out)
+    assert "default threads" in out
+
+
+def test_show_config_refuses_other_modes() -> None:
+    with pytest.raises(ValueError, match="'stdout' or 'dicts', got 'json'"):
+        fused_rmsprop.show_config("json")  # type: ignore[call-overload]
+
+
+def test_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = tmp_path / "demo.png"
+    assert main(["demo", "--out", str(picture)]) == 0
+    captured = capsys.readouterr()
+    match = re.search(r"test accuracy +([\d.]+)%", captured.out)
+    assert match
+    assert float(match[1]) >= 97
+    assert "bit-identical" in captured.out
+    assert "parameters         301,066" in captured.out
+    assert "loss=" in captured.err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = tmp_path / "demo.png"
+    argv = ["demo", "--epochs", "2", "--seed", "3", "--threads", "2", "--out", str(picture)]
+    assert main(argv) == 0
+    assert "bit-identical" in capsys.readouterr().out
+    assert main([*argv[:-1], str(tmp_path / "missing" / "demo.png")]) == 1
+    assert "demo.png" in capsys.readouterr().err
+    for bad in (["demo", "--epochs", "0"], ["demo", "--threads", "x"], []):
+        with pytest.raises(SystemExit):
+            main(bad)
+
+
+@pytest.mark.parametrize("module", ["optimizer", "functional"])
+def test_examples_in_docstrings(module: str) -> None:
+    result = doctest.testmod(getattr(fused_rmsprop, module))
+    assert result.attempted > 0
+    assert result.failed == 0

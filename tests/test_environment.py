@@ -1,0 +1,219 @@
+"""What a step may not do to the process around it, and what the process may do to a step."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fused_rmsprop import RMSProp, _core, show_config
+from reference import flushed_denormals, fp_environment, same_bits
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("flush", [True, False])
+def test_the_floating_point_environment_is_as_before(threads: int, flush: bool) -> None:
+    p, g = np.ones(200_000, np.float32), np.full(200_000, 1e-30, np.float32)
+    g[7] = np.inf
+    opt = RMSProp(p, threads=threads, flush_denormals=flush)
+    before = fp_environment()
+    opt.step(g)
+    assert fp_environment() == before
+    with flushed_denormals():
+        changed = fp_environment()
+        opt.step(g)
+        after = fp_environment()
+    assert after == changed != before
+    assert fp_environment() == before
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_result_does_not_depend_on_the_callers_environment(threads: int) -> None:
+    g = np.full(200_000, 3e-39, np.float32)  # subnormal
+    a, b = np.zeros(200_000, np.float32), np.zeros(200_000, np.float32)
+    RMSProp(a, flush_denormals=False, threads=threads).step(g)
+    opt = RMSProp(b, flush_denormals=False, threads=threads)
+    with flushed_denormals():
+        opt.step(g)
+    assert a.all()
+    assert same_bits(a, b)
+
+
+def test_the_process_environment_is_as_before() -> None:
+    done = run_python(
+        "import os, numpy as np; before = dict(os.environ)\n"
+        "def c(): return open('/proc/self/environ').read()\n"
+        "start = c(); import fused_rmsprop as f\n"
+        "f.RMSProp(np.ones(10**6), threads=2).step(np.ones(10**6))\n"
+        "import ctypes; getenv = ctypes.CDLL(None).getenv; getenv.restype = ctypes.c_char_p\n"
+        "assert dict(os.environ) == before and c() == start\n"
+        "assert getenv(b'OMP_WAIT_POLICY') is None and getenv(b'GOMP_SPINCOUNT') is None"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_step_allocates_nothing() -> None:
+    params = {"a": [np.ones(50, np.float32) for _ in range(20)], "b": np.ones((300, 300))}
+    grads = {"a": [np.ones(50, np.float32) for _ in range(20)], "b": np.ones((300, 300)).T}
+    opts = [
+        RMSProp(params, momentum=0.9, threads=2),
+        RMSProp({"p": np.ones(1000)}, grads={"p": np.ones(1000)}, centered=True),
+    ]
+    steps: list[Callable[[], None]] = [lambda: opts[0].step(grads), lambda: opts[1].step()]
+    for step in steps:
+        for _ in range(100):
+            step()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.take_snapshot()
+            for _ in range(100):
+                step()
+            grown = tracemalloc.take_snapshot().compare_to(before, "filename")
+        finally:
+            tracemalloc.stop()
+        package = os.path.dirname(sys.modules["fused_rmsprop"].__file__ or "")
+        ours = [s for s in grown if s.traceback[0].filename.startswith(package)]
+        assert sum(s.size_diff for s in ours) == 0
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(10_000):
+            step()
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss <= 256  # KiB
+
+
+def test_gradients_are_not_kept_alive() -> None:
+    opt, g = RMSProp(np.ones(3)), np.ones(3)
+    opt.step(g)
+    references = sys.getrefcount(g)
+    opt.step(g)
+    with pytest.raises(ValueError, match="shape"):
+        opt.step(g[:2])
+    assert sys.getrefcount(g) == references
+
+
+def test_instruction_set_by_environment_variable() -> None:
+    show = "import fused_rmsprop as f; print(f.show_config('dicts')['instruction_sets']['in_use'])"
+    sets = _core.config()["instruction_sets"]
+    for name in sets["supported"]:
+        assert run_python(show, FUSED_RMSPROP_ISA=name).stdout.strip() == name
+    assert run_python(show, FUSED_RMSPROP_ISA="").stdout.strip() == sets["supported"][-1]
+    done = run_python(show, FUSED_RMSPROP_ISA="mmx")
+    assert done.returncode != 0
+    valid = ", ".join(sets["supported"])
+    assert (
+        "ImportError: FUSED_RMSPROP_ISA: 'mmx' is not an instruction set of this build; "
+        f"valid here: {valid}"
+    ) in done.stderr
+    with pytest.raises(ValueError, match=f"valid here: {valid}"):
+        _core.set_instruction_set("AVX2")
+
+
+def test_a_forked_child_does_not_hang() -> None:
+    done = run_python(
+        "import os, sys, numpy as np, fused_rmsprop as f\n"
+        "def step(**k):\n"
+        "    p = np.ones(10**6); o = f.RMSProp(p, **k); o.step(np.ones(10**6)); return p, o\n"
+        "expected, o = step(threads=2); assert o.threads_used == 2\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    for threads in (2, None):\n"
+        "        p, o = step(threads=threads)\n"
+        "        assert (p == expected).all() and o.threads_used == 1\n"
+        "    assert f.show_config('dicts')['threads']['available'] == 1\n"
+        "    os._exit(0)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_default_threads_respect_what_the_user_set() -> None:
+    show = "import fused_rmsprop as f; print(f.show_config('dicts')['threads'])"
+    assert "'available': 1" in run_python(show, OMP_NUM_THREADS="1").stdout
+    pinned = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); " + show
+    assert "'available': 1" in run_python(pinned).stdout
+    threads = show_config("dicts")["threads"]
+    bounds = [threads[k] for k in ("openmp", "affinity", "cgroup") if threads[k] > 0]
+    assert threads["available"] == min(bounds)
+
+
+def test_the_gil_is_released() -> None:
+    p, g = np.ones(20_000_000, np.float32), np.ones(20_000_000, np.float32)
+    opt = RMSProp(p, threads=1)
+    opt.step(g)
+    counted, done = 0, threading.Event()
+
+    def step() -> None:
+        for _ in range(5):
+            opt.step(g)
+        done.set()
+
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # nobody is made to give up the GIL: who gets it was let in
+    try:
+        worker = threading.Thread(target=step)
+        worker.start()
+        while not done.wait(0.001):
+            counted += 1
+        worker.join()
+    finally:
+        sys.setswitchinterval(switch)
+    assert counted >= 5
+
+
+def test_optimizers_in_different_threads() -> None:
+    rng = np.random.default_rng(2)
+    grads = [rng.standard_normal(100_000).astype(np.float32) for _ in range(5)]
+    params = [np.ones(100_000, np.float32) for _ in range(4)]
+    opts = [RMSProp(p, threads=2) for p in params]
+
+    def train(opt: RMSProp) -> None:
+        for g in grads * 4:
+            opt.step(g)
+
+    workers = [threading.Thread(target=train, args=(opt,)) for opt in opts]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(same_bits(p, params[0]) for p in params)
+
+
+def test_one_optimizer_in_two_threads_is_refused() -> None:
+    p, g = np.ones(30_000_000, np.float32), np.ones(30_000_000, np.float32)
+    opt = RMSProp(p, threads=1)
+    opt.step(g)
+    errors = []
+
+    def step() -> None:
+        for _ in range(5):
+            try:
+                opt.step(g)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    workers = [threading.Thread(target=step) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert errors
+    assert set(errors) == {"this optimizer is in the middle of a step in another thread"}
+    assert int(opt.state["param"]["step"]) == 11 - len(errors)

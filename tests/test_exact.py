@@ -1,0 +1,201 @@
+"""The kernel gives the bits of the NumPy expression: all options, sets, threads, sizes, orders."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fused_rmsprop import RMSProp, _core
+from reference import flushed_denormals, rmsprop, same_bits
+
+Array = NDArray[Any]
+GUARD = 7  # elements on each side of an array, and what they are filled with
+SCALARS = {"lr": 0.013, "alpha": 0.93, "eps": 1e-7}
+COMBINATIONS = [
+    {
+        **SCALARS,
+        "weight_decay": weight_decay,
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "centered": centered,
+        "maximize": maximize,
+    }
+    for weight_decay, (momentum, nesterov), centered, maximize in itertools.product(
+        (0.0, 0.07), ((0.0, False), (0.81, False), (0.81, True)), (False, True), (False, True)
+    )
+]
+SIZES = [*range(71)] + [2**k + d for k in range(7, 15) for d in (-1, 0, 1)]
+DTYPES = (np.float32, np.float64)
+
+
+def describe(options: dict[str, Any]) -> str:
+    return "-".join(k for k, v in options.items() if v and k not in SCALARS) or "plain"
+
+
+class Guarded:
+    """Makes arrays that start anywhere in memory, and can tell if a byte beside them changed."""
+
+    def __init__(self) -> None:
+        self._buffers: list[tuple[Array, int, int]] = []
+
+    def copy(self, values: Array, offset: int) -> Array:
+        """A copy of ``values`` that starts ``offset`` elements into its guarded memory."""
+        start = GUARD + offset
+        buffer = np.full(values.size + start + GUARD, 77, values.dtype)
+        array = buffer[start : start + values.size].reshape(values.shape)
+        array[...] = values
+        self._buffers.append((buffer, start, values.size))
+        return array
+
+    def unharmed(self) -> bool:
+        return all(
+            (buffer[:start] == 77).all() and (buffer[start + size :] == 77).all()
+            for buffer, start, size in self._buffers
+        )
+
+
+def special_values(dtype: type[Any], size: int, rng: np.random.Generator) -> Array:
+    """Gradients of all kinds: ordinary, NaN, infinite, huge, tiny, subnormal, both zeros."""
+    info = np.finfo(dtype)
+    special: Array = np.array(
+        [np.nan, np.inf, -np.inf, info.max, -info.max / 3, info.tiny, -info.tiny * 3,
+         info.smallest_subnormal, -info.smallest_subnormal * 9, info.tiny / 2, 0.0, -0.0,
+         np.sqrt(float(info.tiny)), 1e-18, -3e-20, 1e18],
+        dtype,
+    )  # fmt: skip
+    values: Array = rng.standard_normal(size).astype(dtype)
+    chosen = rng.random(size) < 0.5
+    values[chosen] = rng.choice(special, chosen.sum())
+    return values
+
+
+def check_steps(
+    sizes: list[int],
+    dtype: type[Any],
+    options: dict[str, Any],
+    *,
+    threads: int,
+    special: bool,
+    flush_denormals: bool,
+    steps: int = 3,
+) -> None:
+    """Step many leaves together, with slices cut anywhere, and compare each with the reference."""
+    rng = np.random.default_rng(17)
+    guarded = Guarded()
+    starts: list[Array] = [rng.standard_normal(size).astype(dtype) for size in sizes]
+    params = [guarded.copy(start, i % 16) for i, start in enumerate(starts)]
+    opt = RMSProp(params, **options, threads=threads, flush_denormals=flush_denormals)
+    opt._stepper.serial_below_bytes = 0
+    expected = [
+        (p, {k: np.zeros_like(p) for k in ("square_avg", "momentum_buffer", "grad_avg")})
+        for p in starts
+    ]
+    for _ in range(steps):
+        grads = [
+            special_values(dtype, size, rng) if special else rng.standard_normal(size).astype(dtype)
+            for size in sizes
+        ]
+        opt.step([guarded.copy(g, (3 * i + 1) % 16) for i, g in enumerate(grads)])
+        for i, g in enumerate(grads):
+            p, state = expected[i]
+            if flush_denormals and special:
+                with flushed_denormals():
+                    expected[i] = rmsprop(p, g, state, **options)
+            else:
+                expected[i] = rmsprop(p, g, state, **options)
+    assert opt.threads_used == (threads if sum(sizes) else 1)
+    for i, (p, state) in enumerate(expected):
+        where = f"leaf {i} of size {sizes[i]}"
+        assert same_bits(params[i], p), where
+        for key, array in opt.state[str(i)].items():
+            if key != "step":
+                assert same_bits(array, state["square_avg" if key == "variance" else key]), where
+    assert guarded.unharmed()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", COMBINATIONS, ids=describe)
+def test_every_size_together(
+    instruction_set: str, options: dict[str, Any], dtype: type[Any], threads: int
+) -> None:
+    check_steps(SIZES, dtype, options, threads=threads, special=False, flush_denormals=True)
+
+
+@pytest.mark.parametrize("flush_denormals", [True, False])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", COMBINATIONS, ids=describe)
+def test_special_values(
+    instruction_set: str,
+    options: dict[str, Any],
+    dtype: type[Any],
+    threads: int,
+    flush_denormals: bool,
+) -> None:
+    check_steps(
+        [1000, 3, 517], dtype, options,
+        threads=threads, special=True, flush_denormals=flush_denormals, steps=6,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_each_size_alone(instruction_set: str, size: int, dtype: type[Any], threads: int) -> None:
+    for options in (COMBINATIONS[0], COMBINATIONS[-1]):
+        check_steps([size], dtype, options, threads=threads, special=False, flush_denormals=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", COMBINATIONS, ids=describe)
+def test_three_million(
+    instruction_set: str, options: dict[str, Any], dtype: type[Any], threads: int
+) -> None:
+    check_steps(
+        [3_000_000], dtype, options, threads=threads, special=False, flush_denormals=True, steps=1
+    )
+
+
+@pytest.mark.parametrize("options", COMBINATIONS, ids=describe)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_dense_order_and_shape(
+    instruction_set: str, options: dict[str, Any], dtype: type[Any]
+) -> None:
+    rng = np.random.default_rng(5)
+
+    def draw(*shape: int) -> Array:
+        return np.asarray(rng.standard_normal(shape), dtype)
+
+    params = {
+        "0-d": draw(),
+        "C": draw(5, 7),
+        "F": np.asfortranarray(draw(5, 7)),
+        "transposed": draw(3, 4, 5).transpose(1, 2, 0),
+        "empty": draw(0, 3),
+        "ones": draw(1, 6, 1),
+    }
+    grads = {
+        name: np.array(draw(*p.shape), order="F" if order == "F" else "C")
+        for (name, p), order in zip(params.items(), "CFCCCF", strict=True)
+    }
+    expected = {}
+    for name, p in params.items():
+        state = {k: np.zeros_like(p) for k in ("square_avg", "momentum_buffer", "grad_avg")}
+        expected[name], _ = rmsprop(p, grads[name], state, **options)
+    opt = RMSProp(params, **options)
+    opt.step(grads)
+    for name, p in params.items():
+        assert same_bits(p, np.asarray(expected[name], dtype)), name
+        assert opt.state[name]["momentum_buffer" if options["momentum"] else "step"].size == (
+            p.size if options["momentum"] else 1
+        )
+
+
+def test_instruction_set_is_the_one_asked_for(instruction_set: str) -> None:
+    assert _core.config()["instruction_sets"]["in_use"] == instruction_set

@@ -1,0 +1,321 @@
+"""Every misuse raises, names the leaf, says what to do, and has changed no byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fused_rmsprop import RMSProp, rmsprop_step
+
+Array = NDArray[Any]
+LEAVES = 40
+
+
+def make() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Nested parameters and fitting gradients; the last of many leaves is layer2's W."""
+    rng = np.random.default_rng(3)
+
+    def draw(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    params = {
+        "many": [draw(5) for _ in range(LEAVES)],
+        "layer1": {"W": draw(4, 3), "b": draw(3)},
+        "layer2": {"W": draw(3, 4)},
+    }
+    grads = {
+        "many": [draw(5) for _ in range(LEAVES)],
+        "layer1": {"W": draw(4, 3), "b": draw(3)},
+        "layer2": {"W": draw(3, 4)},
+    }
+    return params, grads
+
+
+def read_only(array: Array) -> Array:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def misaligned(array: Array) -> Array:
+    buffer = np.zeros(array.nbytes + 1, np.uint8)
+    view = buffer[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+BAD_PARAMS = {
+    "list of numbers": (lambda p: 1.5, TypeError, "is a float, not a NumPy array"),
+    "string": (lambda p: "W", TypeError, "is a str, not a NumPy array"),
+    "int": (lambda p: p.astype(np.int64), TypeError, "dtype int64"),
+    "half": (lambda p: p.astype(np.float16), TypeError, "dtype float16"),
+    "complex": (lambda p: p.astype(complex), TypeError, "dtype complex128"),
+    "byte order": (lambda p: p.astype(">f4"), TypeError, "dtype >f4"),
+    "object": (lambda p: p.astype(object), TypeError, "dtype object"),
+    "masked": (lambda p: np.ma.array(p), TypeError, "masked array"),
+    "read-only": (read_only, ValueError, "read-only"),
+    "misaligned": (misaligned, ValueError, "not aligned"),
+    "strided": (lambda p: np.repeat(p, 2, axis=1)[:, ::2], ValueError, "not contiguous"),
+    "reversed": (lambda p: p[::-1], ValueError, "not contiguous"),
+    "broadcast": (
+        lambda p: np.lib.stride_tricks.as_strided(p, p.shape, (0, 4)), ValueError, "not contiguous",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "error", "message"), BAD_PARAMS.values(), ids=BAD_PARAMS)
+def test_parameter_that_cannot_be_updated(
+    spoil: Callable[[Array], Any], error: type[Exception], message: str
+) -> None:
+    params, _ = make()
+    params["layer2"]["W"] = spoil(params["layer2"]["W"])
+    with pytest.raises(error, match=message) as caught:
+        RMSProp(params)
+    assert str(caught.value).startswith("params['layer2']['W'] ")
+
+
+def test_two_parameters_that_share_memory() -> None:
+    params, _ = make()
+    params["layer2"]["W"] = params["layer1"]["W"].reshape(3, 4)
+    with pytest.raises(ValueError, match="share memory") as caught:
+        RMSProp(params)
+    assert "params['layer1']['W'] and params['layer2']['W']" in str(caught.value)
+    buffer = np.zeros(10)
+    with pytest.raises(ValueError, match=r"params\[0\] and params\[1\] share memory"):
+        RMSProp([buffer[:6], buffer[5:]])
+    RMSProp([buffer[:5], buffer[5:], buffer[5:5]])  # neighbours do not overlap
+
+
+GOOD = "params['layer2']['W']"
+BAD_GRADS: dict[str, tuple[Any, type[Exception], str]] = {
+    "float64 for float32": (
+        lambda p, g: g.astype(np.float64), TypeError,
+        f"grads['layer2']['W'] has dtype float64, but {GOOD} is float32; "
+        "convert it: array.astype(np.float32)",
+    ),
+    "transposed": (
+        lambda p, g: g.T.copy(), ValueError,
+        f"grads['layer2']['W'] has shape (4, 3), but {GOOD} has shape (3, 4); "
+        "it looks transposed: pass array.T",
+    ),
+    "wrong shape": (
+        lambda p, g: g[:2], ValueError,
+        f"grads['layer2']['W'] has shape (2, 4), but {GOOD} has shape (3, 4)",
+    ),
+    "batch left in": (
+        lambda p, g: g[None], ValueError,
+        f"grads['layer2']['W'] has shape (1, 3, 4), but {GOOD} has shape (3, 4)",
+    ),
+    "a number": (
+        lambda p, g: 0.0, TypeError, "grads['layer2']['W'] is a float, not a NumPy array",
+    ),
+    "a nest": (lambda p, g: [g], ValueError, "grads['layer2']['W'] is a list, but the parameter"),
+    "masked": (lambda p, g: np.ma.array(g), TypeError, "grads['layer2']['W'] is a masked array"),
+    "the parameter": (
+        lambda p, g: p, ValueError, f"grads['layer2']['W'] shares memory with {GOOD}",
+    ),
+    "part of the parameter": (
+        lambda p, g: p[::-1], ValueError, f"grads['layer2']['W'] shares memory with {GOOD}",
+    ),
+}  # fmt: skip
+
+
+def bytes_of(opt: RMSProp, params: dict[str, Any]) -> list[bytes]:
+    arrays = [*params["many"], *params["layer1"].values(), *params["layer2"].values()]
+    arrays += [array for state in opt.state.values() for array in state.values()]
+    return [array.tobytes() for array in arrays]
+
+
+@pytest.mark.parametrize("bound", [False, True])
+@pytest.mark.parametrize(("spoil", "error", "message"), BAD_GRADS.values(), ids=BAD_GRADS)
+def test_gradient_that_does_not_fit(
+    spoil: Any, error: type[Exception], message: str, bound: bool
+) -> None:
+    params, grads = make()
+    opt = RMSProp(params, momentum=0.9, centered=True)
+    opt.step(grads)
+    before = bytes_of(opt, params)
+    grads["layer2"]["W"] = spoil(params["layer2"]["W"], grads["layer2"]["W"])
+    with pytest.raises(error) as caught:
+        opt.bind_grads(grads) if bound else opt.step(grads)
+    assert str(caught.value).startswith(message)
+    assert bytes_of(opt, params) == before
+    opt.step(make()[1])  # and it still works
+    assert bytes_of(opt, params) != before
+
+
+def test_gradient_that_is_state() -> None:
+    params, grads = make()
+    opt = RMSProp(params)
+    grads["layer2"]["W"] = opt.state["layer2.W"]["square_avg"]
+    with pytest.raises(ValueError, match=r"state\['layer2.W'\]\['square_avg'\]"):
+        opt.step(grads)
+
+
+def test_structure_that_differs() -> None:
+    params, grads = make()
+    opt = RMSProp(params)
+    before = bytes_of(opt, params)
+
+    def refused(changed: Any, message: str) -> None:
+        with pytest.raises(ValueError, match="grads") as caught:
+            opt.step(changed)
+        assert str(caught.value).startswith(message)
+        assert bytes_of(opt, params) == before
+
+    refused({**grads, "layer2": {}}, "grads['layer2']['W'] is missing")
+    refused({**grads, "layer3": {}}, "grads['layer3'] has no parameter of that name")
+    refused({**grads, "layer2": {**grads["layer2"], "c": 1}}, "grads['layer2']['c'] has no param")
+    refused({**grads, "many": grads["many"][:-1]}, "grads['many'] has 39 items; the parameters")
+    refused({**grads, "many": grads["many"][0]}, "grads['many'] is a numpy.ndarray; the param")
+    refused({**grads, "layer1": [1, 2]}, "grads['layer1'] is a list; the parameters there are a d")
+    refused([grads], "grads is a list; the parameters there are a dict of 3")
+
+
+def test_parameter_that_became_read_only() -> None:
+    params, grads = make()
+    opt = RMSProp(params)
+    params["layer2"]["W"].flags.writeable = False
+    before = bytes_of(opt, params)
+    with pytest.raises(ValueError, match=r"params\['layer2'\]\['W'\] has become read-only"):
+        opt.step(grads)
+    assert bytes_of(opt, params) == before
+
+
+def test_parameter_that_was_resized() -> None:
+    p = np.ones(4)
+    opt = RMSProp(p)
+    p.resize(400_000, refcheck=False)
+    with pytest.raises(ValueError, match="shape|resized"):
+        opt.step(np.ones(4))
+
+
+def test_nothing_to_step_on() -> None:
+    opt = RMSProp(np.ones(3))
+    with pytest.raises(ValueError, match="no gradients: pass them"):
+        opt.step()
+
+
+BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"lr": -0.1}, ValueError, "lr must be finite and >= 0, got -0.1"),
+    ({"lr": np.inf}, ValueError, "lr must be finite and >= 0, got inf"),
+    ({"lr": np.nan}, ValueError, "lr must be finite"),
+    ({"lr": "0.1"}, TypeError, "lr must be a number, got '0.1'"),
+    ({"lr": None}, TypeError, "lr must be a number, got None"),
+    ({"lr": True}, TypeError, "lr must be a number, got True"),
+    ({"lr": 1e39}, ValueError, "overflows in float32"),
+    ({"alpha": 1.0}, ValueError, "alpha must be >= 0 and < 1, got 1"),
+    ({"alpha": -0.1}, ValueError, "alpha must be >= 0 and < 1"),
+    ({"eps": 0.0}, ValueError, "eps must be finite and > 0, got 0"),
+    ({"eps": 1e-46}, ValueError, "eps=1e-46 rounds to zero in float32"),
+    ({"eps": 1e-40}, ValueError, "subnormal in float32"),
+    ({"weight_decay": -1}, ValueError, "weight_decay must be finite and >= 0"),
+    ({"momentum": 1.0}, ValueError, "momentum must be >= 0 and < 1"),
+    ({"momentum": np.nan}, ValueError, "momentum must be >= 0 and < 1"),
+    ({"nesterov": True}, ValueError, "nesterov needs momentum > 0"),
+    ({"centered": 1}, TypeError, "centered must be True or False, got 1"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD_OPTIONS, ids=str)
+def test_options_out_of_bounds(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    params, grads = make()
+    with pytest.raises(error, match=message):
+        RMSProp(params, **options)
+    opt = RMSProp(params)
+    opt.step(grads)
+    before, options_before = bytes_of(opt, params), dict(opt.param_groups[0])
+    with pytest.raises(error, match=message):
+        opt.param_groups[0].update(options)
+    assert bytes_of(opt, params) == before
+    assert dict(opt.param_groups[0]) == options_before
+    valid = {"lr": 0.1, "alpha": 0.9, "eps": 1e-8}
+    p, g, v = params["layer2"]["W"], grads["layer2"]["W"], np.zeros((3, 4), np.float32)
+    with pytest.raises(error, match=message):
+        rmsprop_step(p, g, v, **(valid | options))
+    assert bytes_of(opt, params) == before
+
+
+def test_bounds_of_float64_are_its_own() -> None:
+    RMSProp(np.ones(3), lr=1e39, eps=1e-300)
+    RMSProp(np.ones(3, np.float32), eps=1e-40, flush_denormals=False)
+    with pytest.raises(ValueError, match="float32"):
+        RMSProp([np.ones(3), np.ones(3, np.float32)], eps=1e-300)
+
+
+def test_other_arguments() -> None:
+    p = np.ones(3)
+    for threads in (0, -1, 1.5, True, "2"):
+        with pytest.raises(ValueError, match="threads must be an int >= 1"):
+            RMSProp(p, threads=threads)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="flush_denormals must be True or False"):
+        RMSProp(p, flush_denormals=None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="params has no arrays"):
+        RMSProp([])
+    with pytest.raises(TypeError, match=r"params is a dict_values; .* e.g. list\(params\)"):
+        RMSProp({"a": p}.values())
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(RecursionError):
+        RMSProp(endless)
+
+
+def test_groups() -> None:
+    p, q = np.ones(3), np.ones(2)
+    with pytest.raises(ValueError, match=r"params\[1\] is not a parameter group"):
+        RMSProp([{"params": p}, q])
+    with pytest.raises(ValueError, match="no option 'learning_rate'; the options are lr, alpha"):
+        RMSProp([{"params": p, "learning_rate": 0.1}])
+    with pytest.raises(ValueError, match="called 'a.b' in state"):
+        RMSProp({"a": {"b": p}, "a.b": q})
+    opt = RMSProp([{"params": {"w": p}, "name": "head"}])
+    for bad, error, message in [
+        ({"params": {"w": p}}, ValueError, "share memory"),
+        ({"params": {"w": q}, "name": "head"}, ValueError, "'head.w' in state"),
+        ({"params": q, "lr": -1}, ValueError, "lr must be"),
+        ({"weights": q}, TypeError, "dict with the key 'params'"),
+        (q, TypeError, "dict with the key 'params'"),
+    ]:
+        with pytest.raises(error, match=message):
+            opt.add_param_group(bad)  # type: ignore[arg-type]
+        assert len(opt.param_groups) == 1
+        opt.step([{"w": np.ones(3)}])
+    opt.add_param_group({"params": q})
+    for grads, message in [
+        ({"w": p}, "grads is a dict; with parameter groups it is a list of one item per group"),
+        ([{"w": p.copy()}], "grads has 1 items; there are 2 parameter groups"),
+        ([{"w": np.ones(3)}, np.ones(3)], r"grads\[1\] has shape \(3,\), but params\[1\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            opt.step(grads)
+
+
+def test_rmsprop_step_misuse() -> None:
+    def refused(message: str, error: type[Exception] = ValueError, **changes: Any) -> None:
+        arrays: dict[str, Any] = {
+            k: np.ones((2, 3)) for k in ("param", "grad", "square_avg", "momentum_buffer")
+        }
+        arrays |= changes
+        before = {k: np.array(v) for k, v in arrays.items()}
+        with pytest.raises(error, match=message):
+            rmsprop_step(**arrays, lr=0.1, alpha=0.9, eps=1e-8, momentum=0.9)
+        assert all(np.array_equal(before[k], v) for k, v in arrays.items())
+
+    shared = np.ones((2, 3))
+    refused("param and square_avg share memory", param=shared, square_avg=shared)
+    refused("grad shares memory with momentum_buffer", grad=shared, momentum_buffer=shared)
+    refused("square_avg has dtype float32", TypeError, square_avg=np.ones((2, 3), np.float32))
+    refused("square_avg is read-only", square_avg=read_only(shared))
+    refused("square_avg and param have their .* different orders", square_avg=np.ones((3, 2)).T)
+    refused("momentum > 0 needs momentum_buffer", momentum_buffer=None)
+    refused("grad has shape", grad=np.ones((3, 2)))
+    with pytest.raises(ValueError, match="centered=True needs grad_avg"):
+        rmsprop_step(
+            shared, np.ones((2, 3)), np.ones((2, 3)), lr=0.1, alpha=0.9, eps=1e-8, centered=True
+        )

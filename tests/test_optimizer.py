@@ -1,0 +1,350 @@
+"""What `RMSProp` does around the step: structures, groups, state, options, resuming, copies."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import tempfile
+from multiprocessing import shared_memory
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fused_rmsprop import ParamGroup, RMSProp, rmsprop_step
+from reference import rmsprop, same_bits
+
+Array = NDArray[Any]
+RNG = np.random.default_rng(11)
+
+
+def draw(*shape: int, dtype: type[Any] = np.float32) -> Array:
+    return np.asarray(RNG.standard_normal(shape), dtype)
+
+
+def test_the_defaults_are_torchs() -> None:
+    group = RMSProp(np.ones(2)).param_groups[0]
+    assert {k: v for k, v in group.items() if k != "params"} == {
+        "lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0,
+        "centered": False, "nesterov": False, "maximize": False,
+    }  # fmt: skip
+    positional = RMSProp(np.ones(2), 0.1, 0.9, 1e-6, 0.02, 0.5, True)
+    assert positional.param_groups[0].options() == {
+        "lr": 0.1, "alpha": 0.9, "eps": 1e-6, "weight_decay": 0.02, "momentum": 0.5,
+        "centered": True, "nesterov": False, "maximize": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("params", "names"),
+    [
+        (draw(3), ["param"]),
+        ([draw(3), draw(2)], ["0", "1"]),
+        ((draw(3), [draw(2), {"x": draw(1)}]), ["0", "1.0", "1.1.x"]),
+        ({"l": {"W": draw(2, 2), "b": draw(2)}, 7: draw(1)}, ["l.W", "l.b", "7"]),
+        ({"a": None, "b": draw(2), "c": []}, ["b"]),
+        ([{"params": [draw(2)]}, {"params": {"W": draw(2)}, "name": "head"}], ["0.0", "head.W"]),
+    ],
+)
+def test_structures_and_names(params: Any, names: list[str]) -> None:
+    opt = RMSProp(params)
+    assert sorted(opt.state) == sorted(names)
+
+
+def test_params_are_updated_where_they_lie() -> None:
+    weights = draw(4, 3)
+    start = weights.copy()
+    g = draw(4, 3)
+    RMSProp({"W": weights}, lr=0.1).step({"W": g})
+    state = {"square_avg": np.zeros_like(start)}
+    expected, _ = rmsprop(start, g, state, lr=0.1, alpha=0.99, eps=1e-8)
+    assert same_bits(weights, expected)
+
+
+def test_memmap_and_shared_memory() -> None:
+    g = draw(100)
+    expected = np.ones(100, np.float32)
+    RMSProp(expected).step(g)
+    with tempfile.NamedTemporaryFile() as file:
+        mapped = np.memmap(file.name, np.float32, "w+", shape=100)
+        mapped[:] = 1
+        RMSProp(mapped).step(g)
+        mapped.flush()
+        assert same_bits(np.fromfile(file.name, np.float32), expected)
+    block = shared_memory.SharedMemory(create=True, size=400)
+    try:
+        shared = np.ndarray(100, np.float32, block.buf)
+        shared[:] = 1
+        RMSProp(shared).step(g)
+        assert np.array_equal(shared, expected)
+        del shared
+    finally:
+        block.close()
+        block.unlink()
+
+
+def test_none_leaves_are_left_alone() -> None:
+    params = [draw(50_000), draw(4), draw(50_000), draw(3)]
+    opt = RMSProp(params, momentum=0.5, threads=2)
+    opt.step([np.ones_like(p) for p in params])
+    before = [p.copy() for p in params]
+    state_before = {k: {n: a.copy() for n, a in s.items()} for k, s in opt.state.items()}
+    for frozen in ([0], [1], [3], [0, 3], [1, 2], [0, 1, 2, 3]):
+        opt.step([None if i in frozen else np.ones_like(p) for i, p in enumerate(params)])
+        for i in frozen:
+            assert same_bits(params[i], before[i])
+            assert all(same_bits(a, opt.state[str(i)][n]) for n, a in state_before[str(i)].items())
+        before = [p.copy() for p in params]
+        state_before = {k: {n: a.copy() for n, a in s.items()} for k, s in opt.state.items()}
+    assert [int(opt.state[str(i)]["step"]) for i in range(4)] == [4, 4, 5, 4]
+    nested = RMSProp({"a": [draw(2), draw(2)], "b": draw(1)})
+    nested.step({"a": None, "b": np.ones(1, np.float32)})
+    assert [int(s["step"]) for s in (nested.state["a.0"], nested.state["b"])] == [0, 1]
+
+
+def test_bound_gradients() -> None:
+    params, grads = {"W": draw(4), "b": draw(2)}, {"W": draw(4), "b": draw(2)}
+    other = {k: v.copy() for k, v in params.items()}
+    opt, plain = RMSProp(params, grads=grads), RMSProp(other)
+    for _ in range(3):
+        grads["W"] *= 0.5  # in place: the arrays are bound, not their values
+        opt.step()
+        plain.step(grads)
+    opt.step(grads)
+    plain.step(grads)
+    assert all(same_bits(params[k], other[k]) for k in params)
+    opt.bind_grads(None)
+    with pytest.raises(ValueError, match="no gradients"):
+        opt.step()
+
+
+def test_gradients_in_another_order_or_strided() -> None:
+    p, g = np.asfortranarray(draw(5, 6)), draw(5, 6)
+    twin = p.copy(order="K")
+    opt, other = RMSProp(p), RMSProp(twin)
+    for layout in (np.ascontiguousarray(g), np.repeat(g, 2, axis=1)[:, ::2], g[::-1][::-1]):
+        opt.step(layout)
+        other.step(np.asfortranarray(g))
+        assert same_bits(p, twin)
+
+
+def test_groups_have_their_own_options() -> None:
+    a, b, c = draw(4), draw(3), draw(2)
+    start = [x.copy() for x in (a, b, c)]
+    opt = RMSProp([{"params": a, "lr": 0.5}, {"params": [b], "momentum": 0.9}], lr=0.1)
+    opt.add_param_group({"params": {"c": c}, "alpha": 0.5})
+    grads = [np.ones(4, np.float32), [np.ones(3, np.float32)], {"c": np.ones(2, np.float32)}]
+    opt.step(grads)
+    for x, x0, options in zip(
+        (a, b, c), start, ({"lr": 0.5}, {"momentum": 0.9}, {"alpha": 0.5}), strict=True
+    ):
+        zeros = {k: np.zeros_like(x) for k in ("square_avg", "momentum_buffer")}
+        every: dict[str, Any] = {"lr": 0.1, "alpha": 0.99, "eps": 1e-8} | options
+        assert same_bits(x, rmsprop(x0, np.ones_like(x), zeros, **every)[0])
+    assert set(opt.state) == {"0", "1.0", "2.c"}
+    with pytest.raises(ValueError, match="groups differ in lr"):
+        _ = opt.lr
+    opt.lr = 0.25
+    assert opt.lr == 0.25
+    assert [group["lr"] for group in opt.param_groups] == [0.25] * 3
+
+
+def test_lr_is_set_for_all_groups_or_for_none() -> None:
+    opt = RMSProp([{"params": draw(2, dtype=np.float64)}, {"params": draw(2)}])
+    with pytest.raises(ValueError, match="overflows in float32"):
+        opt.lr = 1e100
+    assert opt.lr == 1e-2
+
+
+def test_a_param_group_is_a_mapping() -> None:
+    group = RMSProp({"W": draw(2)}, lr=0.5).param_groups[0]
+    assert isinstance(group, ParamGroup)
+    assert group["lr"] == 0.5
+    assert set(group) == {"params", *RMSProp(np.ones(1)).defaults}
+    assert len(group) == len(list(group))
+    group["lr"] = np.float32(0.25)
+    assert group["lr"] == 0.25
+    with pytest.raises(ValueError, match="no option 'lrr'"):
+        group["lrr"] = 1
+    with pytest.raises(ValueError, match="cannot be replaced"):
+        group["params"] = []
+    with pytest.raises(TypeError, match="cannot be removed"):
+        del group["lr"]
+
+
+def test_options_changed_in_mid_run() -> None:
+    p = draw(20)
+    options: dict[str, Any] = {"lr": 0.01, "alpha": 0.9, "eps": 1e-8}
+    expected = p.copy()
+    state = {k: np.zeros_like(p) for k in ("square_avg", "momentum_buffer", "grad_avg")}
+    opt = RMSProp(p, **options)
+    for change in (
+        {}, {"momentum": 0.9}, {"centered": True}, {"nesterov": True}, {"lr": 0.001},
+        {"centered": False}, {"momentum": 0.0, "nesterov": False}, {"momentum": 0.5},
+    ):  # fmt: skip
+        if options.get("centered") and change.get("centered") is False:
+            # The variance becomes the mean of squares again, about an average of zero.
+            state["square_avg"] = state["square_avg"] + state["grad_avg"] * state["grad_avg"]
+            state["grad_avg"] = np.zeros_like(p)
+        options |= change
+        opt.param_groups[0].update(change)
+        for _ in range(2):
+            g = draw(20)
+            expected, state = rmsprop(expected, g, state, **options)
+            opt.step(g)
+            assert same_bits(p, expected)
+
+
+def test_state_is_visible() -> None:
+    opt = RMSProp({"W": np.asfortranarray(draw(4, 5))}, momentum=0.9, centered=True)
+    state = opt.state["W"]
+    assert set(state) == {"step", "variance", "momentum_buffer", "grad_avg"}
+    kept = state["variance"]
+    opt.step({"W": np.asfortranarray(draw(4, 5))})
+    assert opt.state["W"]["variance"] is kept
+    assert kept.any()
+    assert kept.flags.f_contiguous
+    assert state["step"].dtype == np.int64
+    assert int(state["step"]) == 1
+    with pytest.raises(TypeError):
+        opt.state["W"]["variance"] = kept  # type: ignore[index]
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_resuming_is_bit_identical(momentum: float, centered: bool) -> None:
+    grads = [{"W": draw(300), "x": [draw(2, 3)]} for _ in range(20)]
+    start: dict[str, Any] = {"W": draw(300), "x": [np.asfortranarray(draw(2, 3))]}
+    straight = copy.deepcopy(start)
+    opt = RMSProp(straight, lr=0.02, momentum=momentum, centered=centered)
+    for g in grads[:10]:
+        opt.step(g)
+    saved = pickle.dumps((opt.state_dict(), straight))
+    for g in grads[10:]:
+        opt.step(g)
+
+    state, params = pickle.loads(saved)
+    resumed = RMSProp(params)  # the options come from the state
+    resumed.load_state_dict(state)
+    for g in grads[10:]:
+        resumed.step(g)
+    assert same_bits(params["W"], straight["W"])
+    assert same_bits(params["x"][0], straight["x"][0])
+    for name in opt.state:
+        for key, array in opt.state[name].items():
+            assert same_bits(resumed.state[name][key], array)
+
+
+def test_a_state_dict_is_a_snapshot() -> None:
+    opt = RMSProp({"W": draw(4)})
+    saved = opt.state_dict()
+    opt.step({"W": draw(4)})
+    assert not saved["state"]["W"]["square_avg"].any()
+    assert int(saved["state"]["W"]["step"]) == 0
+    assert saved["param_groups"][0]["params"] == ["W"]
+
+
+def test_a_state_dict_that_does_not_fit() -> None:
+    opt = RMSProp({"W": draw(4), "b": draw(2)}, momentum=0.9)
+    opt.step({"W": draw(4), "b": draw(2)})
+
+    def refused(message: str, change: Any, error: type[Exception] = ValueError) -> None:
+        saved = opt.state_dict()
+        before = copy.deepcopy(saved)
+        change(saved)
+        with pytest.raises(error, match=message):
+            opt.load_state_dict(saved)
+        after = opt.state_dict()
+        assert after["param_groups"] == before["param_groups"]
+        for name, state in before["state"].items():
+            assert all(same_bits(state[k], after["state"][name][k]) for k in state)
+
+    refused("not a state_dict", lambda s: s.pop("state"))
+    refused("not a state_dict", lambda s: s.update(param_groups=3))
+    refused(
+        r"\['W'\]\], these are \[\['W', 'b'\]\]",
+        lambda s: s["param_groups"][0].update(params=["W"]),
+    )
+    refused(r"state\['b'\] is missing", lambda s: s["state"].pop("b"))
+    refused(r"state\['b'\]\['momentum_buffer'\] is missing",
+            lambda s: s["state"]["b"].pop("momentum_buffer"))  # fmt: skip
+    refused("lacks alpha", lambda s: s["param_groups"][0].pop("alpha"))
+    refused("alpha must be", lambda s: s["param_groups"][0].update(alpha=2))
+    refused("no option 'beta'", lambda s: s["param_groups"][0].update(beta=2))
+    refused("float64 of shape", lambda s: s["state"]["b"].update(square_avg=np.ones(2)))
+    refused("not an array", lambda s: s["state"]["b"].update(square_avg=[1, 2]))
+
+    def two(saved: Any) -> None:
+        saved["state"]["W"]["square_avg"] = np.ones(5, np.float32)
+        saved["state"]["b"]["step"] = 0.5
+
+    refused(r"(?s)'W'.*shape \(5,\).*'b'.*not an integer", two)
+
+
+def test_copies() -> None:
+    params = {"W": draw(30), "F": np.asfortranarray(draw(3, 4))}
+    grads = {"W": draw(30), "F": np.asfortranarray(draw(3, 4))}
+    opt = RMSProp(params, momentum=0.9, centered=True, grads=grads, threads=1, lr=0.3)
+    opt.step()
+    for twin in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        assert repr(twin) == repr(opt)
+        twin_params = twin.param_groups[0]["params"]
+        assert not np.shares_memory(twin_params["W"], params["W"])
+        assert all(same_bits(twin_params[k], params[k]) for k in params)
+        twin.step()
+    model, twin = copy.deepcopy((params, opt))
+    assert twin.param_groups[0]["params"]["W"] is model["W"]
+    opt.step()
+    twin.step()
+    assert all(same_bits(model[k], params[k]) for k in params)
+    grouped = RMSProp([{"params": draw(2), "lr": 0.5, "name": "a"}, {"params": draw(3)}])
+    assert repr(copy.deepcopy(grouped)) == repr(grouped)
+    assert list(copy.deepcopy(grouped).state) == list(grouped.state)
+
+
+def test_repr() -> None:
+    opt = RMSProp({"W": np.ones((30, 50), np.float32), "b": np.ones(50, np.float32)}, lr=0.5)
+    assert repr(opt) == (
+        "RMSProp(lr=0.5, alpha=0.99, eps=1e-08, weight_decay=0.0, momentum=0.0, centered=False, "
+        "nesterov=False, maximize=False; 2 arrays, 1,550 elements; "
+        "flush_denormals=True, threads=None)"
+    )
+    opt.add_param_group({"params": np.ones(3), "name": "head"})
+    assert "\n  'head': lr=0.5" in repr(opt)
+
+
+def test_threads_and_flush_denormals_can_be_changed() -> None:
+    opt = RMSProp(draw(3), threads=2)
+    assert opt.threads == 2
+    opt.threads = None
+    assert opt.threads is None
+    opt.flush_denormals = False
+    opt.param_groups[0]["eps"] = 1e-40
+    with pytest.raises(ValueError, match="subnormal"):
+        opt.flush_denormals = True
+    assert opt.flush_denormals is False
+
+
+def test_a_denormal_is_zero_or_is_not() -> None:
+    tiny = np.full(100, 1e-40, np.float32)
+    for flush in (True, False):
+        p = np.zeros(100, np.float32)
+        RMSProp(p, eps=1e-8, lr=1.0, flush_denormals=flush).step(tiny)
+        assert p.any() != flush
+
+
+@pytest.mark.parametrize("threads", [1, 2, None])
+def test_rmsprop_step_is_the_same_update(threads: int | None) -> None:
+    options: dict[str, Any] = {"lr": 0.1, "alpha": 0.9, "eps": 1e-8, "momentum": 0.9}
+    options["centered"] = True
+    p = np.asfortranarray(draw(300, 200))
+    q = p.copy(order="K")
+    state = {k: np.zeros_like(p) for k in ("square_avg", "momentum_buffer", "grad_avg")}
+    opt = RMSProp(q, **options)
+    for _ in range(3):
+        g = draw(300, 200)
+        rmsprop_step(p, g, **(state | options), threads=threads)
+        opt.step(g)
+    assert same_bits(p, q)
+    assert same_bits(state["square_avg"], opt.state["param"]["variance"])
