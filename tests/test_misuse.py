@@ -186,12 +186,42 @@ def test_parameter_that_became_read_only() -> None:
     assert bytes_of(opt, params) == before
 
 
-def test_parameter_that_was_resized() -> None:
-    p = np.ones(4)
+@pytest.mark.parametrize("size", [2, 400_000])
+def test_parameter_that_was_resized(size: int) -> None:
+    p = np.ones(400)
     opt = RMSProp(p)
-    p.resize(400_000, refcheck=False)
-    with pytest.raises(ValueError, match="shape|resized"):
-        opt.step(np.ones(4))
+    p.resize(size, refcheck=False)
+    with pytest.raises(ValueError, match="param.* has been resized"):
+        opt.step(np.ones(size))
+
+
+def test_parameter_that_was_reshaped_or_given_another_dtype() -> None:
+    p = np.ones((4, 6), np.float32)
+    opt = RMSProp(p)
+    p.shape = (6, 4)
+    with pytest.raises(ValueError, match="reshaped"):
+        opt.step(np.ones((6, 4), np.float32))
+    p.shape = (4, 6)
+    opt.step(np.ones((4, 6), np.float32))
+    p.dtype = np.float64  # type: ignore[misc,assignment]
+    with pytest.raises(ValueError, match="another dtype"):
+        opt.step(np.ones((4, 3)))
+
+
+class Tricky(np.ndarray[Any, Any]):
+    """A subclass that does nothing when asked to copy."""
+
+    def __array_function__(self, *args: Any, **kwargs: Any) -> Any:
+        return None
+
+
+def test_a_subclass_cannot_defeat_the_ordering_of_gradients() -> None:
+    p, g = np.zeros((3, 4)), np.asfortranarray(np.ones((3, 4)))
+    RMSProp(p.view(Tricky)).step(g.view(Tricky))
+    q = np.zeros((3, 4))
+    RMSProp(q).step(g)
+    assert np.array_equal(p, q)
+    assert q.all()
 
 
 def test_nothing_to_step_on() -> None:
@@ -217,6 +247,9 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"momentum": 1.0}, ValueError, "momentum must be >= 0 and < 1"),
     ({"momentum": np.nan}, ValueError, "momentum must be >= 0 and < 1"),
     ({"nesterov": True}, ValueError, "nesterov needs momentum > 0"),
+    ({"lr": 1j}, TypeError, "lr must be a number, got 1j"),
+    ({"lr": np.complex128(1)}, TypeError, "lr must be a number"),
+    ({"lr": 10**400}, ValueError, "lr is too large"),
     ({"centered": 1}, TypeError, "centered must be True or False, got 1"),
 ]
 
@@ -251,8 +284,8 @@ def test_bounds_of_float64_are_its_own() -> None:
 
 def test_other_arguments() -> None:
     p = np.ones(3)
-    for threads in (0, -1, 1.5, True, "2"):
-        with pytest.raises(ValueError, match="threads must be an int >= 1"):
+    for threads in (0, -1, 1.5, True, "2", 10**12):
+        with pytest.raises(ValueError, match="threads must be an int from 1 to 1024"):
             RMSProp(p, threads=threads)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="flush_denormals must be True or False"):
         RMSProp(p, flush_denormals=None)  # type: ignore[arg-type]

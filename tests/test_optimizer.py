@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fused_rmsprop import ParamGroup, RMSProp, rmsprop_step
+from fused_rmsprop import RMSProp, rmsprop_step
+from fused_rmsprop.param_group import ParamGroup
 from reference import rmsprop, same_bits
 
 Array = NDArray[Any]
@@ -201,14 +202,20 @@ def test_state_is_visible() -> None:
     state = opt.state["W"]
     assert set(state) == {"step", "variance", "momentum_buffer", "grad_avg"}
     kept = state["variance"]
+    kept.flags.writeable = False  # that of a view: the memory is the optimizer's
+    with pytest.raises(ValueError, match="resize"):
+        kept.resize(3, refcheck=False)
     opt.step({"W": np.asfortranarray(draw(4, 5))})
-    assert opt.state["W"]["variance"] is kept
+    assert np.shares_memory(opt.state["W"]["variance"], kept)
     assert kept.any()
     assert kept.flags.f_contiguous
     assert state["step"].dtype == np.int64
     assert int(state["step"]) == 1
     with pytest.raises(TypeError):
         opt.state["W"]["variance"] = kept  # type: ignore[index]
+    assert list(RMSProp([{"params": [draw(1), draw(1)]}, {"params": draw(1)}]).state) == [
+        "0.0", "0.1", "1",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("centered", [False, True])
@@ -273,13 +280,16 @@ def test_a_state_dict_that_does_not_fit() -> None:
     refused("alpha must be", lambda s: s["param_groups"][0].update(alpha=2))
     refused("no option 'beta'", lambda s: s["param_groups"][0].update(beta=2))
     refused("float64 of shape", lambda s: s["state"]["b"].update(square_avg=np.ones(2)))
+    refused("not a state_dict", lambda s: s.update(state=3))
+    for bad in (np.array([1, 2]), -1, np.uint64(2**64 - 1), 0.0):
+        refused("not a number of steps", lambda s, bad=bad: s["state"]["b"].update(step=bad))
     refused("not an array", lambda s: s["state"]["b"].update(square_avg=[1, 2]))
 
     def two(saved: Any) -> None:
         saved["state"]["W"]["square_avg"] = np.ones(5, np.float32)
         saved["state"]["b"]["step"] = 0.5
 
-    refused(r"(?s)'W'.*shape \(5,\).*'b'.*not an integer", two)
+    refused(r"(?s)'W'.*shape \(5,\).*'b'.*not a number of steps", two)
 
 
 def test_copies() -> None:
@@ -301,6 +311,73 @@ def test_copies() -> None:
     grouped = RMSProp([{"params": draw(2), "lr": 0.5, "name": "a"}, {"params": draw(3)}])
     assert repr(copy.deepcopy(grouped)) == repr(grouped)
     assert list(copy.deepcopy(grouped).state) == list(grouped.state)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RMSProp(np.ones(3, np.float32), eps=1e-40, flush_denormals=False),
+        lambda: RMSProp([{"params": np.ones(3), "momentum": 0.9}], nesterov=True),
+        lambda: RMSProp(
+            [{"params": np.ones(3, np.float32), "eps": 1e-8}, {"params": np.ones(3)}], eps=1e-300
+        ),
+    ],
+)
+def test_copies_of_optimizers_whose_parts_need_each_other(make: Any) -> None:
+    opt = make()
+    assert repr(copy.deepcopy(opt)) == repr(opt)
+    assert repr(pickle.loads(pickle.dumps(opt))) == repr(opt)
+
+
+def test_copies_after_the_users_containers_changed() -> None:
+    params = {"W": np.ones(3)}
+    opt = RMSProp(params, grads={"W": np.ones(3)})
+    trained = params["W"]
+    params["W"] = np.zeros(3)
+    params["b"] = np.zeros(2)
+    assert opt.param_groups[0]["params"]["W"] is trained
+    twin = copy.deepcopy(opt)
+    opt.step()
+    twin.step()
+    assert same_bits(twin.param_groups[0]["params"]["W"], trained)
+    opt.add_param_group({"params": np.ones(2)})
+    with pytest.raises(ValueError, match="no gradients"):
+        opt.step()
+    twin = pickle.loads(pickle.dumps(opt))
+    twin.step([{"W": np.ones(3)}, np.ones(2)])
+
+
+def test_attributes_of_subclasses_are_copied() -> None:
+    opt = Scheduled(np.ones(2))
+    opt.epochs = 7
+    assert pickle.loads(pickle.dumps(opt)).epochs == 7
+
+
+class Scheduled(RMSProp):
+    """An optimizer with an attribute of its own."""
+
+    epochs: int
+
+
+def test_options_are_not_attributes() -> None:
+    opt = RMSProp(np.ones(2))
+    with pytest.raises(AttributeError, match=r"param_groups\[0\]\['momentum'\] = 0.9"):
+        opt.momentum = 0.9
+
+
+def test_turning_centered_off_is_all_or_nothing() -> None:
+    params = [np.zeros(2, np.float32), np.zeros(2, np.float32)]
+    opt = RMSProp(params, centered=True)
+    opt.step([np.ones(2, np.float32), np.full(2, 1e-25, np.float32)])
+    with np.errstate(all="raise"):  # NumPy's setting is not ours to heed
+        opt.param_groups[0]["centered"] = False
+    assert set(opt.state["0"]) == {"step", "square_avg"}
+
+
+def test_a_state_dict_fits_by_name() -> None:
+    a, b = draw(2), draw(3)
+    saved = RMSProp({"a": a, "b": b}).state_dict()
+    RMSProp({"b": b, "a": a}).load_state_dict(saved)
 
 
 def test_repr() -> None:
@@ -332,6 +409,28 @@ def test_a_denormal_is_zero_or_is_not() -> None:
         p = np.zeros(100, np.float32)
         RMSProp(p, eps=1e-8, lr=1.0, flush_denormals=flush).step(tiny)
         assert p.any() != flush
+
+
+def test_guard_bytes_around_params_and_state() -> None:
+    options: dict[str, Any] = {"lr": 0.1, "alpha": 0.9, "eps": 1e-8, "momentum": 0.9}
+    options["centered"] = True
+    names = ("param", "grad", "square_avg", "momentum_buffer", "grad_avg")
+    for dtype in (np.float32, np.float64):
+        for size in (*range(70), 1023, 1024, 1025, 50_001):
+            buffers = {k: np.full(size + 40, 9, dtype) for k in names}
+            start = {k: 16 + (5 * i + size) % 16 for i, k in enumerate(names)}
+            arrays = {k: b[start[k] : start[k] + size] for k, b in buffers.items()}
+            for k, array in arrays.items():
+                array[...] = draw(size) if k in ("param", "grad") else abs(draw(size))
+            before = {k: a.copy() for k, a in arrays.items()}
+            state = {k: before[k] for k in names[2:]}
+            expected, state = rmsprop(before["param"], before["grad"], state, **options)
+            rmsprop_step(**(arrays | options), threads=2)
+            assert same_bits(arrays["param"], expected)
+            assert all(same_bits(arrays[k], state[k]) for k in state)
+            for k, buffer in buffers.items():
+                assert (buffer[: start[k]] == 9).all()
+                assert (buffer[start[k] + size :] == 9).all()
 
 
 @pytest.mark.parametrize("threads", [1, 2, None])

@@ -19,9 +19,11 @@ std::string shape_of(const py::array &array) { return text(array.attr("shape"));
 /// `value` as an array, or a TypeError that says what to pass instead.
 py::array as_array(py::handle value, const std::string &what) {
     if (!py::isinstance<py::array>(value)) {
-        const std::string hint = py::hasattr(value, "__array__") || py::hasattr(value, "numpy")
-                                     ? "; a CPU tensor shares its memory as tensor.numpy()"
-                                     : "; pass a float32 or float64 numpy.ndarray";
+        const auto is = [&](const char *attribute) { return py::hasattr(value, attribute); };
+        const std::string hint =
+            is("dtype") && is("item") && !is("detach") ? "; wrap a NumPy scalar: np.asarray(value)"
+            : is("numpy") ? "; a CPU tensor shares its memory as tensor.numpy()"
+                          : "; pass a float32 or float64 numpy.ndarray";
         throw py::type_error(what + " is a " + type_name(value) + ", not a NumPy array" + hint);
     }
     if (py::hasattr(value, "mask"))
@@ -123,15 +125,40 @@ void check_state(py::handle value, const std::string &what, const py::array &par
 
 void *data_of(const py::object &array) { return py::detail::array_proxy(array.ptr())->data; }
 
+Fingerprint::Fingerprint(const py::array &array)
+    : data_(array.data()), descr_(py::detail::array_proxy(array.ptr())->descr),
+      layout_(array.shape(), array.shape() + array.ndim()) {
+    layout_.insert(layout_.end(), array.strides(), array.strides() + array.ndim());
+}
+
+bool Fingerprint::matches(const py::array &array) const {
+    const auto *now = py::detail::array_proxy(array.ptr());
+    const auto axes = static_cast<std::size_t>(now->nd);
+    return now->data == data_ && now->descr == descr_ && 2 * axes == layout_.size() &&
+           std::equal(now->dimensions, now->dimensions + axes, layout_.begin()) &&
+           std::equal(now->strides, now->strides + axes, layout_.end() - now->nd);
+}
+
 const void *data_in_order_of(const py::array &param, const py::object &value, py::object &buffer) {
     if (same_order(py::reinterpret_borrow<py::array>(value), param))
         return data_of(value);
+    auto &api = py::detail::npy_api::get();
+    const auto plain = [&](const py::object &array) { // a subclass may redefine what copying is
+        if (reinterpret_cast<PyTypeObject *>(Py_TYPE(array.ptr())) == api.PyArray_Type_)
+            return array;
+        PyObject *view = api.PyArray_View_(array.ptr(), nullptr,
+                                           reinterpret_cast<PyObject *>(api.PyArray_Type_));
+        if (view == nullptr)
+            throw py::error_already_set();
+        return py::reinterpret_steal<py::object>(view);
+    };
+    const auto numpy = [](const char *name) { return py::module_::import("numpy").attr(name); };
     if (!buffer)
-        buffer = py::module_::import("numpy").attr("empty_like")(param);
+        buffer = numpy("empty_like")(plain(param));
     // Looked up once, so that a step makes no new objects.
     PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> copyto;
-    copyto.call_once_and_store_result([] { return py::module_::import("numpy").attr("copyto"); });
-    copyto.get_stored()(buffer, value);
+    copyto.call_once_and_store_result([&] { return numpy("copyto"); });
+    copyto.get_stored()(buffer, plain(value));
     return data_of(buffer);
 }
 
@@ -150,8 +177,8 @@ Extent extent_of(const py::array &array, const std::string &what) {
 
 WrittenMemory::WrittenMemory(std::vector<Extent> extents) : sorted_(std::move(extents)) {
     std::erase_if(sorted_, [](const Extent &e) { return e.begin == e.end; });
-    std::sort(sorted_.begin(), sorted_.end(),
-              [](const Extent &a, const Extent &b) { return a.begin < b.begin; });
+    std::stable_sort(sorted_.begin(), sorted_.end(),
+                     [](const Extent &a, const Extent &b) { return a.begin < b.begin; });
     for (std::size_t i = 1; i < sorted_.size(); ++i)
         if (sorted_[i].begin < sorted_[i - 1].end)
             throw py::value_error(*sorted_[i - 1].what + " and " + *sorted_[i].what +

@@ -32,6 +32,18 @@ bool same_order(const py::array &a, const py::array &b);
 void check_state(py::handle value, const std::string &what, const py::array &param,
                  const std::string &param_what);
 
+/// What a pointer taken from an array depends on: whether it is still as it was.
+class Fingerprint {
+public:
+    explicit Fingerprint(const py::array &array);
+    bool matches(const py::array &array) const;
+
+private:
+    const void *data_;
+    const void *descr_;
+    std::vector<py::ssize_t> layout_; ///< shape, then strides
+};
+
 /// Where an array's elements begin.
 void *data_of(const py::object &array);
 

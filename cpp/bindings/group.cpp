@@ -14,14 +14,12 @@ Group::Group(const py::object &nest, const std::string &root, const std::string 
     parameters_.reserve(leaves.size());
     for (const Tree::Leaf &leaf : leaves) {
         const std::string what = root + leaf.path;
-        const std::string state = "state['" + leaf.name + "']";
+        const py::array array = updatable_array(leaf.value, what);
         parameters_.push_back({.what = what,
                                .path = leaf.path,
                                .name = leaf.name,
-                               .array = updatable_array(leaf.value, what),
-                               .square_avg_what = state + "['square_avg']",
-                               .momentum_buffer_what = state + "['momentum_buffer']",
-                               .grad_avg_what = state + "['grad_avg']"});
+                               .array = array,
+                               .as_given = Fingerprint(array)});
     }
 }
 
@@ -67,15 +65,18 @@ void Group::configure(const Options &options, const py::list &square_avg,
     std::vector<Parameter> changed = parameters_;
     for (std::size_t i = 0; i < changed.size(); ++i) {
         Parameter &p = changed[i];
-        const auto take = [&](const py::list &list, const std::string &what) -> py::object {
+        const auto take = [&](const py::list &list, const char *key,
+                              std::string &what) -> py::object {
+            what = "state['" + p.name + "']['" + key + "']";
             if (py::len(list) == 0)
                 return py::none();
             check_state(list[i], what, p.array, p.what);
             return list[i];
         };
-        p.square_avg = take(square, p.square_avg_what);
-        p.momentum_buffer = take(momentum, p.momentum_buffer_what);
-        p.grad_avg = take(average, p.grad_avg_what);
+        p.square_avg =
+            take(square, options.centered ? "variance" : "square_avg", p.square_avg_what);
+        p.momentum_buffer = take(momentum, "momentum_buffer", p.momentum_buffer_what);
+        p.grad_avg = take(average, "grad_avg", p.grad_avg_what);
     }
     parameters_ = std::move(changed);
     options_ = options;

@@ -16,9 +16,10 @@ struct Parameter {
     std::string path; ///< the part of it behind the root: ['layer1']['W']
     std::string name; ///< as users look it up: layer1.W
     py::array array;
+    Fingerprint as_given; ///< of the array, at construction
     py::object square_avg = py::none(), momentum_buffer = py::none(), grad_avg = py::none();
     /// What errors call those: the same with the name of the state behind it.
-    std::string square_avg_what, momentum_buffer_what, grad_avg_what;
+    std::string square_avg_what = {}, momentum_buffer_what = {}, grad_avg_what = {};
 };
 
 class Group {
@@ -33,6 +34,9 @@ public:
 
     /// Throws std::invalid_argument unless the options suit all arrays of the group.
     void validate(const Options &options, bool flush_denormals) const;
+
+    /// Takes options that were validated and need no state that is not there.
+    void set_options(const Options &options) { options_ = options; }
 
     /// Takes options and state together; on an error nothing has changed. A state is a list with
     /// one array per parameter, or None where the options do not need it.

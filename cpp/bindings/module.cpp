@@ -70,11 +70,14 @@ PYBIND11_MODULE(_core, m) {
         .def_property_readonly("arrays", &Group::arrays)
         .def_property_readonly("steps", &Group::steps)
         .def("validate", &Group::validate, py::arg("options"), py::arg("flush_denormals"))
+        .def("set_options", &Group::set_options, py::arg("options"))
         .def("configure", &Group::configure, py::arg("options"), py::arg("square_avg"),
              py::arg("momentum_buffer"), py::arg("grad_avg"));
 
     py::class_<Stepper>(m, "Stepper", py::is_final())
         .def(py::init<>())
+        .def("acquire", &Stepper::acquire)
+        .def("release", &Stepper::release)
         .def("add", &Stepper::add, py::arg("groups"), py::arg("grouped"))
         .def("bind", &Stepper::bind, py::arg("grads"))
         .def("step", &Stepper::step, py::arg("grads") = py::none())

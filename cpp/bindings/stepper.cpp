@@ -1,5 +1,7 @@
 #include "stepper.hpp"
 
+#include <unistd.h>
+
 namespace fused_rmsprop::bindings {
 namespace {
 
@@ -26,16 +28,16 @@ WrittenMemory written_by(const std::vector<std::shared_ptr<Group>> &groups) {
     return WrittenMemory(std::move(extents));
 }
 
-/// Sets a flag, and lowers it at the end of the scope.
-class Busy {
+/// Claims the optimizer to the end of the scope.
+class Claim {
 public:
-    explicit Busy(bool &flag) : flag_(flag) { flag_ = true; }
-    ~Busy() { flag_ = false; }
-    Busy(const Busy &) = delete;
-    Busy &operator=(const Busy &) = delete;
+    explicit Claim(Stepper &stepper) : stepper_(stepper) { stepper_.acquire(); }
+    ~Claim() { stepper_.release(); }
+    Claim(const Claim &) = delete;
+    Claim &operator=(const Claim &) = delete;
 
 private:
-    bool &flag_;
+    Stepper &stepper_;
 };
 
 } // namespace
@@ -44,19 +46,22 @@ std::string Stepper::grad_root(std::size_t group) const {
     return grouped_ ? "grads[" + std::to_string(group) + "]" : "grads";
 }
 
-void Stepper::check_idle() const {
-    if (busy_)
-        throw std::runtime_error("this optimizer is in the middle of a step in another thread");
+void Stepper::acquire() {
+    if (owner_ != 0 && owner_ == getpid())
+        throw std::runtime_error("this optimizer is in the middle of a step, or of a change, in "
+                                 "another thread");
+    owner_ = getpid();
 }
 
 void Stepper::add(const std::vector<std::shared_ptr<Group>> &groups, bool grouped) {
-    check_idle();
+    const Claim claim(*this);
     auto all = groups_;
     all.insert(all.end(), groups.begin(), groups.end());
     written_by(all); // throws if arrays share memory
     groups_ = std::move(all);
     grouped_ = grouped;
     layouts_.clear(); // stale
+    bound_.reset();   // they are not the gradients of all groups any more
 }
 
 void Stepper::refresh() {
@@ -73,7 +78,7 @@ void Stepper::refresh() {
         Group &group = *groups_[g];
         for (std::size_t i = 0; i < group.parameters().size(); ++i) {
             const Parameter &p = group.parameters()[i];
-            slots_.push_back({&group, i, grad_root(g) + p.path, data_of(p.array)});
+            slots_.push_back({&group, i, grad_root(g) + p.path});
             Tensor tensor;
             tensor.dtype = dtype_of(p.array);
             tensor.size = static_cast<std::size_t>(p.array.size());
@@ -90,6 +95,8 @@ void Stepper::refresh() {
 }
 
 void Stepper::flatten(const py::object &grads, std::vector<py::object> &out) const {
+    if (groups_.empty())
+        throw py::value_error("there are no parameter groups");
     if (!grouped_) {
         groups_.front()->tree().flatten(grads, grad_root(0), out);
         return;
@@ -112,9 +119,9 @@ const void *Stepper::gradient(Slot &slot, const py::object &grad) {
     if (!(param->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
         throw py::value_error(p.what + " has become read-only, so it cannot be updated in place; "
                                        "make it writable again: array.flags.writeable = True");
-    if (data_of(p.array) != slot.param_data)
-        throw py::value_error(p.what + " has been resized since the optimizer was made; make a new "
-                                       "optimizer for the new array");
+    if (!p.as_given.matches(p.array))
+        throw py::value_error(p.what + " has been resized, reshaped or given another dtype since "
+                                       "the optimizer was made; make a new optimizer for it");
     check_same_kind(grad, slot.grad_what, p.array, p.what);
 
     const auto array = py::reinterpret_borrow<py::array>(grad);
@@ -132,7 +139,7 @@ void Stepper::take_gradients(const std::vector<py::object> &grads) {
 }
 
 void Stepper::bind(const py::object &grads) {
-    check_idle();
+    const Claim claim(*this);
     if (grads.is_none()) {
         bound_.reset();
         return;
@@ -145,8 +152,7 @@ void Stepper::bind(const py::object &grads) {
 }
 
 void Stepper::step(const py::object &grads) {
-    check_idle();
-    const Busy busy(busy_);
+    const Claim claim(*this);
     refresh();
     if (!grads.is_none()) {
         struct Clear { // gradients are not kept alive behind the step's end
@@ -161,24 +167,22 @@ void Stepper::step(const py::object &grads) {
     if (!bound_)
         throw py::value_error("no gradients: pass them, step(grads), or bind arrays that your "
                               "backward pass fills, RMSProp(params, grads=arrays)");
-    if (bound_->size() != slots_.size())
-        throw py::value_error("a parameter group was added after gradients were bound; bind "
-                              "those of all groups");
     take_gradients(*bound_);
     run();
 }
 
 void Stepper::run() {
-    execution_.tuner = execution_.threads == 0 ? &tuner_ : nullptr;
+    Execution execution = execution_; // which the user may change in another thread meanwhile
+    execution.tuner = execution.threads == 0 ? &tuner_ : nullptr;
     std::size_t bytes = 0;
     for (const Tensor &tensor : tensors_)
         if (tensor.grad != nullptr)
             bytes += tensor.size * (tensor.dtype == DType::float32 ? 4 : 8);
     if (bytes < release_gil_from_bytes) {
-        threads_used_ = fused_rmsprop::step(tensors_, execution_);
+        threads_used_ = fused_rmsprop::step(tensors_, execution);
     } else {
         const py::gil_scoped_release release;
-        threads_used_ = fused_rmsprop::step(tensors_, execution_);
+        threads_used_ = fused_rmsprop::step(tensors_, execution);
     }
     for (std::size_t i = 0; i < slots_.size(); ++i)
         if (tensors_[i].grad != nullptr)

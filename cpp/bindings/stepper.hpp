@@ -13,6 +13,12 @@ namespace fused_rmsprop::bindings {
 
 class Stepper {
 public:
+    /// Claims the optimizer for one thread, or throws if a step or a change is under way in
+    /// another: whoever changes groups or reads their state holds it meanwhile. step() and bind()
+    /// claim it themselves.
+    void acquire();
+    void release() { owner_ = 0; }
+
     /// Adds the groups to those there are. If `grouped`, gradients come as one item per group.
     /// Throws, and adds none, if arrays share memory.
     void add(const std::vector<std::shared_ptr<Group>> &groups, bool grouped);
@@ -37,16 +43,14 @@ private:
     /// One parameter of one group, with what is derived from it.
     struct Slot {
         Group *group;
-        std::size_t index;     ///< in the group
-        std::string grad_what; ///< as errors call its gradient: grads['layer1']['W']
-        const void *param_data;
+        std::size_t index;                  ///< in the group
+        std::string grad_what;              ///< as errors call its gradient: grads['layer1']['W']
         const void *cleared_grad = nullptr; ///< a gradient that is known not to overlap
         py::object ordered_grad = {};       ///< for gradients in another memory order
         const Parameter &parameter() const { return group->parameters()[index]; }
     };
 
     std::string grad_root(std::size_t group) const;
-    void check_idle() const;
     void refresh();
     void flatten(const py::object &grads, std::vector<py::object> &out) const;
     void take_gradients(const std::vector<py::object> &grads);
@@ -55,7 +59,7 @@ private:
 
     std::vector<std::shared_ptr<Group>> groups_;
     bool grouped_ = false;
-    bool busy_ = false;
+    int owner_ = 0; ///< the process that has claimed it: a forked child does not inherit a claim
     std::vector<Slot> slots_;
     std::vector<Tensor> tensors_;        ///< one per slot
     std::vector<std::uint64_t> layouts_; ///< of each group, when slots_ and tensors_ were made

@@ -25,6 +25,9 @@ void update(const Arrays<T> &arrays, const Coefficients<T> &coefficients, std::s
     T *__restrict const grad_avg = arrays.grad_avg;
     const Coefficients<T> c = coefficients;
 
+#if defined(__clang__) // does not heed __restrict here, and gives up where four arrays are written
+#pragma clang loop vectorize(assume_safety)
+#endif
     for (std::size_t i = 0; i < size; ++i) {
         T p = param[i];
         T g = c.grad_scale * grad[i];

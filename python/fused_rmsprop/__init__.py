@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 try:
-    from fused_rmsprop import _core
+    import fused_rmsprop._core as _compiled
 except ModuleNotFoundError as error:
     raise ImportError(
         "the compiled module fused_rmsprop._core is missing; build and install the package "
@@ -13,8 +13,7 @@ except ModuleNotFoundError as error:
 from fused_rmsprop.config import show_config
 from fused_rmsprop.functional import rmsprop_step
 from fused_rmsprop.optimizer import RMSProp
-from fused_rmsprop.param_group import ParamGroup
 
-__all__ = ["ParamGroup", "RMSProp", "__version__", "rmsprop_step", "show_config"]
+__all__ = ["RMSProp", "__version__", "rmsprop_step", "show_config"]
 
-__version__: str = _core.config()["version"]
+__version__: str = _compiled.config()["version"]

@@ -8,8 +8,15 @@ from types import MappingProxyType
 from typing import Any
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import Number, as_flag, as_threads, core_options, parse_options
-from fused_rmsprop.param_group import ParamGroup, State
+from fused_rmsprop.options import (
+    OPTIONS,
+    Number,
+    as_flag,
+    as_threads,
+    core_options,
+    parse_options,
+)
+from fused_rmsprop.param_group import ParamGroup, State, claimed, snapshot
 
 
 class RMSProp:
@@ -28,7 +35,8 @@ class RMSProp:
         The arrays to train: float32 or float64, writable, aligned, contiguous in any order of
         their axes, of any shape. A list of dicts with the key ``"params"`` makes parameter
         groups: the other keys are options of that group, and ``"name"`` names it. None stands
-        for a parameter that is not there.
+        for a parameter that is not there. The arrays are kept, not the containers: write new
+        values into them (``params["W"][...] = w``), an array put in their place is not trained.
     lr : float
         Step size, ``>= 0``.
     alpha : float
@@ -110,12 +118,21 @@ class RMSProp:
             "nesterov": nesterov,
             "maximize": maximize,
         }
-        self._build(params, defaults, as_flag("flush_denormals", flush_denormals), threads)
+        grouped = _is_list_of_groups(params)
+        specs = params if grouped else [{"params": params}]
+        self._build(specs, grouped, defaults, as_flag("flush_denormals", flush_denormals), threads)
+        if not any(group.core.names for group in self._groups):
+            raise ValueError("params has no arrays")
         if grads is not None:
             self.bind_grads(grads)
 
     def _build(
-        self, params: object, defaults: dict[str, Any], flush_denormals: bool, threads: int | None
+        self,
+        specs: Any,
+        grouped: bool,
+        defaults: dict[str, Any],
+        flush_denormals: bool,
+        threads: int | None,
     ) -> None:
         self.defaults = parse_options(defaults, "RMSProp")
         self._stepper = _core.Stepper()
@@ -123,14 +140,9 @@ class RMSProp:
         self.threads = threads
         self._groups: list[ParamGroup] = []
         self._grads: object = None
-        self._grouped = _is_list_of_groups(params)
-        if self._grouped:
-            assert isinstance(params, Iterable)
-            self._add([(group, f"params[{i}]['params']") for i, group in enumerate(params)])
-        else:
-            self._add([({"params": params}, "params")])
-        if not any(group.core.names for group in self._groups):
-            raise ValueError("params has no arrays")
+        self._grouped = grouped
+        roots = [f"params[{i}]['params']" for i in range(len(specs))] if grouped else ["params"]
+        self._add(list(zip(specs, roots, strict=True)))
 
     def _add(self, specs: list[tuple[Mapping[str, Any], str]]) -> None:
         """Add groups, each given as a torch-style dict and what errors call its arrays."""
@@ -192,10 +204,12 @@ class RMSProp:
             As for `step`.
         """
         self._stepper.bind(grads)
-        self._grads = grads
+        self._grads = snapshot(grads)
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add arrays with options of their own; ``step`` then takes a list of one item per group.
+
+        Bound gradients are no longer bound: those of the new group are not among them.
 
         Parameters
         ----------
@@ -212,6 +226,7 @@ class RMSProp:
         except BaseException:
             self._grouped = grouped
             raise
+        self._grads = None
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -231,10 +246,10 @@ class RMSProp:
 
     @lr.setter
     def lr(self, value: Number) -> None:
-        for group in self._groups:
-            group.checked({"lr": value})
-        for group in self._groups:
-            group["lr"] = value
+        with claimed(self._stepper):
+            changed = [group.checked({"lr": value}) for group in self._groups]
+            for group, options in zip(self._groups, changed, strict=True):
+                group.commit(options)
 
     @property
     def threads(self) -> int | None:
@@ -258,20 +273,22 @@ class RMSProp:
     @flush_denormals.setter
     def flush_denormals(self, value: bool) -> None:
         flush = as_flag("flush_denormals", value)
-        for group in self._groups:
-            group.core.validate(core_options(group), flush)
-        self._stepper.flush_denormals = flush
+        with claimed(self._stepper):
+            for group in self._groups:
+                group.core.validate(core_options(group), flush)
+            self._stepper.flush_denormals = flush
 
     @property
     def state(self) -> Mapping[str, State]:
-        """The state of each parameter by its name, as the very arrays that steps update.
+        """The state of each parameter by its name, as views of the very memory that steps update.
 
         Names are the keys and indices that lead to the parameter, joined by dots
         (``"layer1.W"``), with the group's name or index in front where there are groups;
         ``"param"`` for a single array. Each has ``step`` (0-d, int64), ``square_avg`` or, if
         centered, ``variance`` and ``grad_avg``, and with momentum ``momentum_buffer``.
         """
-        return MappingProxyType(ChainMap(*(group.state for group in self._groups)))
+        # A ChainMap iterates over its last map first.
+        return MappingProxyType(ChainMap(*(group.state for group in reversed(self._groups))))
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state and the options, to be given to `load_state_dict`.
@@ -282,17 +299,18 @@ class RMSProp:
             ``"state"``: name to copies of the arrays; ``"param_groups"``: a list of the options
             of each group, with its names as ``"params"``; ``"flush_denormals"``.
         """
-        return {
-            "state": {
-                name: {key: array.copy() for key, array in state.items()}
-                for group in self._groups
-                for name, state in group.state.items()
-            },
-            "param_groups": [
-                group.options() | {"params": group.core.names} for group in self._groups
-            ],
-            "flush_denormals": self.flush_denormals,
-        }
+        with claimed(self._stepper):
+            return {
+                "state": {
+                    name: {key: array.copy() for key, array in state.items()}
+                    for group in self._groups
+                    for name, state in group.state.items()
+                },
+                "param_groups": [
+                    group.options() | {"params": group.core.names} for group in self._groups
+                ],
+                "flush_denormals": self.flush_denormals,
+            }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved state: bit for bit as if there had been no break.
@@ -309,13 +327,13 @@ class RMSProp:
             If it does not fit, with all differences. Nothing has changed then.
         """
         try:
-            state = state_dict["state"]
+            state = dict(state_dict["state"])
             saved_groups = list(state_dict["param_groups"])
             flush = as_flag("flush_denormals", state_dict["flush_denormals"])
-            saved_names = [list(saved["params"]) for saved in saved_groups]
-        except (KeyError, TypeError) as error:
+            saved_names = [sorted(saved["params"]) for saved in saved_groups]
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is not a state_dict of RMSProp: {error!r}") from error
-        names = [group.core.names for group in self._groups]
+        names = [sorted(group.core.names) for group in self._groups]
         if names != saved_names:
             raise ValueError(f"the saved parameters are {saved_names}, these are {names}")
 
@@ -331,9 +349,10 @@ class RMSProp:
         if found:
             raise ValueError("the saved state does not fit:\n  " + "\n  ".join(found))
 
-        self._stepper.flush_denormals = flush
-        for group, parsed in zip(self._groups, options, strict=True):
-            group.load(parsed, state)
+        with claimed(self._stepper):
+            self._stepper.flush_denormals = flush
+            for group, parsed in zip(self._groups, options, strict=True):
+                group.load(parsed, state)
 
     def __repr__(self) -> str:
         rest = f"flush_denormals={self.flush_denormals}, threads={self.threads}"
@@ -342,22 +361,34 @@ class RMSProp:
         groups = "".join(f"  {group.name!r}: {group!r}\n" for group in self._groups)
         return f"RMSProp({rest},\n{groups})"
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OPTIONS and name != "lr":
+            raise AttributeError(
+                f"options belong to the groups: opt.param_groups[0][{name!r}] = {value!r}"
+            )
+        super().__setattr__(name, value)
+
     def __getstate__(self) -> dict[str, Any]:
+        specs = [
+            {**group, "name": group.name} if self._grouped else dict(group)
+            for group in self._groups
+        ]
         return {
-            "groups": [{"params": g["params"], "name": g.name} for g in self._groups],
-            "grouped": self._grouped,
-            "defaults": self.defaults,
-            "threads": self.threads,
+            "build": (specs, self._grouped, self.defaults, self.flush_denormals, self.threads),
             "grads": self._grads,
             "state_dict": self.state_dict(),
+            "attributes": {k: v for k, v in vars(self).items() if k not in _OWN_ATTRIBUTES},
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        params = state["groups"] if state["grouped"] else state["groups"][0]["params"]
-        self._build(params, state["defaults"], True, state["threads"])
+        self._build(*state["build"])
         self.load_state_dict(state["state_dict"])
-        if state["grads"] is not None:
-            self.bind_grads(state["grads"])
+        self.bind_grads(state["grads"])
+        vars(self).update(state["attributes"])
+
+
+#: What a pickle rebuilds; the rest are attributes of a subclass or of a user.
+_OWN_ATTRIBUTES = {"defaults", "_stepper", "_groups", "_grads", "_grouped"}
 
 
 def _is_group(item: object) -> bool:

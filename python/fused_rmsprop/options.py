@@ -19,14 +19,21 @@ NUMBERS = ("lr", "alpha", "eps", "weight_decay", "momentum")
 FLAGS = ("centered", "nesterov", "maximize")
 OPTIONS = (*NUMBERS, *FLAGS)
 
+# float() takes them, but nobody means a number by them.
+_NOT_NUMBERS = (bool, np.bool_, str, bytes, bytearray)
+
+_MOST_THREADS = 1024  # OpenMP ends the process when it cannot start the threads of a team
+
 
 def as_number(name: str, value: Any) -> float:
     """``value`` as a float, or a `TypeError` that names the option."""
-    if not isinstance(value, (bool, np.bool_, str, bytes)):
+    if not isinstance(value, _NOT_NUMBERS) and not np.iscomplexobj(value):
         try:
             return float(value)
         except (TypeError, ValueError):
             pass
+        except OverflowError as error:
+            raise ValueError(f"{name} is too large for a float") from error
     raise TypeError(f"{name} must be a number, got {value!r}")
 
 
@@ -41,9 +48,12 @@ def as_threads(value: Any) -> int:
     """A number of threads as the core takes it, where 0 stands for None, the default."""
     if value is None:
         return 0
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1:
-        return int(value)
-    raise ValueError(f"threads must be an int >= 1, or None for the default, got {value!r}")
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        if 1 <= value <= _MOST_THREADS:
+            return int(value)
+    raise ValueError(
+        f"threads must be an int from 1 to {_MOST_THREADS}, or None for the default, got {value!r}"
+    )
 
 
 def parse_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:

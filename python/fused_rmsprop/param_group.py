@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -29,12 +30,35 @@ def zeros_in_order_of(param: Array) -> Array:
     return zeros.transpose(np.argsort(slowest_first))
 
 
+def snapshot(nest: Any) -> Any:
+    """The same arrays in new containers, which nobody else can change."""
+    if isinstance(nest, dict):
+        return {key: snapshot(value) for key, value in nest.items()}
+    if isinstance(nest, (list, tuple)):
+        items = [snapshot(value) for value in nest]
+        return tuple(items) if isinstance(nest, tuple) else items
+    return nest
+
+
+@contextmanager
+def claimed(stepper: _core.Stepper) -> Iterator[None]:
+    """Keep other threads from stepping or changing the optimizer meanwhile."""
+    stepper.acquire()
+    try:
+        yield
+    finally:
+        stepper.release()
+
+
 class ParamGroup(MutableMapping[str, Any]):
     """Parameters that share options: a mapping from ``"params"`` and each option to its value.
 
     Optimizers make these; see `RMSProp.param_groups`. Options are set as in a dict and checked
     at once; a refused change leaves everything as it was. `update` changes several together.
     """
+
+    __eq__ = object.__eq__  # identity, as arrays have no truth value to compare by
+    __hash__ = object.__hash__
 
     def __init__(
         self,
@@ -45,18 +69,23 @@ class ParamGroup(MutableMapping[str, Any]):
         root: str,
         name: str,
     ) -> None:
-        self.name = name
-        self.core = _core.Group(params, root, name)
+        self._name = name
+        self._params = snapshot(params)
         self._stepper = stepper
-        self._params = params
         self._options = parse_options(options, root)
+        self.core = _core.Group(self._params, root, name)
         self.core.validate(core_options(self._options), stepper.flush_denormals)
-        arrays = self.core.arrays
-        self._square_avg = [zeros_in_order_of(array) for array in arrays]
-        self._momentum_buffer: list[Array] | None = None
-        self._grad_avg: list[Array] | None = None
+        self._square_avg = self._zeros()
+        self._momentum_buffer = self._zeros() if self._options["momentum"] > 0 else None
+        self._grad_avg = self._zeros() if self._options["centered"] else None
+        #: The state of each parameter by its name; see `RMSProp.state`.
         self.state: dict[str, State] = {}
-        self._commit(self._options)
+        self._use(self._options, self._square_avg, self._momentum_buffer, self._grad_avg)
+
+    @property
+    def name(self) -> str:
+        """What the names of the group's parameters in the state begin with."""
+        return self._name
 
     def __getitem__(self, key: str) -> Any:
         return self._params if key == "params" else self._options[key]
@@ -82,7 +111,14 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Change several options together, or none if any of them is refused."""
-        self._commit(self.checked(dict(*args, **kwargs)))
+        with claimed(self._stepper):
+            self.commit(self.checked(dict(*args, **kwargs)))
+
+    def options(self) -> dict[str, Any]:
+        """A copy of the options, without the arrays."""
+        return dict(self._options)
+
+    # What follows is for RMSProp, which has claimed the stepper when it calls commit() and load().
 
     def checked(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The options after ``changes``, or the error that `update` would raise."""
@@ -92,27 +128,24 @@ class ParamGroup(MutableMapping[str, Any]):
         self.core.validate(core_options(options), self._stepper.flush_denormals)
         return options
 
-    def options(self) -> dict[str, Any]:
-        """A copy of the options, without the arrays."""
-        return dict(self._options)
-
-    def _commit(self, options: dict[str, Any]) -> None:
+    def commit(self, options: dict[str, Any]) -> None:
         """Use ``options``, which were checked; allocate the state that they newly need."""
-        square_avg, momentum_buffer, grad_avg = (
-            self._square_avg,
-            self._momentum_buffer,
-            self._grad_avg,
-        )
+        square_avg, momentum_buffer = self._square_avg, self._momentum_buffer
+        grad_avg = self._grad_avg
         if options["momentum"] > 0 and momentum_buffer is None:
             momentum_buffer = self._zeros()
         if options["centered"] and grad_avg is None:
             # The variance about an average of zero is square_avg: it goes on in the same array.
             grad_avg = self._zeros()
         if not options["centered"] and grad_avg is not None:
-            for square, average in zip(square_avg, grad_avg, strict=True):
-                square += average * average
+            with np.errstate(all="ignore"):
+                square_avg = [v + m * m for v, m in zip(square_avg, grad_avg, strict=True)]
             grad_avg = None
-        self._use(options, momentum_buffer, grad_avg)
+        if momentum_buffer is self._momentum_buffer and grad_avg is self._grad_avg:
+            self.core.set_options(core_options(options))
+            self._options = options
+        else:
+            self._use(options, square_avg, momentum_buffer, grad_avg)
 
     def _zeros(self) -> list[Array]:
         return [zeros_in_order_of(array) for array in self.core.arrays]
@@ -120,21 +153,24 @@ class ParamGroup(MutableMapping[str, Any]):
     def _use(
         self,
         options: dict[str, Any],
+        square_avg: list[Array],
         momentum_buffer: list[Array] | None,
         grad_avg: list[Array] | None,
     ) -> None:
-        self.core.configure(core_options(options), self._square_avg, momentum_buffer, grad_avg)
+        self.core.configure(core_options(options), square_avg, momentum_buffer, grad_avg)
         self._options = options
+        self._square_avg = square_avg
         self._momentum_buffer = momentum_buffer
         self._grad_avg = grad_avg
         steps = self.core.steps
         for i, name in enumerate(self.core.names):
+            # Views: whatever a user does to these array objects, the memory stays where it is.
             state: dict[str, Array] = {"step": steps[i : i + 1].reshape(())}
-            state["variance" if options["centered"] else "square_avg"] = self._square_avg[i]
+            state["variance" if options["centered"] else "square_avg"] = square_avg[i].view()
             if momentum_buffer is not None:
-                state["momentum_buffer"] = momentum_buffer[i]
+                state["momentum_buffer"] = momentum_buffer[i].view()
             if grad_avg is not None:
-                state["grad_avg"] = grad_avg[i]
+                state["grad_avg"] = grad_avg[i].view()
             self.state[name] = MappingProxyType(state)
 
     def differences(self, options: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
@@ -153,8 +189,8 @@ class ParamGroup(MutableMapping[str, Any]):
                 if key not in state:
                     found.append(f"{where} is missing")
                 elif key == "step":
-                    if not np.issubdtype(np.asarray(state[key]).dtype, np.integer):
-                        found.append(f"{where} is {state[key]!r}, not an integer")
+                    if not _is_count(state[key]):
+                        found.append(f"{where} is {state[key]!r}, not a number of steps")
                 elif not isinstance(state[key], np.ndarray):
                     found.append(f"{where} is a {type(state[key]).__name__}, not an array")
                 elif (state[key].dtype, state[key].shape) != (array.dtype, array.shape):
@@ -170,7 +206,15 @@ class ParamGroup(MutableMapping[str, Any]):
         with_momentum = all("momentum_buffer" in saved[name] for name in names)
         momentum_buffer = (self._momentum_buffer or self._zeros()) if with_momentum else None
         grad_avg = (self._grad_avg or self._zeros()) if options["centered"] else None
-        self._use(options, momentum_buffer, grad_avg)
+        self._use(options, self._square_avg, momentum_buffer, grad_avg)
         for name in names:
             for key, array in self.state[name].items():
-                np.copyto(array, saved[name][key])
+                array[...] = saved[name][key]
+
+
+def _is_count(value: Any) -> bool:
+    """Whether ``value`` is a whole number that a step counter can hold."""
+    array = np.asarray(value)
+    if array.shape != () or not np.issubdtype(array.dtype, np.integer):
+        return False
+    return 0 <= int(array) <= np.iinfo(np.int64).max

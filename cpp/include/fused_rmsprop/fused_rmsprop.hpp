@@ -76,6 +76,10 @@ struct Tensor {
         same(arrays.momentum_buffer.size(), "momentum_buffer", true);
         same(arrays.grad_avg.size(), "grad_avg", true);
     }
+
+    /// Options that end with the expression would not outlive it.
+    template <typename T>
+    Tensor(const Arrays<T> &arrays, Options &&temporary) = delete;
 };
 
 /// How a step is carried out. Nothing here but `flush_denormals` can change a bit of the result.

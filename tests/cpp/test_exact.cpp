@@ -1,0 +1,154 @@
+// Every kernel gives the bits of the scalar reference: all options, instruction sets, sizes, starts
+// in memory, one thread and two. And it touches nothing beside its arrays.
+
+#include "reference.hpp"
+#include "support.hpp"
+
+#include "fp_environment.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include <doctest/doctest.h>
+
+using namespace fused_rmsprop;
+
+namespace {
+
+/// An array at any distance from a cache line's start, between elements that must stay unharmed.
+template <typename T>
+class Guarded {
+public:
+    Guarded(std::span<const T> values, std::size_t offset)
+        : start_(guard + offset), size_(values.size()), buffer_(start_ + size_ + guard, marker) {
+        std::copy(values.begin(), values.end(), buffer_.begin() + static_cast<long>(start_));
+    }
+
+    std::span<T> values() { return std::span(buffer_).subspan(start_, size_); }
+
+    bool unharmed() const {
+        const auto intact = [](T x) { return x == marker; };
+        const auto start = buffer_.begin() + static_cast<long>(start_);
+        return std::all_of(buffer_.begin(), start, intact) &&
+               std::all_of(start + static_cast<long>(size_), buffer_.end(), intact);
+    }
+
+private:
+    static constexpr std::size_t guard = 17; // more than the widest vector
+    static constexpr T marker = 77;
+
+    std::size_t start_, size_;
+    std::vector<T> buffer_;
+};
+
+template <typename T>
+using Gradients = std::vector<std::vector<T>>; // one for each step
+
+/// Steps through the first `size` elements, with each array at another offset; true if all is well.
+template <typename T>
+bool steps_agree(const reference::State<T> &start, const Gradients<T> &grads,
+                 const reference::State<T> &expected, const Options &options,
+                 const Execution &execution, std::size_t size, std::size_t offset) {
+    const auto first = [&](const std::vector<T> &values) { return std::span(values).first(size); };
+    Guarded<T> param(first(start.param), offset), square_avg(first(start.square_avg), offset / 2),
+        momentum(first(start.momentum_buffer), 3 * offset % 16),
+        grad_avg(first(start.grad_avg), 7 * offset % 16);
+
+    bool good = true;
+    for (const auto &values : grads) {
+        Guarded<T> grad(first(values), 5 * offset % 16);
+        step(Arrays<T>{param.values(), grad.values(), square_avg.values(), momentum.values(),
+                       grad_avg.values()},
+             options, execution);
+        good = good && grad.unharmed() && reference::same_bits<T>(grad.values(), first(values));
+    }
+    return good && param.unharmed() && square_avg.unharmed() && momentum.unharmed() &&
+           grad_avg.unharmed() && reference::same_bits<T>(param.values(), first(expected.param)) &&
+           reference::same_bits<T>(square_avg.values(), first(expected.square_avg)) &&
+           reference::same_bits<T>(momentum.values(), first(expected.momentum_buffer)) &&
+           reference::same_bits<T>(grad_avg.values(), first(expected.grad_avg));
+}
+
+/// `sizes` and one or two threads, against the reference, for all options and instruction sets.
+template <typename T>
+void check(const std::vector<std::size_t> &sizes, const Gradients<T> &grads, bool flush_denormals) {
+    const std::size_t longest = grads.front().size();
+    const reference::State<T> start(random_values<T>(longest, 1));
+    for (const Options &options : all_options()) {
+        auto expected = start; // of any length: its elements do not depend on each other
+        {
+            const ScopedFpEnvironment environment(flush_denormals);
+            for (const auto &grad : grads)
+                reference::step<T>(expected, grad, options);
+        }
+        for_each_instruction_set([&] {
+            for (const int threads : {1, 2}) {
+                std::size_t offset = 0;
+                for (const std::size_t size : sizes) {
+                    offset = (offset + 5) % 16; // in time every size meets every alignment
+                    CHECK_MESSAGE(steps_agree(start, grads, expected, options,
+                                              {.threads = threads,
+                                               .flush_denormals = flush_denormals,
+                                               .serial_below_bytes = 0},
+                                              size, offset),
+                                  describe(options), ", size ", size, ", offset ", offset,
+                                  ", threads ", threads);
+                }
+            }
+        });
+    }
+}
+
+/// Gradients of all kinds: ordinary, NaN, infinite, huge, tiny, subnormal, zeros of both signs.
+template <typename T>
+std::vector<T> special_values(std::size_t size, unsigned seed) {
+    using Limits = std::numeric_limits<T>;
+    const T special[] = {Limits::quiet_NaN(),
+                         Limits::infinity(),
+                         -Limits::infinity(),
+                         Limits::max(),
+                         -Limits::max() / 3,
+                         Limits::min(),
+                         -3 * Limits::min(),
+                         Limits::denorm_min(),
+                         -9 * Limits::denorm_min(),
+                         Limits::min() / 2,
+                         T(0),
+                         -T(0),
+                         T(1e-18), // its square underflows in float32
+                         T(-3e-20),
+                         T(1e18)};
+    std::mt19937 engine(seed);
+    auto values = random_values<T>(size, seed);
+    for (T &value : values)
+        if (engine() % 2)
+            value = special[engine() % std::size(special)];
+    return values;
+}
+
+} // namespace
+
+TEST_CASE_TEMPLATE("exact: small sizes at all alignments", T, float, double) {
+    std::vector<std::size_t> sizes;
+    for (std::size_t i = 0; i < 71 * 4; ++i)
+        sizes.push_back(i % 71);
+    check<T>(sizes, {random_values<T>(70, 2), random_values<T>(70, 3), random_values<T>(70, 4)},
+             true);
+}
+
+TEST_CASE_TEMPLATE("exact: sizes around powers of two", T, float, double) {
+    std::vector<std::size_t> sizes;
+    for (int k = 7; k <= 16; ++k)
+        for (const int difference : {-1, 0, 1})
+            sizes.push_back(static_cast<std::size_t>((1 << k) + difference));
+    const std::size_t longest = sizes.back();
+    check<T>(sizes, {random_values<T>(longest, 2), random_values<T>(longest, 3)}, true);
+}
+
+TEST_CASE_TEMPLATE("exact: special values", T, float, double) {
+    Gradients<T> grads;
+    for (unsigned seed = 0; seed < 6; ++seed)
+        grads.push_back(special_values<T>(1000, seed));
+    SUBCASE("subnormals kept") { check<T>({3, 517, 1000}, grads, false); }
+    SUBCASE("subnormals flushed") { check<T>({3, 517, 1000}, grads, true); }
+}

@@ -1,0 +1,309 @@
+// What a step promises beyond the numbers of one tensor: many tensors, slices, refusals, and that
+// the caller's floating-point environment neither changes nor matters.
+
+#include "reference.hpp"
+#include "support.hpp"
+
+#include <cfenv>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <optional>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include <doctest/doctest.h>
+
+using namespace fused_rmsprop;
+using reference::same_bits;
+using reference::State;
+
+namespace {
+
+const Options plain{.lr = 0.01, .alpha = 0.9};
+const Options everything{.lr = 0.02,
+                         .alpha = 0.95,
+                         .weight_decay = 0.1,
+                         .momentum = 0.8,
+                         .centered = true,
+                         .nesterov = true,
+                         .maximize = true};
+
+/// One tensor of a step, with what it should be afterwards.
+template <typename T>
+struct Leaf {
+    State<T> state, expected;
+    std::vector<T> grad;
+    Tensor tensor;
+
+    Leaf(std::size_t size, const Options &options, bool with_grad, unsigned seed)
+        : state(random_values<T>(size, seed)), expected(state),
+          grad(random_values<T>(size, seed + 1)), tensor(state.arrays(grad), options) {
+        if (with_grad)
+            reference::step<T>(expected, grad, options);
+        else
+            tensor.grad = nullptr;
+    }
+    Leaf(const Leaf &) = delete; // `tensor` points into the vectors
+};
+
+template <typename T>
+std::vector<T> filled(std::size_t size, T value) {
+    return std::vector<T>(size, value);
+}
+
+/// A message of step() or validate(), empty if it throws nothing.
+template <typename Call>
+std::string refusal(const Call &call) {
+    try {
+        call();
+    } catch (const std::invalid_argument &error) {
+        return error.what();
+    }
+    return "";
+}
+
+bool contains(const std::string &text, const std::string &part) {
+    return text.find(part) != std::string::npos;
+}
+
+} // namespace
+
+TEST_CASE("step: many tensors of both dtypes and any options, as each alone, cut anywhere") {
+    // Sizes in bytes are such that a cut falls inside a tensor, between two, and beside an empty
+    // one.
+    const std::size_t sizes[] = {0, 1, 5000, 3, 0, 16, 1024, 33, 2, 0};
+    for (const int threads : {1, 2, 3}) {
+        for (unsigned gradless = 0; gradless < 4; ++gradless) { // every fourth leaf has no gradient
+            std::vector<std::unique_ptr<Leaf<float>>> singles;
+            std::vector<std::unique_ptr<Leaf<double>>> doubles;
+            std::vector<Tensor> tensors;
+            for (unsigned i = 0; i < std::size(sizes); ++i) {
+                const bool with_grad = i % 4 != gradless;
+                singles.push_back(std::make_unique<Leaf<float>>(
+                    sizes[i], i % 3 ? plain : everything, with_grad, i));
+                doubles.push_back(std::make_unique<Leaf<double>>(
+                    sizes[i], i % 2 ? everything : plain, with_grad, i));
+                tensors.push_back(singles.back()->tensor);
+                tensors.push_back(doubles.back()->tensor);
+            }
+            CHECK(step(tensors, {.threads = threads, .serial_below_bytes = 0}) == threads);
+            for (unsigned i = 0; i < std::size(sizes); ++i) {
+                INFO("threads ", threads, ", leaf ", i, ", without gradient ", gradless);
+                CHECK(same_bits(singles[i]->state, singles[i]->expected));
+                CHECK(same_bits(doubles[i]->state, doubles[i]->expected));
+            }
+        }
+    }
+}
+
+TEST_CASE("step: a cut at any place gives the same bits") {
+    // The first tensor moves the cut through the second, by one element at a time.
+    for (const int threads : {2, 3})
+        for (std::size_t first = 0; first < 140; ++first) {
+            Leaf<float> a(first, plain, true, 1), b(90, everything, true, 2);
+            Leaf<double> c(31, plain, first % 2, 3);
+            step(std::vector{a.tensor, b.tensor, c.tensor},
+                 {.threads = threads, .serial_below_bytes = 0});
+            INFO("threads ", threads, ", first tensor of ", first);
+            CHECK(same_bits(a.state, a.expected));
+            CHECK(same_bits(b.state, b.expected));
+            CHECK(same_bits(c.state, c.expected));
+        }
+}
+
+TEST_CASE("step: tensors without gradient are left alone wherever they stand") {
+    for (const int threads : {1, 2, 3})
+        for (std::size_t place = 0; place < 3; ++place) {
+            Leaf<float> large(40000, plain, true, 1), other(30000, plain, true, 2);
+            Leaf<float> without(20000, everything, false, 3);
+            std::vector<Tensor> tensors{large.tensor, other.tensor};
+            tensors.insert(tensors.begin() + static_cast<long>(place), without.tensor);
+            step(tensors, {.threads = threads, .serial_below_bytes = 0});
+            CHECK(same_bits(large.state, large.expected));
+            CHECK(same_bits(other.state, other.expected));
+            CHECK(same_bits(without.state, without.expected));
+        }
+}
+
+TEST_CASE("step: nothing to do is one thread's work") {
+    Leaf<float> without(1000, plain, false, 1), empty(0, plain, true, 2);
+    const Execution two{.threads = 2, .serial_below_bytes = 0};
+    CHECK(step(std::span<const Tensor>{}, two) == 1);
+    CHECK(step(std::vector{without.tensor, empty.tensor, Tensor{}}, two) == 1);
+    CHECK(same_bits(without.state, without.expected));
+}
+
+TEST_CASE("step: small ones run serially, large ones on the threads asked for") {
+    Leaf<float> leaf(1024, plain, true, 1);
+    CHECK(step(std::span(&leaf.tensor, 1), {.threads = 2, .serial_below_bytes = 4097}) == 1);
+    CHECK(step(std::span(&leaf.tensor, 1), {.threads = 2, .serial_below_bytes = 4096}) == 2);
+    CHECK(step(std::span(&leaf.tensor, 1), {.threads = 0, .serial_below_bytes = 0}) ==
+          available_threads());
+}
+
+TEST_CASE("validate: each option's limits, by name") {
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    const double infinity = std::numeric_limits<double>::infinity();
+    struct Case {
+        const char *says;
+        Options options;
+        std::optional<DType> only = {};
+    };
+    const Case cases[] = {
+        {"lr must", {.lr = -1e-3}},
+        {"lr must", {.lr = nan}},
+        {"lr must", {.lr = infinity}},
+        {"alpha must", {.alpha = 1}},
+        {"alpha must", {.alpha = -0.1}},
+        {"alpha must", {.alpha = nan}},
+        {"eps must", {.eps = 0}},
+        {"eps must", {.eps = -1e-8}},
+        {"eps must", {.eps = nan}},
+        {"eps must", {.eps = infinity}},
+        {"weight_decay must", {.weight_decay = -1}},
+        {"weight_decay must", {.weight_decay = infinity}},
+        {"momentum must", {.momentum = 1}},
+        {"momentum must", {.momentum = -0.5}},
+        {"momentum must", {.momentum = nan}},
+        {"nesterov needs momentum", {.nesterov = true}},
+        {"lr=1e+39 overflows in float32", {.lr = 1e39}, DType::float32},
+        {"eps=1e+39 overflows in float32", {.eps = 1e39}, DType::float32},
+        {"weight_decay=1e+39 overflows in float32", {.weight_decay = 1e39}, DType::float32},
+        {"eps=1e-46 rounds to zero in float32", {.eps = 1e-46}, DType::float32},
+        {"eps=1e-40 is subnormal in float32", {.eps = 1e-40}, DType::float32},
+        {"eps=1e-310 is subnormal in float64", {.eps = 1e-310}, DType::float64},
+    };
+    for (const Case &c : cases)
+        for (const DType dtype : {DType::float32, DType::float64}) {
+            const std::string message = refusal([&] { validate(c.options, dtype); });
+            INFO(c.says, ": '", message, "'");
+            if (!c.only || *c.only == dtype)
+                CHECK(contains(message, c.says));
+            else if (c.options.eps > 1e-300)
+                CHECK(message.empty());
+        }
+
+    CHECK_NOTHROW(validate({.lr = 0, .alpha = 0}, DType::float32));
+    CHECK_NOTHROW(validate({.eps = 1e-40}, DType::float32, false));
+    CHECK_NOTHROW(validate({.eps = 1e-310}, DType::float64, false));
+    CHECK_NOTHROW(validate(everything, DType::float32));
+}
+
+TEST_CASE("step: all or nothing, even if only the last tensor is bad") {
+    const Options bad{.alpha = 1.5};
+    const Execution two{.threads = 2, .serial_below_bytes = 0};
+    Leaf<float> first(5000, plain, false, 1), last(100, everything, false, 2);
+    first.tensor.grad = first.grad.data(); // not stepped, but it would be
+    last.tensor.grad = last.grad.data();
+
+    const auto refuses = [&](const char *says, const auto &spoil, const Execution &execution) {
+        Tensor spoilt = last.tensor;
+        spoil(spoilt);
+        const std::string message =
+            refusal([&] { step(std::vector{first.tensor, spoilt}, execution); });
+        INFO(says, ": '", message, "'");
+        CHECK(contains(message, says));
+        CHECK(same_bits(first.state, first.expected));
+        CHECK(same_bits(last.state, last.expected));
+    };
+    refuses("alpha", [&](Tensor &t) { t.options = &bad; }, two);
+    refuses("tensors[1].param is missing", [](Tensor &t) { t.param = nullptr; }, two);
+    refuses("tensors[1].square_avg is missing", [](Tensor &t) { t.square_avg = nullptr; }, two);
+    refuses(
+        "tensors[1].momentum_buffer is missing", [](Tensor &t) { t.momentum_buffer = nullptr; },
+        two);
+    refuses("tensors[1].grad_avg is missing", [](Tensor &t) { t.grad_avg = nullptr; }, two);
+    refuses("tensors[1].options is missing", [](Tensor &t) { t.options = nullptr; }, two);
+    refuses(
+        "tensors[1].grad is not aligned",
+        [](Tensor &t) { t.grad = static_cast<const char *>(t.grad) + 1; }, two);
+    refuses("threads", [](Tensor &) {}, {.threads = -1});
+}
+
+TEST_CASE("step: unused state may be missing") {
+    std::vector<float> param{1}, square_avg{0};
+    const std::vector<float> grad{2};
+    CHECK_NOTHROW(step(Arrays<float>{param, grad, square_avg}, plain));
+    State<float> expected(std::vector<float>{1});
+    reference::step<float>(expected, grad, plain);
+    CHECK(same_bits<float>(param, expected.param));
+}
+
+TEST_CASE("Tensor: arrays of different lengths are refused, by name") {
+    std::vector<double> three(3), four(4);
+    const auto message = [](const Arrays<double> &arrays) {
+        return refusal([&] { (void)Tensor(arrays, plain); });
+    };
+    CHECK(message({three, three, three}).empty());
+    CHECK(message({three, four, three}) == "grad has 4 elements, param has 3");
+    CHECK(message({three, {}, three}) == "grad has 0 elements, param has 3");
+    CHECK(contains(message({three, three, four}), "square_avg has 4"));
+    CHECK(contains(message({three, three, three, four}), "momentum_buffer has 4"));
+    CHECK(contains(message({three, three, three, {}, four}), "grad_avg has 4"));
+}
+
+TEST_CASE("floating-point environment: rounding mode and flags stay, and change no bit") {
+    for (const int threads : {1, 2, 3})
+        for (const int rounding : {FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO})
+            for (const int flags : {0, FE_DIVBYZERO | FE_UNDERFLOW}) {
+                Leaf<float> leaf(1000, everything, true, 1);
+                std::fesetround(rounding);
+                std::feclearexcept(FE_ALL_EXCEPT);
+                std::feraiseexcept(flags);
+                const int flags_before = std::fetestexcept(FE_ALL_EXCEPT); // may hold inexact too
+                step(std::span(&leaf.tensor, 1), {.threads = threads, .serial_below_bytes = 0});
+                const int rounding_after = std::fegetround();
+                const int flags_after = std::fetestexcept(FE_ALL_EXCEPT);
+                std::fesetenv(FE_DFL_ENV);
+
+                CHECK(rounding_after == rounding);
+                CHECK(flags_after == flags_before);
+                CHECK(same_bits(leaf.state, leaf.expected));
+            }
+}
+
+#if defined(__x86_64__)
+TEST_CASE("floating-point environment: MXCSR stays as it was, and changes no bit") {
+    const unsigned default_state = _mm_getcsr();
+    constexpr unsigned masked = 0x1f80, flush = 0x8040, upward = 0x4000, sticky = 0x0031;
+    for (const unsigned before :
+         {masked, masked | flush, masked | upward | sticky, masked | 0x8000})
+        for (const bool flush_denormals : {false, true}) {
+            Leaf<float> leaf(1000, everything, true, 1);
+            _mm_setcsr(before);
+            step(std::span(&leaf.tensor, 1),
+                 {.threads = 2, .flush_denormals = flush_denormals, .serial_below_bytes = 0});
+            const unsigned after = _mm_getcsr();
+            _mm_setcsr(default_state);
+            CHECK(after == before);
+            CHECK(same_bits(leaf.state, leaf.expected));
+        }
+}
+#endif
+
+TEST_CASE_TEMPLATE("flush_denormals: subnormals count as zero on every thread, or are kept", T,
+                   float, double) {
+    const T subnormal = std::numeric_limits<T>::min() / 4;
+    const auto step_all = [&](int threads, bool flush_denormals) {
+        State<T> state(filled(3000, subnormal));
+        state.square_avg = filled(3000, subnormal);
+        const auto grad = filled(3000, T(0));
+        step(state.arrays(grad), plain,
+             {.threads = threads, .flush_denormals = flush_denormals, .serial_below_bytes = 0});
+        return state;
+    };
+    const volatile T kept = static_cast<T>(plain.alpha) * subnormal;
+    for_each_instruction_set([&] {
+        for (const int threads : {1, 2, 3}) {
+            const auto flushed = step_all(threads, true);
+            CHECK(flushed.param == filled(3000, T(0)));
+            CHECK(flushed.square_avg == filled(3000, T(0)));
+            const auto exact = step_all(threads, false);
+            CHECK(exact.param == filled(3000, subnormal));
+            CHECK(exact.square_avg == filled(3000, T(kept)));
+        }
+    });
+}

@@ -1,0 +1,254 @@
+// How many threads a step uses: the tuner in simulated time, control-group quotas, forked children.
+
+#include "parallel.hpp"
+#include "reference.hpp"
+#include "support.hpp"
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <doctest/doctest.h>
+
+#if defined(__SANITIZE_THREAD__)
+#define UNDER_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define UNDER_TSAN 1
+#endif
+#endif
+#ifndef UNDER_TSAN
+#define UNDER_TSAN 0
+#endif
+
+using namespace fused_rmsprop;
+using namespace std::chrono_literals;
+
+namespace {
+
+using Seconds = std::chrono::duration<double>;
+
+/// A training loop in simulated time: an iteration takes `seconds(threads, time)` on average.
+class SimulatedLoop {
+public:
+    explicit SimulatedLoop(std::function<double(int threads, double time)> seconds)
+        : seconds_(std::move(seconds)) {}
+
+    /// Goes on until `end` seconds; returns the share of that time lost against the better way.
+    double run_until(double end) {
+        double lost = 0;
+        const double begin = time_;
+        while (time_ < end) {
+            const auto now = ThreadTuner::Clock::time_point(
+                std::chrono::duration_cast<ThreadTuner::Clock::duration>(Seconds(time_)));
+            threads_ = tuner_.choose(team, now);
+            REQUIRE((threads_ == 1 || threads_ == team));
+            const double noise = std::uniform_real_distribution(0.95, 1.1)(engine_);
+            const double chosen = seconds_(threads_, time_);
+            lost += chosen - std::min(seconds_(1, time_), seconds_(team, time_));
+            time_ += chosen * noise;
+        }
+        return lost / (time_ - begin);
+    }
+
+    int threads() const { return threads_; }
+
+    static constexpr int team = 8;
+
+private:
+    std::function<double(int, double)> seconds_;
+    std::mt19937 engine_{3};
+    ThreadTuner tuner_;
+    double time_ = 0;
+    int threads_ = 0;
+};
+
+/// A folder that is gone when the test is over.
+class TemporaryFolder {
+public:
+    TemporaryFolder() {
+        std::string pattern = (std::filesystem::temp_directory_path() / "fused_XXXXXX").string();
+        REQUIRE(mkdtemp(pattern.data()) != nullptr);
+        path_ = pattern;
+    }
+    ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+    TemporaryFolder(const TemporaryFolder &) = delete;
+
+    void write(const std::string &name, const std::string &text) const {
+        std::filesystem::create_directories((path_ / name).parent_path());
+        std::ofstream(path_ / name) << text << '\n';
+    }
+
+    /// The quota that the library reads from the files written here.
+    int cpus() const { return cgroup_cpus((path_ / "membership").c_str(), (path_ / "fs").c_str()); }
+
+private:
+    std::filesystem::path path_;
+};
+
+} // namespace
+
+TEST_CASE("tuner: a team that slows the loop down five times is given up, and costs little") {
+    for (const double iteration : {20e-6, 1.6e-3, 20e-3}) {
+        SimulatedLoop loop(
+            [&](int threads, double) { return threads == 1 ? iteration : 5 * iteration; });
+        const double lost = loop.run_until(60);
+        INFO("iteration of ", iteration, " s");
+        CHECK(lost < 0.02);
+        CHECK(loop.threads() == 1);
+    }
+}
+
+TEST_CASE("tuner: a team that is faster is kept") {
+    for (const double iteration : {100e-6, 1.6e-3, 20e-3}) {
+        SimulatedLoop loop(
+            [&](int threads, double) { return threads == 1 ? iteration : 0.6 * iteration; });
+        const double lost = loop.run_until(60);
+        INFO("iteration of ", iteration, " s");
+        CHECK(lost < 0.02);
+        CHECK(loop.threads() == SimulatedLoop::team);
+    }
+}
+
+TEST_CASE("tuner: follows a machine that changes") {
+    // A neighbour comes and makes the team slow, or leaves and makes it worth while.
+    for (const bool team_first : {true, false}) {
+        SimulatedLoop loop([&](int threads, double time) {
+            const bool team_is_good = (time < 60) == team_first;
+            return threads == 1 ? 1.6e-3 : team_is_good ? 0.9e-3 : 8e-3;
+        });
+        loop.run_until(60);
+        CHECK(loop.threads() == (team_first ? SimulatedLoop::team : 1));
+        loop.run_until(200);
+        CHECK(loop.threads() == (team_first ? 1 : SimulatedLoop::team));
+        CHECK(loop.run_until(400) < 0.02);
+    }
+}
+
+TEST_CASE("tuner: equally fast ways cost nothing but the trial") {
+    SimulatedLoop loop([](int, double) { return 1e-3; });
+    CHECK(loop.run_until(60) == 0);
+}
+
+TEST_CASE("tuner: a team of one is one thread, and a new team size starts afresh") {
+    ThreadTuner tuner;
+    ThreadTuner::Clock::time_point now{};
+    for (int i = 0; i < 1000; ++i)
+        CHECK(tuner.choose(1, now += 1ms) == 1);
+    CHECK(tuner.choose(4, now += 1ms) == 1); // measures one thread first
+    bool tried = false;
+    for (int i = 0; i < 1000; ++i)
+        tried = tried || tuner.choose(4, now += 1ms) == 4;
+    CHECK(tried);
+    CHECK(tuner.choose(1, now += 1ms) == 1);
+}
+
+TEST_CASE("tuner: a step asks it only when the work is large, and does what it says") {
+    reference::State<float> state(random_values<float>(1000, 1));
+    const auto grad = random_values<float>(1000, 2);
+    ThreadTuner tuner;
+    CHECK(step(state.arrays(grad), {}, {.threads = 2, .serial_below_bytes = 0, .tuner = &tuner}) ==
+          1);
+}
+
+TEST_CASE("cgroup: quotas of version 2") {
+    const TemporaryFolder folder;
+    folder.write("membership", "0::/slice/job");
+    CHECK(folder.cpus() == 0); // no file anywhere
+
+    folder.write("fs/slice/job/cpu.max", "max 100000");
+    CHECK(folder.cpus() == 0);
+    folder.write("fs/slice/job/cpu.max", "400000 100000");
+    CHECK(folder.cpus() == 4);
+    folder.write("fs/slice/job/cpu.max", "350000 100000"); // whole processors only
+    CHECK(folder.cpus() == 3);
+    folder.write("fs/slice/cpu.max", "200000 100000"); // an ancestor's binds too
+    CHECK(folder.cpus() == 2);
+    folder.write("fs/cpu.max", "50000 100000"); // half a processor is still one thread
+    CHECK(folder.cpus() == 1);
+    folder.write("fs/cpu.max", "max 100000");
+    folder.write("fs/slice/cpu.max", "800000 100000"); // a looser one does not
+    CHECK(folder.cpus() == 3);
+}
+
+TEST_CASE("cgroup: quotas of version 1") {
+    const TemporaryFolder folder;
+    folder.write("membership", "5:memory:/elsewhere\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/x");
+    CHECK(folder.cpus() == 0);
+    folder.write("fs/cpu,cpuacct/docker/abc/cpu.cfs_quota_us", "-1"); // no quota
+    folder.write("fs/cpu,cpuacct/docker/abc/cpu.cfs_period_us", "100000");
+    CHECK(folder.cpus() == 0);
+    folder.write("fs/cpu,cpuacct/docker/abc/cpu.cfs_quota_us", "600000");
+    CHECK(folder.cpus() == 6);
+    folder.write("fs/cpu/docker/cpu.cfs_quota_us", "300000"); // the same under its other name
+    folder.write("fs/cpu/docker/cpu.cfs_period_us", "100000");
+    CHECK(folder.cpus() == 3);
+}
+
+TEST_CASE("cgroup: missing and malformed files mean no known quota") {
+    CHECK(cgroup_cpus("/nowhere/membership", "/nowhere") == 0);
+    const TemporaryFolder folder;
+    for (const char *membership :
+         {"", ":", "garbage", "0::", "::::", "0::no/leading/slash", "0::///"}) {
+        folder.write("membership", membership);
+        CHECK(folder.cpus() == 0);
+    }
+    folder.write("membership", "0::/job");
+    for (const char *quota :
+         {"", "max", "garbage 100000", "100000", "100000 0", "-1 100000", "nan 1"}) {
+        folder.write("fs/job/cpu.max", quota);
+        INFO("cpu.max: ", quota);
+        CHECK(folder.cpus() == 0);
+    }
+}
+
+TEST_CASE("threads: the least of the limits") {
+    const ThreadLimits limits = thread_limits();
+    CHECK(limits.openmp >= 1);
+    CHECK_FALSE(limits.forked);
+    CHECK(available_threads() >= 1);
+    CHECK(available_threads() <= limits.openmp);
+    if (limits.affinity > 0)
+        CHECK(available_threads() <= limits.affinity);
+    if (limits.cgroup > 0)
+        CHECK(available_threads() <= limits.cgroup);
+}
+
+TEST_CASE("threads: a forked child steps serially instead of hanging" * doctest::skip(UNDER_TSAN)) {
+    const Execution two{.threads = 2, .serial_below_bytes = 0};
+    const auto grad = random_values<float>(100000, 2);
+    reference::State<float> state(random_values<float>(100000, 1));
+    auto expected = state;
+    REQUIRE(step(state.arrays(grad), {}, two) ==
+            2); // now there is a team that fork() does not copy
+    reference::step<float>(expected, grad, {});
+    reference::step<float>(expected, grad, {});
+
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        const bool good = available_threads() == 1 && thread_limits().forked &&
+                          step(state.arrays(grad), {}, two) == 1 &&
+                          reference::same_bits(state, expected);
+        _exit(good ? 0 : 1);
+    }
+    int status = -1;
+    bool finished = false;
+    for (int i = 0; i < 2000 && !finished; ++i) {
+        finished = waitpid(child, &status, WNOHANG) == child;
+        usleep(10000);
+    }
+    if (!finished) {
+        kill(child, SIGKILL);
+        waitpid(child, &status, 0);
+    }
+    REQUIRE_MESSAGE(finished, "the child hangs");
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
+    CHECK_FALSE(thread_limits().forked); // nothing changes in the parent
+    CHECK(step(state.arrays(grad), {}, two) == 2);
+}

@@ -1,0 +1,6 @@
+# Cross-compiles for 64-bit ARM and runs the result under QEMU, with the target's libraries where
+# Debian and Ubuntu put them.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64 -L /usr/aarch64-linux-gnu)
