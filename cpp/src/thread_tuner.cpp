@@ -9,12 +9,15 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// After a change, the workers of the way before still spin and caches are cold.
-constexpr auto settling_time = 20ms;
+// A team's threads are there after a step; after its last one they spin for some milliseconds more.
 constexpr std::size_t settling_steps = 2;
+constexpr auto settling_time = 20ms;
 
 // The other way must be clearly faster, so that noise alone changes nothing.
 constexpr double clearly_faster = 0.97;
+
+// A trial that goes this badly twice is over: it is the expensive kind.
+constexpr double hopeless = 1.5;
 
 // A trial that cost time is repeated only when that time has become one percent of all; one that
 // confirmed the last is repeated after twice the rest, up to a minute.
@@ -61,8 +64,15 @@ void ThreadTuner::record(Clock::duration period, Clock::time_point now) noexcept
 /// Takes one measurement; true when there are enough.
 bool ThreadTuner::sample(Clock::duration period, Clock::time_point now) noexcept {
     ++steps_;
-    if (steps_ > settling_steps && now - phase_began_ > settling_time)
+    const bool settled =
+        use_team_ ? steps_ > 1 : steps_ > settling_steps && now - phase_began_ > settling_time;
+    if (settled)
         samples_[sampled_++] = period;
+    const auto bad = [&](Clock::duration measured) { return measured > current_ * hopeless; };
+    if (phase_ == Phase::measure_other && sampled_ == 2 && bad(samples_[0]) && bad(samples_[1])) {
+        std::fill(samples_.begin() + 2, samples_.end(), samples_[1]);
+        sampled_ = samples_wanted;
+    }
     return sampled_ == samples_wanted;
 }
 
