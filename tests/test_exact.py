@@ -87,6 +87,12 @@ def check_steps(
     rng = np.random.default_rng(17)
     guarded = Guarded()
     starts: list[Array] = [rng.standard_normal(size).astype(dtype) for size in sizes]
+    if special:  # subnormal parameters too, and such as are near to it
+        tiny = np.finfo(dtype).tiny
+        for start in starts:
+            start[::3] = rng.choice(
+                np.array([tiny / 2, -tiny / 3, tiny * 5], dtype), len(start[::3])
+            )
     params = [guarded.copy(start, i % 16) for i, start in enumerate(starts)]
     opt = RMSProp(params, **options, threads=threads, flush_denormals=flush_denormals)
     opt._stepper.serial_below_bytes = 0
