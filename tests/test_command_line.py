@@ -45,11 +45,18 @@ def test_demo_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     argv = ["demo", "--epochs", "2", "--seed", "3", "--threads", "2", "--out", str(picture)]
     assert main(argv) == 0
     assert "bit-identical" in capsys.readouterr().out
-    assert main([*argv[:-1], str(tmp_path / "missing" / "demo.png")]) == 1
-    assert "demo.png" in capsys.readouterr().err
-    for bad in (["demo", "--epochs", "0"], ["demo", "--threads", "x"], []):
-        with pytest.raises(SystemExit):
-            main(bad)
+    for bad, message in [
+        (["--out", str(tmp_path / "missing" / "demo.png")], "there is no folder"),
+        (["--out", "demo.jpeg"], "does not end with .png"),
+        (["--epochs", "0"], "not at least 1"),
+        (["--threads", "x"], "invalid positive_int value"),
+        (["--seed", "-1"], "not from 0"),
+    ]:
+        with pytest.raises(SystemExit, match="2"):
+            main(["demo", *bad])
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([])
 
 
 @pytest.mark.parametrize("module", ["optimizer", "functional"])

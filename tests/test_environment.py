@@ -91,15 +91,17 @@ def test_a_step_allocates_nothing() -> None:
         gc.collect()
         tracemalloc.start()
         try:
-            before = tracemalloc.take_snapshot()
-            for _ in range(100):
+            step()
+            start = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            for _ in range(1000):
                 step()
-            grown = tracemalloc.take_snapshot().compare_to(before, "filename")
+            end, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        package = os.path.dirname(sys.modules["fused_rmsprop"].__file__ or "")
-        ours = [s for s in grown if s.traceback[0].filename.startswith(package)]
-        assert sum(s.size_diff for s in ours) == 0
+        # Python's own caches may grow once by a few objects; a step would show a thousand times.
+        assert end - start < 1000
+        assert peak - start < 4000
         before_10_000 = resident_bytes()
         for _ in range(10_000):
             step()
@@ -145,6 +147,22 @@ def test_a_forked_child_does_not_hang() -> None:
         "        p, o = step(threads=threads)\n"
         "        assert (p == expected).all() and o.threads_used == 1\n"
         "    assert f.show_config('dicts')['threads']['available'] == 1\n"
+        "    os._exit(0)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("threads", [2, None])
+def test_a_child_that_imports_after_the_fork_does_not_hang(threads: int | None) -> None:
+    # The parent may have run a team of another library's, with the OpenMP runtime that we use.
+    done = run_python(
+        "import os, sys\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    import numpy as np, fused_rmsprop as f\n"
+        f"    o = f.RMSProp(np.ones(10**6), threads={threads}); o.step(np.ones(10**6))\n"
+        "    assert o.threads_used == 1 and f.show_config('dicts')['threads']['forked']\n"
         "    os._exit(0)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
     )
@@ -253,10 +271,15 @@ def test_changes_during_a_step_are_refused(change: Callable[[RMSProp], None]) ->
 
 def test_a_child_forked_during_a_step_can_go_on() -> None:
     done = run_python(
-        "import os, sys, numpy as np, fused_rmsprop as f\n"
-        "o = f.RMSProp(np.ones(4)); o._stepper.acquire()\n"
+        "import os, sys, threading, time, numpy as np, fused_rmsprop as f\n"
+        "n = 60_000_000; p = np.zeros(n, np.float32)\n"
+        "o = f.RMSProp(p, lr=1.0, threads=1); g = np.ones(n, np.float32)\n"
+        "t = threading.Thread(target=o.step, args=(g,)); t.start(); time.sleep(0.01)\n"
         "pid = os.fork()\n"
-        "if pid == 0: o.step(np.ones(4)); os._exit(0)\n"
+        "if pid == 0:\n"
+        "    q = p.copy(); o.step(np.full(n, -1, np.float32))\n"
+        "    assert (p > q).all(); os._exit(0)\n"
+        "t.join()\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
     )
     assert done.returncode == 0, done.stderr

@@ -164,14 +164,15 @@ def test_three_million(
     instruction_set: str, options: dict[str, Any], dtype: type[Any], threads: int
 ) -> None:
     check_steps(
-        [3_000_000], dtype, options, threads=threads, special=False, flush_denormals=True, steps=1
+        [3_000_000], dtype, options, threads=threads, special=False, flush_denormals=True, steps=2
     )
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("options", COMBINATIONS, ids=describe)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_any_dense_order_and_shape(
-    instruction_set: str, options: dict[str, Any], dtype: type[Any]
+    instruction_set: str, options: dict[str, Any], dtype: type[Any], threads: int
 ) -> None:
     rng = np.random.default_rng(5)
 
@@ -197,7 +198,8 @@ def test_any_dense_order_and_shape(
         )
         for name, p in params.items()
     }
-    opt = RMSProp(params, **options)
+    opt = RMSProp(params, **options, threads=threads)
+    opt._stepper.serial_below_bytes = 0
     for _ in range(3):
         grads = {
             name: np.array(draw(*p.shape), order="F" if order == "F" else "C")

@@ -113,6 +113,20 @@ BAD_GRADS: dict[str, tuple[Any, type[Exception], str]] = {
     "a number": (
         lambda p, g: 0.0, TypeError, "grads['layer2']['W'] is a float, not a NumPy array",
     ),
+    "wrong number of axes": (
+        lambda p, g: g.ravel(), ValueError,
+        f"grads['layer2']['W'] has shape (12,), but {GOOD} has shape (3, 4); "
+        "pass array.reshape((3, 4))",
+    ),
+    "objects": (
+        lambda p, g: g.astype(object), TypeError,
+        f"grads['layer2']['W'] has dtype object, but {GOOD} is float32",
+    ),
+    "a NumPy number": (
+        lambda p, g: g.mean(), TypeError,
+        "grads['layer2']['W'] is a numpy.float32, not a NumPy array; "
+        "make it one: np.full(param.shape, value, param.dtype)",
+    ),
     "a nest": (lambda p, g: [g], ValueError, "grads['layer2']['W'] is a list, but the parameter"),
     "masked": (lambda p, g: np.ma.array(g), TypeError, "grads['layer2']['W'] is a masked array"),
     "the parameter": (
@@ -195,6 +209,7 @@ def test_parameter_that_was_resized(size: int) -> None:
         opt.step(np.ones(size))
 
 
+@pytest.mark.filterwarnings("ignore:Setting the (shape|dtype):DeprecationWarning")
 def test_parameter_that_was_reshaped_or_given_another_dtype() -> None:
     p = np.ones((4, 6), np.float32)
     opt = RMSProp(p)
@@ -224,6 +239,28 @@ def test_a_subclass_cannot_defeat_the_ordering_of_gradients() -> None:
     assert q.all()
 
 
+@pytest.mark.parametrize("groups", [False, True])
+def test_another_array_in_the_place_of_a_parameter(groups: bool) -> None:
+    params, grads = make()
+    opt = RMSProp([{"params": params}]) if groups else RMSProp(params)
+    root = "params[0]['params']" if groups else "params"
+
+    def refused(where: str) -> None:
+        with pytest.raises(ValueError, match="is not the array any more") as caught:
+            opt.step([grads] if groups else grads)
+        assert str(caught.value).startswith(f"{root}{where} is not")
+
+    old = params["layer2"]["W"]
+    params["layer2"]["W"] = old * 1
+    refused("['layer2']['W']")
+    del params["layer2"]["W"]
+    refused("['layer2']['W']")
+    params["layer2"]["W"] = old
+    params["many"].pop()
+    refused(f"['many'][{LEAVES - 1}]")
+    assert not any(state["step"] for state in opt.state.values())
+
+
 def test_nothing_to_step_on() -> None:
     opt = RMSProp(np.ones(3))
     with pytest.raises(ValueError, match="no gradients: pass them"):
@@ -247,6 +284,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"momentum": 1.0}, ValueError, "momentum must be >= 0 and < 1"),
     ({"momentum": np.nan}, ValueError, "momentum must be >= 0 and < 1"),
     ({"nesterov": True}, ValueError, "nesterov needs momentum > 0"),
+    ({"lr": {"W": 0}}, TypeError, "lr must be a number, got {'W': 0}"),
     ({"lr": 1j}, TypeError, "lr must be a number, got 1j"),
     ({"lr": np.complex128(1)}, TypeError, "lr must be a number"),
     ({"lr": 10**400}, ValueError, "lr is too large"),
@@ -291,6 +329,16 @@ def test_other_arguments() -> None:
         RMSProp(p, flush_denormals=None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="params has no arrays"):
         RMSProp([])
+    with pytest.raises(TypeError, match=r"params is a dict_items; .* e.g. dict\(params\)"):
+        RMSProp({"a": p}.items())
+    with pytest.raises(TypeError, match="params is None; pass an array"):
+        RMSProp(None)
+    opt: Any = RMSProp(p)
+    for typo in ("learning_rate", "grads", "foo"):
+        with pytest.raises(AttributeError, match="lr, threads, flush_denormals can be set"):
+            setattr(opt, typo, 1)
+    with pytest.raises(AttributeError):
+        opt.param_groups[0].lr = 1
     with pytest.raises(TypeError, match=r"params is a dict_values; .* e.g. list\(params\)"):
         RMSProp({"a": p}.values())
     endless: list[Any] = []
@@ -307,6 +355,12 @@ def test_groups() -> None:
         RMSProp([{"params": p, "learning_rate": 0.1}])
     with pytest.raises(ValueError, match="called 'a.b' in state"):
         RMSProp({"a": {"b": p}, "a.b": q})
+    with pytest.raises(ValueError, match=r"params\[0\] is not a parameter group"):
+        RMSProp([{"param": [p], "lr": 0.1}])
+    with pytest.raises(ValueError, match="parameter groups come in a list"):
+        RMSProp({"params": [p], "lr": 0.1})
+    with pytest.raises(ValueError, match=r"param_groups\[1\]: lr must be"):
+        RMSProp([{"params": p}, {"params": q, "lr": -1}])
     opt = RMSProp([{"params": {"w": p}, "name": "head"}])
     for bad, error, message in [
         ({"params": {"w": p}}, ValueError, "share memory"),

@@ -24,6 +24,7 @@ options = st.fixed_dictionaries(
         "weight_decay": st.sampled_from([0.0, 0.01]),
         "momentum": st.sampled_from([0.0, 0.5, 0.9]),
         "centered": st.booleans(),
+        "nesterov": st.booleans(),
         "maximize": st.booleans(),
         "flush_denormals": st.booleans(),
     }
@@ -41,6 +42,7 @@ def vectors(draw: st.DrawFn, count: int, max_size: int = 100) -> list[Array]:
 
 def stepped(params: Any, grads: list[Any], kwargs: dict[str, Any], n_threads: int) -> Any:
     """``params`` after one step for each of ``grads``, however small they are by ``n_threads``."""
+    kwargs = kwargs | {"nesterov": kwargs["nesterov"] and kwargs["momentum"] > 0}
     opt = RMSProp(params, **kwargs, threads=n_threads)
     opt._stepper.serial_below_bytes = 0
     for grad in grads:

@@ -8,21 +8,24 @@ vectors: each variant of the formula must be one, for float32 and for float64. T
 of wider sets outside of their kernels: in a weak symbol, which the linker may have kept in place of
 another library's copy, or in a static initialiser, it would crash an older processor.
 
-Needs objdump (binutils) and an x86-64 file whose symbols are not stripped.
+Needs objdump and nm (binutils; the environment variables OBJDUMP and NM name others, for another
+architecture's files) and a file whose symbols are not stripped.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from collections import Counter
 
 VARIANTS = 12  # (none, classical, nesterov) x (weight decay or not) x (centered or not)
-FULL_WIDTH = {  # instruction set: square root instruction prefix, register
-    "sse2": (r"sqrtp", "xmm"),
-    "avx2": (r"vsqrtp", "ymm"),
-    "avx512": (r"vsqrtp", "zmm"),
+FULL_WIDTH = {  # by instruction set and dtype: the square root of a whole vector
+    "sse2": {"float32": r"^sqrtps\s.*%xmm\d+$", "float64": r"^sqrtpd\s.*%xmm\d+$"},
+    "avx2": {"float32": r"^vsqrtps\s.*%ymm\d+$", "float64": r"^vsqrtpd\s.*%ymm\d+$"},
+    "avx512": {"float32": r"^vsqrtps\s.*%zmm\d+$", "float64": r"^vsqrtpd\s.*%zmm\d+$"},
+    "neon": {"float32": r"^fsqrt\s+v\d+\.4s", "float64": r"^fsqrt\s+v\d+\.2d"},
 }
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 INSTRUCTION = re.compile(r"^\s*[0-9a-f]+:\s+(.+)$")
@@ -40,7 +43,9 @@ def functions(path: str) -> dict[str, list[str]]:
     """The instructions of every function by its mangled name."""
     found: dict[str, list[str]] = {}
     body: list[str] = []
-    for line in output("objdump", "-d", "--no-show-raw-insn", path).splitlines():
+    for line in output(
+        os.environ.get("OBJDUMP", "objdump"), "-d", "--no-show-raw-insn", path
+    ).splitlines():
         if match := FUNCTION.match(line):
             body = found.setdefault(match[1], [])
         elif match := INSTRUCTION.match(line):
@@ -52,11 +57,11 @@ def count_vectorised(code: dict[str, list[str]]) -> Counter[tuple[str, str]]:
     """How many functions of each set take full-width square roots, by set and dtype."""
     counts: Counter[tuple[str, str]] = Counter()
     for name, body in code.items():
-        for isa, (prefix, register) in FULL_WIDTH.items():
+        for isa, patterns in FULL_WIDTH.items():
             if f"kernels{len(isa)}{isa}12_GLOBAL__N_1" not in name:
                 continue
-            for letter, dtype in (("s", "float32"), ("d", "float64")):
-                packed = re.compile(rf"^{prefix}{letter}\s.*%{register}\d+$")
+            for dtype, pattern in patterns.items():
+                packed = re.compile(pattern)
                 counts[isa, dtype] += any(packed.match(instruction) for instruction in body)
     return counts
 
@@ -77,7 +82,7 @@ def stray_wide_code(code: dict[str, list[str]]) -> list[str]:
 def weak_kernels(path: str) -> list[str]:
     """Kernels of wider sets that are weak symbols."""
     weak = []
-    for line in output("nm", path).splitlines():
+    for line in output(os.environ.get("NM", "nm"), path).splitlines():
         fields = line.split()
         if len(fields) == 3 and fields[1] in "WwVvu" and re.search(r"avx2|avx512", fields[2]):
             weak.append(fields[2])
@@ -88,16 +93,20 @@ def main(path: str) -> int:
     """Check one file; returns the exit status."""
     code = functions(path)
     counts = count_vectorised(code)
+    if not counts:
+        print(f"{path}: no kernels found; are its symbols stripped?")
+        return 1
     failed = False
-    for isa in FULL_WIDTH:
-        for dtype in ("float32", "float64"):
-            count = counts[isa, dtype]
-            good = count == VARIANTS
-            failed |= not good
-            print(
-                f"{isa:7s} {dtype}  {count:2d} of {VARIANTS} loops take full-width square roots"
-                f"{'' if good else '  <- NOT VECTORISED'}"
-            )
+    for (isa, dtype), count in sorted(counts.items()):
+        good = count == VARIANTS
+        failed |= not good
+        print(
+            f"{isa:7s} {dtype}  {count:2d} of {VARIANTS} loops take full-width square roots"
+            f"{'' if good else '  <- NOT VECTORISED'}"
+        )
+    if any(isa == "neon" for isa, _ in counts):
+        return int(failed)  # the baseline of aarch64: there is nothing wider to stray
+    failed |= {isa for isa, _ in counts} != {"sse2", "avx2", "avx512"}
     for what, found in (
         ("functions with AVX code outside of the AVX kernels", stray_wide_code(code)),
         ("weak AVX kernels", weak_kernels(path)),

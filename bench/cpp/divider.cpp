@@ -1,35 +1,24 @@
 // Compiles the divider loop for every instruction set, as cpp/src/kernels.cpp does the update.
 
 #include "divider.hpp"
-
-#define PRAGMA(text) _Pragma(#text)
-#if defined(__clang__)
-#define TARGET_BEGIN(features)                                                                     \
-    PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
-#define TARGET_END _Pragma("clang attribute pop")
-#define AVX512 "avx512f,avx512vl,avx512bw,avx512dq"
-#else
-#define TARGET_BEGIN(features) _Pragma("GCC push_options") PRAGMA(GCC target(features))
-#define TARGET_END _Pragma("GCC pop_options")
-#define AVX512 "avx512f,avx512vl,avx512bw,avx512dq,prefer-vector-width=512"
-#endif
+#include "target_regions.hpp"
 
 #if defined(__x86_64__)
 namespace sse2 {
 #include "divider.inl"
 } // namespace sse2
 
-TARGET_BEGIN("avx2")
+FUSED_RMSPROP_TARGET_BEGIN(FUSED_RMSPROP_AVX2)
 namespace avx2 {
 #include "divider.inl"
 } // namespace avx2
-TARGET_END
+FUSED_RMSPROP_TARGET_END
 
-TARGET_BEGIN(AVX512)
+FUSED_RMSPROP_TARGET_BEGIN(FUSED_RMSPROP_AVX512)
 namespace avx512 {
 #include "divider.inl"
 } // namespace avx512
-TARGET_END
+FUSED_RMSPROP_TARGET_END
 
 #else
 namespace baseline {

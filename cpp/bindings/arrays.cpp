@@ -20,10 +20,11 @@ std::string shape_of(const py::array &array) { return text(array.attr("shape"));
 py::array as_array(py::handle value, const std::string &what) {
     if (!py::isinstance<py::array>(value)) {
         const auto is = [&](const char *attribute) { return py::hasattr(value, attribute); };
-        const std::string hint =
-            is("dtype") && is("item") && !is("detach") ? "; wrap a NumPy scalar: np.asarray(value)"
-            : is("numpy") ? "; a CPU tensor shares its memory as tensor.numpy()"
-                          : "; pass a float32 or float64 numpy.ndarray";
+        const std::string hint = is("dtype") && is("item") && !is("detach")
+                                     ? "; make it one: np.full(param.shape, value, param.dtype)"
+                                 : is("numpy")
+                                     ? "; a CPU tensor shares its memory as tensor.numpy()"
+                                     : "; pass a float32 or float64 numpy.ndarray";
         throw py::type_error(what + " is a " + type_name(value) + ", not a NumPy array" + hint);
     }
     if (py::hasattr(value, "mask"))
@@ -37,6 +38,13 @@ bool is_float(const py::array &array) {
     const int number = dtype.num();
     return (number == py::dtype::num_of<float>() || number == py::dtype::num_of<double>()) &&
            dtype.byteorder() != (PY_BIG_ENDIAN ? '<' : '>');
+}
+
+/// How to convert an array of real numbers; nothing for those that would lose something.
+std::string advice(const py::array &array, const std::string &dtype) {
+    return std::string("fiu").find(array.dtype().kind()) == std::string::npos
+               ? ""
+               : "; convert it: array.astype(" + dtype + ")";
 }
 
 /// Whether the elements fill one block of memory, in the order of some permutation of the axes.
@@ -67,8 +75,8 @@ py::array updatable_array(py::handle value, const std::string &what) {
     py::array array = as_array(value, what);
     if (!is_float(array))
         throw py::type_error(what + " has dtype " + text(array.dtype()) +
-                             "; only float32 and float64 (in native byte order) can be updated; "
-                             "convert it before training: array.astype(np.float32)");
+                             "; only float32 and float64 (in native byte order) can be updated" +
+                             advice(array, "np.float64"));
     if (!(array.flags() & writeable))
         throw py::value_error(what + " is read-only, so it cannot be updated in place; pass a "
                                      "writable array, e.g. array.copy()");
@@ -94,8 +102,8 @@ void check_same_kind(py::handle value, const std::string &what, const py::array 
     const auto *wanted = py::detail::array_proxy(param.ptr());
     if (mine->descr != wanted->descr && !array.dtype().equal(param.dtype()))
         throw py::type_error(what + " has dtype " + text(array.dtype()) + ", but " + param_what +
-                             " is " + text(param.dtype()) + "; convert it: array.astype(np." +
-                             text(param.dtype()) + ")");
+                             " is " + text(param.dtype()) +
+                             advice(array, "np." + text(param.dtype())));
     if (mine->nd == wanted->nd &&
         std::equal(mine->dimensions, mine->dimensions + mine->nd, wanted->dimensions))
         return;
@@ -103,6 +111,8 @@ void check_same_kind(py::handle value, const std::string &what, const py::array 
                           " has shape " + shape_of(param);
     if (array.ndim() > 1 && text(array.attr("T").attr("shape")) == shape_of(param))
         message += "; it looks transposed: pass array.T";
+    else if (array.size() == param.size())
+        message += "; pass array.reshape(" + shape_of(param) + ")";
     throw py::value_error(message);
 }
 

@@ -9,8 +9,9 @@ Group::Group(const py::object &nest, const std::string &root, const std::string 
 
 Group::Group(const py::object &nest, const std::string &root, const std::string &name,
              std::vector<Tree::Leaf> &&leaves)
-    : tree_(nest, name, leaves), steps_(static_cast<py::ssize_t>(leaves.size())) {
-    std::fill_n(steps_.mutable_data(), leaves.size(), 0);
+    : nest_(nest), root_(root), tree_(nest, name, leaves),
+      steps_(static_cast<py::ssize_t>(leaves.size())), counters_(steps_.mutable_data()) {
+    std::fill_n(counters_, leaves.size(), 0);
     parameters_.reserve(leaves.size());
     for (const Tree::Leaf &leaf : leaves) {
         const std::string what = root + leaf.path;
@@ -20,7 +21,13 @@ Group::Group(const py::object &nest, const std::string &root, const std::string 
                                .name = leaf.name,
                                .array = array,
                                .as_given = Fingerprint(array)});
+        given_.push_back(leaf.value);
     }
+}
+
+void Group::check_containers() const {
+    std::size_t next = 0;
+    tree_.check_unchanged(nest_, root_, given_, next);
 }
 
 std::vector<std::string> Group::names() const {

@@ -32,6 +32,10 @@ public:
     std::vector<py::array> arrays() const;
     py::array_t<std::int64_t> steps() const { return steps_; }
 
+    /// Throws if the user has put another array in the place of one of the group's: training would
+    /// go on with the old one, unseen.
+    void check_containers() const;
+
     /// Throws std::invalid_argument unless the options suit all arrays of the group.
     void validate(const Options &options, bool flush_denormals) const;
 
@@ -50,15 +54,19 @@ public:
     /// Counts the changes of configure(): what was derived from an older layout is stale.
     std::uint64_t layout() const { return layout_; }
 
-    void count_step(std::size_t index) { steps_.mutable_data()[index] += 1; }
+    void count_step(std::size_t index) { counters_[index] += 1; }
 
 private:
     Group(const py::object &nest, const std::string &root, const std::string &name,
           std::vector<Tree::Leaf> &&leaves);
 
+    py::object nest_;
+    std::string root_;
     Tree tree_;
     std::vector<Parameter> parameters_;
+    std::vector<py::handle> given_; ///< the arrays of parameters_, in order
     py::array_t<std::int64_t> steps_;
+    std::int64_t *counters_; ///< the memory of steps_, whatever a user does to the array object
     Options options_;
     std::uint64_t layout_ = 0;
 };

@@ -40,6 +40,12 @@ private:
     Stepper &stepper_;
 };
 
+/// Lets go of the gradients at the end of the scope.
+struct Forget {
+    std::vector<py::object> &gradients;
+    ~Forget() { gradients.clear(); }
+};
+
 } // namespace
 
 std::string Stepper::grad_root(std::size_t group) const {
@@ -60,8 +66,8 @@ void Stepper::add(const std::vector<std::shared_ptr<Group>> &groups, bool groupe
     written_by(all); // throws if arrays share memory
     groups_ = std::move(all);
     grouped_ = grouped;
-    layouts_.clear(); // stale
-    bound_.reset();   // they are not the gradients of all groups any more
+    layouts_.clear();    // stale
+    bound_ = py::none(); // they are not the gradients of all groups any more
 }
 
 void Stepper::refresh() {
@@ -133,42 +139,33 @@ const void *Stepper::gradient(Slot &slot, const py::object &grad) {
     return data_in_order_of(p.array, array, slot.ordered_grad);
 }
 
-void Stepper::take_gradients(const std::vector<py::object> &grads) {
-    for (std::size_t i = 0; i < slots_.size(); ++i)
-        tensors_[i].grad = grads[i] ? gradient(slots_[i], grads[i]) : nullptr;
-}
-
 void Stepper::bind(const py::object &grads) {
     const Claim claim(*this);
-    if (grads.is_none()) {
-        bound_.reset();
-        return;
-    }
-    refresh();
-    std::vector<py::object> leaves;
-    flatten(grads, leaves);
-    take_gradients(leaves); // for its checks
-    bound_ = std::move(leaves);
+    const Forget forget{given_};
+    if (!grads.is_none())
+        read(grads);
+    bound_ = grads;
 }
 
 void Stepper::step(const py::object &grads) {
     const Claim claim(*this);
-    refresh();
-    if (!grads.is_none()) {
-        struct Clear { // gradients are not kept alive behind the step's end
-            std::vector<py::object> &grads;
-            ~Clear() { grads.clear(); }
-        } clear{given_};
-        flatten(grads, given_);
-        take_gradients(given_);
-        run();
-        return;
-    }
-    if (!bound_)
+    const Forget forget{given_};
+    if (grads.is_none() && bound_.is_none())
         throw py::value_error("no gradients: pass them, step(grads), or bind arrays that your "
                               "backward pass fills, RMSProp(params, grads=arrays)");
-    take_gradients(*bound_);
+    read(grads.is_none() ? bound_ : grads);
     run();
+}
+
+/// Reads the gradients into given_ and tensors_, and checks everything.
+void Stepper::read(const py::object &grads) {
+    refresh();
+    for (const auto &group : groups_)
+        group->check_containers();
+    given_.clear(); // a child forked during a step has the parent's still
+    flatten(grads, given_);
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+        tensors_[i].grad = given_[i] ? gradient(slots_[i], given_[i]) : nullptr;
 }
 
 void Stepper::run() {
@@ -178,12 +175,12 @@ void Stepper::run() {
     for (const Tensor &tensor : tensors_)
         if (tensor.grad != nullptr)
             bytes += tensor.size * (tensor.dtype == DType::float32 ? 4 : 8);
-    if (bytes < release_gil_from_bytes) {
-        threads_used_ = fused_rmsprop::step(tensors_, execution);
-    } else {
-        const py::gil_scoped_release release;
-        threads_used_ = fused_rmsprop::step(tensors_, execution);
-    }
+    std::optional<py::gil_scoped_release> released;
+    if (bytes >= release_gil_from_bytes)
+        released.emplace();
+    const int used = fused_rmsprop::step(tensors_, execution);
+    released.reset();
+    threads_used_ = used;
     for (std::size_t i = 0; i < slots_.size(); ++i)
         if (tensors_[i].grad != nullptr)
             slots_[i].group->count_step(slots_[i].index);

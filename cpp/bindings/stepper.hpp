@@ -23,7 +23,7 @@ public:
     /// Throws, and adds none, if arrays share memory.
     void add(const std::vector<std::shared_ptr<Group>> &groups, bool grouped);
 
-    /// Uses these gradient arrays whenever step() is given none; None: forget them.
+    /// Reads this nest whenever step() is given none; None: forget it.
     void bind(const py::object &grads);
 
     /// One step of all groups; with None, on the bound gradients. All or nothing.
@@ -53,7 +53,7 @@ private:
     std::string grad_root(std::size_t group) const;
     void refresh();
     void flatten(const py::object &grads, std::vector<py::object> &out) const;
-    void take_gradients(const std::vector<py::object> &grads);
+    void read(const py::object &grads);
     const void *gradient(Slot &slot, const py::object &grad);
     void run();
 
@@ -64,7 +64,7 @@ private:
     std::vector<Tensor> tensors_;        ///< one per slot
     std::vector<std::uint64_t> layouts_; ///< of each group, when slots_ and tensors_ were made
     WrittenMemory written_;
-    std::optional<std::vector<py::object>> bound_;
+    py::object bound_ = py::none();
     std::vector<py::object> given_; ///< of the step under way; kept for its capacity
     Execution execution_{.threads = 0, .tuner = nullptr};
     ThreadTuner tuner_;

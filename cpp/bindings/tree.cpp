@@ -9,6 +9,11 @@ std::string key_in_brackets(py::handle key) {
     return std::string("[").append(py::repr(key).cast<std::string>()).append("]");
 }
 
+/// Owned, because what is done with it may run Python code that takes it out of its list.
+py::object item(py::handle sequence, Py_ssize_t index) {
+    return py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(sequence.ptr(), index));
+}
+
 bool is_sequence(py::handle value) {
     return PyList_Check(value.ptr()) || PyTuple_Check(value.ptr());
 }
@@ -50,9 +55,8 @@ void Tree::read(py::handle nest, const std::string &name, std::vector<Leaf> &lea
         }
     } else if (is_sequence(nest)) {
         kind_ = Kind::sequence;
-        const Py_ssize_t size = PySequence_Fast_GET_SIZE(nest.ptr());
-        for (Py_ssize_t i = 0; i < size; ++i)
-            add(py::int_(i), PySequence_Fast_GET_ITEM(nest.ptr(), i));
+        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(nest.ptr()); ++i)
+            add(py::int_(i), item(nest, i));
     } else if (nest.is_none()) {
         kind_ = Kind::none;
     } else {
@@ -85,6 +89,30 @@ void Tree::flatten(py::handle nest, const std::string &root, std::vector<py::obj
     }
 }
 
+void Tree::check_unchanged(py::handle nest, const std::string &root,
+                           const std::vector<py::handle> &leaves, std::size_t &next) const {
+    const auto same_kind = [&] {
+        return kind_ == Kind::dict       ? PyDict_Check(nest.ptr()) != 0
+               : kind_ == Kind::sequence ? is_sequence(nest)
+                                         : true;
+    };
+    if (nest.ptr() == nullptr || !same_kind() || (kind_ == Kind::leaf && !nest.is(leaves[next++])))
+        throw py::value_error(
+            root + path_ +
+            " is not the array any more that the optimizer was given; write new "
+            "values into the array, array[...] = values, or make a new optimizer");
+    for (std::size_t i = 0; i < children_.size(); ++i) {
+        PyObject *child = nullptr;
+        if (kind_ == Kind::dict)
+            child = PyDict_GetItemWithError(nest.ptr(), keys_[i].ptr());
+        else if (static_cast<Py_ssize_t>(i) < PySequence_Fast_GET_SIZE(nest.ptr()))
+            child = PySequence_Fast_GET_ITEM(nest.ptr(), static_cast<Py_ssize_t>(i));
+        if (child == nullptr && PyErr_Occurred())
+            throw py::error_already_set();
+        children_[i].check_unchanged(py::reinterpret_borrow<py::object>(child), root, leaves, next);
+    }
+}
+
 void Tree::flatten_sequence(py::handle nest, const std::string &root,
                             std::vector<py::object> &out) const {
     if (!is_sequence(nest))
@@ -96,9 +124,12 @@ void Tree::flatten_sequence(py::handle nest, const std::string &root,
         throw py::value_error(
             root + path_ + " has " + std::to_string(size) + " items; the parameters there have " +
             std::to_string(children_.size()) + " (give None for one without a gradient)");
-    for (std::size_t i = 0; i < size; ++i)
-        children_[i].flatten(PySequence_Fast_GET_ITEM(nest.ptr(), static_cast<Py_ssize_t>(i)), root,
-                             out);
+    for (std::size_t i = 0; i < size; ++i) {
+        const auto at = static_cast<Py_ssize_t>(i);
+        if (at >= PySequence_Fast_GET_SIZE(nest.ptr()))
+            throw py::value_error(root + path_ + " became shorter while it was read");
+        children_[i].flatten(item(nest, at), root, out);
+    }
 }
 
 void Tree::flatten_dict(py::handle nest, const std::string &root,
@@ -115,7 +146,7 @@ void Tree::flatten_dict(py::handle nest, const std::string &root,
             throw py::value_error(root + children_[i].path_ +
                                   " is missing (give None for one without a gradient)");
         }
-        children_[i].flatten(value, root, out);
+        children_[i].flatten(py::reinterpret_borrow<py::object>(value), root, out);
     }
     if (static_cast<std::size_t>(PyDict_Size(nest.ptr())) == children_.size())
         return;

@@ -29,6 +29,11 @@ public:
     /// structure differs.
     void flatten(py::handle nest, const std::string &root, std::vector<py::object> &out) const;
 
+    /// Throws a ValueError, naming the first, if a leaf of `nest` is another object than that at
+    /// its place in `leaves`, from `next` on.
+    void check_unchanged(py::handle nest, const std::string &root,
+                         const std::vector<py::handle> &leaves, std::size_t &next) const;
+
 private:
     enum class Kind { leaf, none, sequence, dict };
 

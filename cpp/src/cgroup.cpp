@@ -63,7 +63,8 @@ int cgroup_cpus(const char *membership, const char *root) try {
             consider(std::string(root) + "/cpu", group);
         }
     }
-    return least > 0 ? std::max(1, static_cast<int>(least)) : 0;
+    constexpr double most = 1 << 20; // more is no bound
+    return least > 0 && least < most ? std::max(1, static_cast<int>(least)) : 0;
 } catch (...) {
     return 0; // unreadable or malformed: no bound that we know of
 }

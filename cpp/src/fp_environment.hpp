@@ -24,9 +24,9 @@ public:
         _mm_setcsr(all_masked | (flush_denormals ? flush_to_zero | denormals_are_zero : 0));
 #elif defined(__aarch64__)
         constexpr std::uint64_t flush_to_zero = std::uint64_t{1} << 24;
-        asm volatile("mrs %0, fpcr" : "=r"(saved_));
-        asm volatile("mrs %0, fpsr" : "=r"(saved_status_));
-        asm volatile("msr fpcr, %0" : : "r"(flush_denormals ? flush_to_zero : 0));
+        asm volatile("mrs %0, fpcr" : "=r"(saved_) : : "memory");
+        asm volatile("mrs %0, fpsr" : "=r"(saved_status_) : : "memory");
+        asm volatile("msr fpcr, %0" : : "r"(flush_denormals ? flush_to_zero : 0) : "memory");
 #else
         std::fegetenv(&saved_);
         std::fesetenv(FE_DFL_ENV);
@@ -37,8 +37,8 @@ public:
 #if defined(__x86_64__)
         _mm_setcsr(saved_);
 #elif defined(__aarch64__)
-        asm volatile("msr fpcr, %0" : : "r"(saved_));
-        asm volatile("msr fpsr, %0" : : "r"(saved_status_));
+        asm volatile("msr fpcr, %0" : : "r"(saved_) : "memory");
+        asm volatile("msr fpsr, %0" : : "r"(saved_status_) : "memory");
 #else
         std::fesetenv(&saved_);
 #endif

@@ -3,22 +3,11 @@
 // of all an inline function that the linker shares, contains code that an older processor lacks.
 
 #include "kernels.hpp"
+#include "target_regions.hpp"
 
-#ifdef __FAST_MATH__
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error                                                                                             \
     "-ffast-math changes the numbers that this library promises, and the whole process; build without it"
-#endif
-
-#define FUSED_RMSPROP_PRAGMA(text) _Pragma(#text)
-#if defined(__clang__)
-#define FUSED_RMSPROP_TARGET_BEGIN(features)                                                       \
-    FUSED_RMSPROP_PRAGMA(                                                                          \
-        clang attribute push(__attribute__((target(features))), apply_to = function))
-#define FUSED_RMSPROP_TARGET_END _Pragma("clang attribute pop")
-#else
-#define FUSED_RMSPROP_TARGET_BEGIN(features)                                                       \
-    _Pragma("GCC push_options") FUSED_RMSPROP_PRAGMA(GCC target(features))
-#define FUSED_RMSPROP_TARGET_END _Pragma("GCC pop_options")
 #endif
 
 namespace fused_rmsprop::kernels {
@@ -28,19 +17,13 @@ namespace sse2 { // the baseline of x86-64
 #include "update.inl"
 } // namespace sse2
 
-FUSED_RMSPROP_TARGET_BEGIN("avx2")
+FUSED_RMSPROP_TARGET_BEGIN(FUSED_RMSPROP_AVX2)
 namespace avx2 {
 #include "update.inl"
 } // namespace avx2
 FUSED_RMSPROP_TARGET_END
 
-// Compilers prefer 256 bits here by default; the divider is as fast per element either way, all
-// the rest is faster in 512.
-#if defined(__clang__)
-FUSED_RMSPROP_TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq")
-#else
-FUSED_RMSPROP_TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq,prefer-vector-width=512")
-#endif
+FUSED_RMSPROP_TARGET_BEGIN(FUSED_RMSPROP_AVX512)
 namespace avx512 {
 #include "update.inl"
 } // namespace avx512

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
+#include <cstring>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -20,12 +22,31 @@
 namespace fused_rmsprop {
 namespace {
 
-std::atomic<bool> forked{false};
+/// Whether this process was forked and has not become another program since.
+bool began_forked() noexcept {
+#if defined(__linux__)
+    // proc(5): the ninth field is the kernel's flags; the name before them may contain anything.
+    constexpr unsigned long forked_without_exec = 0x40;
+    if (std::FILE *file = std::fopen("/proc/self/stat", "r")) {
+        char text[512] = {};
+        const std::size_t size = std::fread(text, 1, sizeof text - 1, file);
+        std::fclose(file);
+        const char *after_name = size > 0 ? std::strrchr(text, ')') : nullptr;
+        unsigned long flags = 0;
+        if (after_name && std::sscanf(after_name + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) == 1)
+            return (flags & forked_without_exec) != 0;
+    }
+#endif
+    return false;
+}
+
+std::atomic<bool> forked{began_forked()};
 
 #if defined(__unix__) || defined(__APPLE__)
 // The threads of an OpenMP team do not survive fork(), but the runtime goes on waiting for them:
-// the child's next parallel region would hang. Registered when the library is loaded, because a
-// process may have run a team, ours or another library's, at any time before it forks.
+// the child's next parallel region would hang. A process may have run a team, ours or another
+// library's, at any time before it forks: before this library was loaded, too (began_forked), and
+// after, so the handler is registered at once.
 [[maybe_unused]] const int fork_handler =
     pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
 #endif

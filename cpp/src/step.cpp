@@ -8,12 +8,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 
 namespace fused_rmsprop {
 namespace {
 
 constexpr std::size_t cache_line = 64;
+
+// OpenMP ends the process when it cannot start the threads of a team.
+constexpr int most_threads = 1024;
 
 std::size_t item_size(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
 std::size_t byte_size(const Tensor &tensor) {
@@ -160,6 +164,7 @@ void run_slice(std::span<const Tensor> tensors, std::size_t begin, std::size_t e
 } // namespace
 
 void validate(const Options &options, DType dtype, bool flush_denormals) {
+    const ScopedFpEnvironment caller(false); // the bounds are the same in any environment
     const auto at_least_zero = [](double x) { return std::isfinite(x) && x >= 0; };
     const auto fraction = [](double x) { return x >= 0 && x < 1; };
     require(at_least_zero(options.lr), "lr", "finite and >= 0", options.lr);
@@ -179,9 +184,9 @@ void validate(const Options &options, DType dtype, bool flush_denormals) {
 int step(std::span<const Tensor> tensors, const Execution &execution) {
     // Checks and the tuner compute too: their inexact results would raise the caller's flags.
     const ScopedFpEnvironment caller(false);
-    if (execution.threads < 0)
-        throw std::invalid_argument("threads must be >= 0, got " +
-                                    std::to_string(execution.threads));
+    if (execution.threads < 0 || execution.threads > most_threads)
+        throw std::invalid_argument("threads must be >= 0 and <= " + std::to_string(most_threads) +
+                                    ", got " + std::to_string(execution.threads));
     const std::size_t total = check(tensors, execution.flush_denormals);
     if (total == 0)
         return 1;

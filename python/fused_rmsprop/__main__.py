@@ -1,10 +1,11 @@
-"""The command line: ``python -m fused_rmsprop demo`` and ``python -m fused_rmsprop info``."""
+"""Trains a demo, and tells how the package was built and what it uses here."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from fused_rmsprop import __version__, show_config
 
@@ -20,12 +21,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="train a network on handwritten digits, fused and in NumPy, and compare",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.add_argument("--epochs", type=_positive, default=30, help="passes over the training set")
-    demo.add_argument("--seed", type=int, default=0, help="of the split, the weights, the batches")
     demo.add_argument(
-        "--threads", type=_positive, default=None, help="of the optimizer; None: what is faster"
+        "--epochs", type=positive_int, default=30, help="passes over the training set"
     )
-    demo.add_argument("--out", default="fused_rmsprop_demo.png", help="where the picture goes")
+    demo.add_argument("--seed", type=seed, default=0, help="of the split, the weights, the batches")
+    demo.add_argument(
+        "--threads",
+        type=positive_int,
+        default=argparse.SUPPRESS,
+        help="of the optimizer (default: what is measured to be faster)",
+    )
+    demo.add_argument(
+        "--out", type=png_path, default="fused_rmsprop_demo.png", help="the PNG file to write"
+    )
     arguments = parser.parse_args(argv)
 
     if arguments.command == "info":
@@ -35,23 +43,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         from fused_rmsprop.demo import run
     except ModuleNotFoundError as error:
         print(
-            f"the demo needs {error.name}; install what it uses: pip install 'fused-rmsprop[demo]'",
+            f"the demo needs the module {error.name}; install what it uses, in the source folder: "
+            "pip install '.[demo]'",
             file=sys.stderr,
         )
         return 1
     try:
-        run(arguments.epochs, arguments.seed, arguments.threads, arguments.out)
+        run(
+            arguments.epochs,
+            arguments.seed,
+            getattr(arguments, "threads", None),
+            arguments.out,
+        )
     except (OSError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _positive(text: str) -> int:
+def positive_int(text: str) -> int:
+    """Argument type: an int of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
+
+
+def seed(text: str) -> int:
+    """Argument type: what NumPy and scikit-learn both take for a seed."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{value} is not from 0 to 2**32 - 1")
+    return value
+
+
+def png_path(text: str) -> str:
+    """Argument type: a file name that can be written when the training is over."""
+    path = Path(text)
+    if path.suffix != ".png":
+        raise argparse.ArgumentTypeError(f"{text!r} does not end with .png")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return text
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import ItemsView, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -13,10 +13,9 @@ from fused_rmsprop.options import (
     Number,
     as_flag,
     as_threads,
-    core_options,
     parse_options,
 )
-from fused_rmsprop.param_group import ParamGroup, State, claimed, snapshot
+from fused_rmsprop.param_group import ParamGroup, State, claimed
 
 
 class RMSProp:
@@ -35,8 +34,8 @@ class RMSProp:
         The arrays to train: float32 or float64, writable, aligned, contiguous in any order of
         their axes, of any shape. A list of dicts with the key ``"params"`` makes parameter
         groups: the other keys are options of that group, and ``"name"`` names it. None stands
-        for a parameter that is not there. The arrays are kept, not the containers: write new
-        values into them (``params["W"][...] = w``), an array put in their place is not trained.
+        for a parameter that is not there. These very arrays are trained: write new values into
+        them (``params["W"][...] = w``); an array put in the place of one is refused by `step`.
     lr : float
         Step size, ``>= 0``.
     alpha : float
@@ -161,6 +160,7 @@ class RMSProp:
                 self.defaults | options,
                 root=root,
                 name=name,
+                where=f"param_groups[{index}]",
             )
             for leaf in group.core.names:
                 if leaf in taken:
@@ -204,7 +204,7 @@ class RMSProp:
             As for `step`.
         """
         self._stepper.bind(grads)
-        self._grads = snapshot(grads)
+        self._grads = grads
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add arrays with options of their own; ``step`` then takes a list of one item per group.
@@ -275,7 +275,7 @@ class RMSProp:
         flush = as_flag("flush_denormals", value)
         with claimed(self._stepper):
             for group in self._groups:
-                group.core.validate(core_options(group), flush)
+                group.validate(group, flush)
             self._stepper.flush_denormals = flush
 
     @property
@@ -326,28 +326,31 @@ class RMSProp:
         ValueError
             If it does not fit, with all differences. Nothing has changed then.
         """
-        try:
-            state = dict(state_dict["state"])
-            saved_groups = list(state_dict["param_groups"])
-            flush = as_flag("flush_denormals", state_dict["flush_denormals"])
-            saved_names = [sorted(saved["params"]) for saved in saved_groups]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"this is not a state_dict of RMSProp: {error!r}") from error
-        names = [sorted(group.core.names) for group in self._groups]
-        if names != saved_names:
-            raise ValueError(f"the saved parameters are {saved_names}, these are {names}")
-
+        state, saved_groups, flush = _parts_of(state_dict)
+        if len(saved_groups) != len(self._groups):
+            raise ValueError(
+                f"the state_dict has {len(saved_groups)} parameter groups, "
+                f"the optimizer {len(self._groups)}"
+            )
         options, found = [], []
         for i, (group, saved) in enumerate(zip(self._groups, saved_groups, strict=True)):
             where = f"param_groups[{i}] of the state_dict"
+            ours, theirs = set(group.core.names), set(saved["params"])
+            found += [f"{name!r} is not in {where}" for name in sorted(ours - theirs)]
+            found += [f"{name!r} is in {where} only" for name in sorted(theirs - ours)]
+            if ours != theirs:
+                continue
             parsed = parse_options({k: v for k, v in saved.items() if k != "params"}, where)
             if missing := [key for key in self.defaults if key not in parsed]:
                 raise ValueError(f"{where} lacks {', '.join(missing)}")
-            group.core.validate(core_options(parsed), flush)
+            group.validate(parsed, flush)
             options.append(parsed)
             found += group.differences(parsed, state)
         if found:
-            raise ValueError("the saved state does not fit:\n  " + "\n  ".join(found))
+            raise ValueError(
+                "the saved state does not fit (names come from the structure of the parameters, "
+                "and the names of groups):\n  " + "\n  ".join(found)
+            )
 
         with claimed(self._stepper):
             self._stepper.flush_denormals = flush
@@ -357,14 +360,19 @@ class RMSProp:
     def __repr__(self) -> str:
         rest = f"flush_denormals={self.flush_denormals}, threads={self.threads}"
         if not self._grouped:
-            return f"RMSProp({self._groups[0]!r}; {rest})"
-        groups = "".join(f"  {group.name!r}: {group!r}\n" for group in self._groups)
+            return f"RMSProp({self._groups[0].summary()}; {rest})"
+        groups = "".join(f"  {group.name!r}: {group.summary()}\n" for group in self._groups)
         return f"RMSProp({rest},\n{groups})"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in OPTIONS and name != "lr":
             raise AttributeError(
                 f"options belong to the groups: opt.param_groups[0][{name!r}] = {value!r}"
+            )
+        if type(self) is RMSProp and name not in (*_OWN_ATTRIBUTES, *_SETTABLE):
+            raise AttributeError(
+                f"there is no {name!r} to set: {', '.join(_SETTABLE)} can be set here, "
+                "the other options in opt.param_groups[0], gradients with opt.bind_grads"
             )
         super().__setattr__(name, value)
 
@@ -389,6 +397,25 @@ class RMSProp:
 
 #: What a pickle rebuilds; the rest are attributes of a subclass or of a user.
 _OWN_ATTRIBUTES = {"defaults", "_stepper", "_groups", "_grads", "_grouped"}
+_SETTABLE = ("lr", "threads", "flush_denormals")
+
+
+def _parts_of(state_dict: Any) -> tuple[dict[str, Any], list[Any], bool]:
+    """The three parts of a state_dict, or a `ValueError` that says what it is instead."""
+    keys = ("state", "param_groups", "flush_denormals")
+    if not isinstance(state_dict, Mapping) or any(key not in state_dict for key in keys):
+        got = (
+            f"a dict of {', '.join(map(str, state_dict))}"
+            if isinstance(state_dict, Mapping)
+            else f"a {type(state_dict).__name__}"
+        )
+        raise ValueError(f"a state_dict of RMSProp has the keys {', '.join(keys)}; this is {got}")
+    state, groups, flush = (state_dict[key] for key in keys)
+    if not isinstance(state, Mapping) or not isinstance(groups, (list, tuple)):
+        raise ValueError("in a state_dict of RMSProp, state is a dict and param_groups a list")
+    if not all(isinstance(group, Mapping) and "params" in group for group in groups):
+        raise ValueError("in a state_dict of RMSProp, param_groups are dicts with the key 'params'")
+    return dict(state), list(groups), as_flag("flush_denormals", flush)
 
 
 def _is_group(item: object) -> bool:
@@ -396,24 +423,38 @@ def _is_group(item: object) -> bool:
 
 
 def _is_list_of_groups(params: object) -> bool:
-    """Whether this is torch's list of dicts; an error if only some items are such dicts."""
-    if not isinstance(params, (list, tuple)) or not any(_is_group(item) for item in params):
+    """Whether this is torch's list of dicts; an error if it only looks like one."""
+    if _has_options(params):
+        raise ValueError("parameter groups come in a list: [{'params': ..., 'lr': ...}]")
+    if not isinstance(params, (list, tuple)):
+        return False
+    if not any(_is_group(item) or _has_options(item) for item in params):
         return False
     for i, item in enumerate(params):
         if not _is_group(item):
             raise ValueError(
-                f"params[{i}] is not a parameter group, but other items of params are: "
-                "each is a dict with the key 'params'"
+                f"params[{i}] is not a parameter group, a dict with the key 'params', "
+                "but params looks like a list of such"
             )
     return True
 
 
+def _has_options(item: object) -> bool:
+    """Whether a dict has values that only a parameter group has: numbers under options' names."""
+    return isinstance(item, dict) and any(
+        isinstance(item.get(name), (int, float)) for name in OPTIONS
+    )
+
+
 def _checked_container(params: object, root: str) -> object:
     """Refuse iterators and views, whose items gradients could not be matched with by position."""
+    if params is None or isinstance(params, (str, bytes)):
+        raise TypeError(f"{root} is {params!r}; pass an array, or a list, tuple or dict of arrays")
     if isinstance(params, Iterable) and not isinstance(params, (list, tuple, dict)):
         if not hasattr(params, "__array__"):
+            container = "dict" if isinstance(params, ItemsView) else "list"
             raise TypeError(
                 f"{root} is a {type(params).__name__}; pass a list, tuple or dict of arrays, "
-                f"e.g. list({root})"
+                f"e.g. {container}({root})"
             )
     return params

@@ -5,6 +5,7 @@ Their bounds are checked below, in the C++ library, which knows the arrays' dtyp
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any, SupportsFloat, TypeAlias
 
@@ -34,7 +35,7 @@ def as_number(name: str, value: Any) -> float:
             pass
         except OverflowError as error:
             raise ValueError(f"{name} is too large for a float") from error
-    raise TypeError(f"{name} must be a number, got {value!r}")
+    raise TypeError(f"{name} must be a number, got {reprlib.repr(value)}")
 
 
 def as_flag(name: str, value: Any) -> bool:

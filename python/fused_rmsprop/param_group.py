@@ -57,6 +57,18 @@ class ParamGroup(MutableMapping[str, Any]):
     at once; a refused change leaves everything as it was. `update` changes several together.
     """
 
+    __slots__ = (
+        "_grad_avg",
+        "_momentum_buffer",
+        "_name",
+        "_options",
+        "_params",
+        "_square_avg",
+        "_stepper",
+        "_where",
+        "core",
+        "state",
+    )
     __eq__ = object.__eq__  # identity, as arrays have no truth value to compare by
     __hash__ = object.__hash__
 
@@ -68,13 +80,15 @@ class ParamGroup(MutableMapping[str, Any]):
         *,
         root: str,
         name: str,
+        where: str,
     ) -> None:
         self._name = name
+        self._where = where
         self._params = snapshot(params)
         self._stepper = stepper
-        self._options = parse_options(options, root)
-        self.core = _core.Group(self._params, root, name)
-        self.core.validate(core_options(self._options), stepper.flush_denormals)
+        self._options = parse_options(options, where)
+        self.core = _core.Group(params, root, name)
+        self.validate(self._options, stepper.flush_denormals)
         self._square_avg = self._zeros()
         self._momentum_buffer = self._zeros() if self._options["momentum"] > 0 else None
         self._grad_avg = self._zeros() if self._options["centered"] else None
@@ -103,11 +117,15 @@ class ParamGroup(MutableMapping[str, Any]):
         return 1 + len(OPTIONS)
 
     def __repr__(self) -> str:
+        return f"ParamGroup({self.summary()})"
+
+    def summary(self) -> str:
+        """The options and the size, for a `repr`."""
         options = ", ".join(f"{key}={value!r}" for key, value in self._options.items())
         arrays = self.core.arrays
         elements = sum(array.size for array in arrays)
         plural = "" if len(arrays) == 1 else "s"
-        return f"{options}; {len(arrays)} array{plural}, {elements:,} elements"
+        return f"{options}; {len(arrays)} array{plural} of {elements:,} in all"
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Change several options together, or none if any of them is refused."""
@@ -124,9 +142,16 @@ class ParamGroup(MutableMapping[str, Any]):
         """The options after ``changes``, or the error that `update` would raise."""
         if "params" in changes:
             raise ValueError("the arrays of a group cannot be replaced; add_param_group adds some")
-        options = self._options | parse_options(changes, "a parameter group")
-        self.core.validate(core_options(options), self._stepper.flush_denormals)
+        options = self._options | parse_options(changes, self._where)
+        self.validate(options, self._stepper.flush_denormals)
         return options
+
+    def validate(self, options: Mapping[str, Any], flush_denormals: bool) -> None:
+        """Raise a `ValueError` that names the group unless the options suit its arrays."""
+        try:
+            self.core.validate(core_options(options), flush_denormals)
+        except ValueError as error:
+            raise ValueError(f"{self._where}: {error}") from None
 
     def commit(self, options: dict[str, Any]) -> None:
         """Use ``options``, which were checked; allocate the state that they newly need."""

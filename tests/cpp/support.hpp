@@ -18,6 +18,11 @@ std::vector<T> random_values(std::size_t size, unsigned seed) {
     return values;
 }
 
+/// How many threads work where `threads` were asked for: one without OpenMP.
+inline int team(int threads) {
+    return fused_rmsprop::openmp() == std::string("none") ? 1 : threads;
+}
+
 /// Calls `body()` once with each instruction set that this processor supports in use.
 template <typename Body>
 void for_each_instruction_set(const Body &body) {

@@ -89,7 +89,7 @@ TEST_CASE("step: many tensors of both dtypes and any options, as each alone, cut
                 tensors.push_back(singles.back()->tensor);
                 tensors.push_back(doubles.back()->tensor);
             }
-            CHECK(step(tensors, {.threads = threads, .serial_below_bytes = 0}) == threads);
+            CHECK(step(tensors, {.threads = threads, .serial_below_bytes = 0}) == team(threads));
             for (unsigned i = 0; i < std::size(sizes); ++i) {
                 INFO("threads ", threads, ", leaf ", i, ", without gradient ", gradless);
                 CHECK(same_bits(singles[i]->state, singles[i]->expected));
@@ -139,7 +139,7 @@ TEST_CASE("step: nothing to do is one thread's work") {
 TEST_CASE("step: small ones run serially, large ones on the threads asked for") {
     Leaf<float> leaf(1024, plain, true, 1);
     CHECK(step(std::span(&leaf.tensor, 1), {.threads = 2, .serial_below_bytes = 4097}) == 1);
-    CHECK(step(std::span(&leaf.tensor, 1), {.threads = 2, .serial_below_bytes = 4096}) == 2);
+    CHECK(step(std::span(&leaf.tensor, 1), {.threads = 2, .serial_below_bytes = 4096}) == team(2));
     CHECK(step(std::span(&leaf.tensor, 1), {.threads = 0, .serial_below_bytes = 0}) ==
           available_threads());
 }

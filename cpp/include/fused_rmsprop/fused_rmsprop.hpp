@@ -2,6 +2,10 @@
 // Stateless: pointers and scalars come in, nothing is kept. It knows nothing of Python.
 #pragma once
 
+#if __cplusplus < 202002L
+#error "fused_rmsprop needs C++20: -std=c++20"
+#endif
+
 #include <cstddef>
 #include <cstdint>
 #include <span>

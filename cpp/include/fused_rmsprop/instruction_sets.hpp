@@ -23,7 +23,8 @@ bool supported(InstructionSet set) noexcept;
 InstructionSet instruction_set();
 
 /// Uses the set called `name` from now on, in the whole process. Throws std::invalid_argument,
-/// listing the valid names, if there is no such set or this processor does not support it.
+/// listing the valid names, if there is no such set or this processor does not support it, or if
+/// FUSED_RMSPROP_ISA is wrong already.
 void set_instruction_set(std::string_view name);
 
 } // namespace fused_rmsprop

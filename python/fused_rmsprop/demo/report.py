@@ -18,13 +18,13 @@ def print_summary(fused: History, plain: History) -> None:
     elements = sum(array.size for layer in fused.params for array in layer.values())
     print(f"test accuracy      {fused.test_accuracy[-1]:.2%}")
     print(f"parameters         {elements:,}")
-    print("                        fused      NumPy")
+    print("medians                 fused      NumPy")
     for what, ours, theirs in (
         ("iteration", fused.iteration_times, plain.iteration_times),
         ("optimizer step", fused.step_times, plain.step_times),
     ):
         a, b = np.median(ours), np.median(theirs)
-        print(f"{what:18s} {a * 1e6:7.0f} us {b * 1e6:7.0f} us   {b / a:.1f} times faster")
+        print(f"{what:18s} {a * 1e6:7.0f} us {b * 1e6:7.0f} us   {b / a:.1f} times as fast")
     print(f"parameters at end  {'bit-identical' if identical else 'DIFFERENT'}")
 
 
@@ -56,10 +56,11 @@ def save_picture(history: History, percentiles: Sequence[int], out: str) -> None
             by_percentile[i],
             by_percentile[-1 - i],
             color="C2",
-            alpha=0.2,
+            alpha=0.15 + 0.2 * i,
+            linewidth=0,
             label=f"{percentiles[i]} to {percentiles[-1 - i]} %",
         )
-    rate.plot(epochs, by_percentile[middle], color="C2", label="median")
+    rate.plot(epochs, by_percentile[middle], color="C2", label="median", linewidth=1.5)
     rate.set(
         title=r"Effective learning rate  lr / ($\sqrt{v}$ + eps)", xlabel="epoch", yscale="log"
     )
