@@ -1,10 +1,16 @@
 """How fast one step is beside the NumPy expression, by size; one thread, float32.
 
-    python bench/python/step_speed.py --json step_speed.json
+    python bench/python/step_speed.py --json bench/results/step_speed.json \\
+        --cpp build/bench/bench/cpp/fused_rmsprop_bench
 
 Peers, run in turn in one process: the textbook line of NumPy, and the same with ``out=`` and one
 temporary. Results are compared first: with == to the textbook, and to within a few roundings to
 the other, which must divide before it multiplies by lr.
+
+With --cpp, the built C++ benchmark (cmake --workflow --preset bench): also how near a plain step of
+32 Ki elements, which lie in L2, comes to the divider's limit, the square root and the division
+alone, per instruction set. Its repetitions are interleaved, so that a change of the machine's speed
+meets all cases alike.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,10 +102,35 @@ def measure(size: int) -> dict[str, dict[str, float]]:
     }
 
 
+def measure_divider(executable: Path) -> dict[str, dict[str, float]]:
+    """Medians in nanoseconds per element by instruction set: a step, the divider alone, the ratio."""
+    command = [
+        str(executable),
+        "--benchmark_filter=^(plain/float32/[a-z0-9]+/32768|divider/float32/[a-z0-9]+)$",
+        "--benchmark_format=json",
+        "--benchmark_repetitions=25",
+        "--benchmark_enable_random_interleaving=true",
+        "--benchmark_report_aggregates_only=true",
+        "--benchmark_min_time=0.05",
+    ]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures: dict[str, dict[str, float]] = {}
+    for benchmark in json.loads(done.stdout)["benchmarks"]:
+        if benchmark.get("error_occurred"):
+            raise SystemExit(f"{benchmark['run_name']}: {benchmark['error_message']}")
+        if benchmark["aggregate_name"] == "median":
+            case, _, instruction_set = benchmark["run_name"].split("/")[:3]
+            figures.setdefault(instruction_set, {})[case] = 1e9 / benchmark["items_per_second"]
+    for figure in figures.values():
+        figure["ratio"] = figure["plain"] / figure["divider"]
+    return figures
+
+
 def main() -> None:
     """Measure every size and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--cpp", type=Path, help="the built fused_rmsprop_bench")
     arguments = parser.parse_args()
     config = show_config("dicts")
     print(
@@ -119,8 +151,16 @@ def main() -> None:
             + f"{medians[1] / medians[2]:15.2f}",
             flush=True,
         )
+    divider = measure_divider(arguments.cpp) if arguments.cpp else {}
+    if divider:
+        print("\nin L2 (32,768 elements), ns per element")
+        print("                 step   divider alone   ratio")
+    for isa, figure in sorted(divider.items()):
+        print(f"{isa:12s}{figure['plain']:9.4f}{figure['divider']:16.4f}{figure['ratio']:8.2f}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"config": config, "results": report}, indent=1))
+        arguments.json.write_text(
+            json.dumps({"config": config, "results": report, "divider": divider}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -109,6 +109,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hidden", type=int, action="append", help="default: 512 and 1500")
     parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument(
+        "--limit", type=float, help="fail if the default takes more than this times one thread"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure is not None:
@@ -133,8 +136,12 @@ def main() -> None:
                     f"{r['share_of_steps_by_a_team']:10.0%}"
                 )
             print(flush=True)
+    worst = max(r["results"]["fused, default"]["ratio_to_one_thread"] for r in report)
+    print(f"default beside one thread, at worst: {worst:.3f}")
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    if arguments.limit is not None and worst > arguments.limit:
+        sys.exit(f"that is more than {arguments.limit}")
 
 
 if __name__ == "__main__":

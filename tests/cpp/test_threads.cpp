@@ -198,9 +198,8 @@ TEST_CASE("cgroup: missing and malformed files mean no known quota") {
         CHECK(folder.cpus() == 0);
     }
     folder.write("membership", "0::/job");
-    for (const char *quota :
-         {"", "max", "garbage 100000", "100000", "100000 0", "-1 100000", "nan 1", "inf 1",
-          "1e300 1", "99999999999999 1000"}) {
+    for (const char *quota : {"", "max", "garbage 100000", "100000", "100000 0", "-1 100000",
+                              "nan 1", "inf 1", "1e300 1", "99999999999999 1000"}) {
         folder.write("fs/job/cpu.max", quota);
         INFO("cpu.max: ", quota);
         CHECK(folder.cpus() == 0);
@@ -224,8 +223,8 @@ TEST_CASE("threads: a forked child steps serially instead of hanging" * doctest:
     const auto grad = random_values<float>(100000, 2);
     reference::State<float> state(random_values<float>(100000, 1));
     auto expected = state;
-    REQUIRE(step(state.arrays(grad), {}, two) ==
-            2); // now there is a team that fork() does not copy
+    // Now there is a team that fork() does not copy.
+    REQUIRE(step(state.arrays(grad), {}, two) == team(2));
     reference::step<float>(expected, grad, {});
     reference::step<float>(expected, grad, {});
 
