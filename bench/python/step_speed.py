@@ -1,7 +1,7 @@
 """How fast one step is beside the NumPy expression, by size; one thread, float32.
 
-    python bench/python/step_speed.py --json bench/results/step_speed.json \\
-        --cpp build/bench/bench/cpp/fused_rmsprop_bench
+    python bench/python/step_speed.py --json bench/results/step_speed.json
+    python bench/python/step_speed.py --cpp build/bench/bench/cpp/fused_rmsprop_bench
 
 Peers, run in turn in one process: the textbook line of NumPy, and the same with ``out=`` and one
 temporary. Results are compared first: with == to the textbook, and to within a few roundings to
@@ -103,7 +103,7 @@ def measure(size: int) -> dict[str, dict[str, float]]:
 
 
 def measure_divider(executable: Path) -> dict[str, dict[str, float]]:
-    """Medians in nanoseconds per element by instruction set: a step, the divider alone, the ratio."""
+    """Medians in ns per element by instruction set: a step, the divider alone, the ratio."""
     command = [
         str(executable),
         "--benchmark_filter=^(plain/float32/[a-z0-9]+/32768|divider/float32/[a-z0-9]+)$",
