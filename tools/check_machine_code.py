@@ -21,6 +21,7 @@ import sys
 from collections import Counter
 
 VARIANTS = 12  # (none, classical, nesterov) x (weight decay or not) x (centered or not)
+REFINED = {("avx512", "float32"): 6}  # those not centered, once more without the division
 FULL_WIDTH = {  # by instruction set and dtype: the square root of a whole vector
     "sse2": {"float32": r"^sqrtps\s.*%xmm\d+$", "float64": r"^sqrtpd\s.*%xmm\d+$"},
     "avx2": {"float32": r"^vsqrtps\s.*%ymm\d+$", "float64": r"^vsqrtpd\s.*%ymm\d+$"},
@@ -98,10 +99,11 @@ def main(path: str) -> int:
         return 1
     failed = False
     for (isa, dtype), count in sorted(counts.items()):
-        good = count == VARIANTS
+        wanted = VARIANTS + REFINED.get((isa, dtype), 0)
+        good = count == wanted
         failed |= not good
         print(
-            f"{isa:7s} {dtype}  {count:2d} of {VARIANTS} loops take full-width square roots"
+            f"{isa:7s} {dtype}  {count:2d} of {wanted} loops take full-width square roots"
             f"{'' if good else '  <- NOT VECTORISED'}"
         )
     if any(isa == "neon" for isa, _ in counts):

@@ -5,6 +5,8 @@
 #include "kernels.hpp"
 #include "target_regions.hpp"
 
+#include <type_traits>
+
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error                                                                                             \
     "-ffast-math changes the numbers that this library promises, and the whole process; build without it"
@@ -14,28 +16,38 @@ namespace fused_rmsprop::kernels {
 
 #if defined(__x86_64__)
 namespace sse2 { // the baseline of x86-64
+template <typename T>
+constexpr bool has_refined_quotient = false;
 #include "update.inl"
 } // namespace sse2
 
 FUSED_RMSPROP_TARGET_BEGIN(FUSED_RMSPROP_AVX2)
 namespace avx2 {
+template <typename T>
+constexpr bool has_refined_quotient = false;
 #include "update.inl"
 } // namespace avx2
 FUSED_RMSPROP_TARGET_END
 
 FUSED_RMSPROP_TARGET_BEGIN(FUSED_RMSPROP_AVX512)
-namespace avx512 {
+namespace avx512 { // where multiplications leave the divider far behind
+template <typename T>
+constexpr bool has_refined_quotient = std::is_same_v<T, float>;
 #include "update.inl"
 } // namespace avx512
 FUSED_RMSPROP_TARGET_END
 
 #elif defined(__aarch64__)
 namespace neon { // the baseline of aarch64
+template <typename T>
+constexpr bool has_refined_quotient = false;
 #include "update.inl"
 } // namespace neon
 
 #else
 namespace generic {
+template <typename T>
+constexpr bool has_refined_quotient = false;
 #include "update.inl"
 } // namespace generic
 #endif

@@ -16,6 +16,8 @@ struct Variant {
     bool weight_decay;
     bool centered;
     Momentum momentum;
+    bool refined_quotient; ///< the same quotient without the divider, where it is built
+                           ///< (quotient.inl)
 };
 
 /// The scalars of the formula, computed in double and rounded once.

@@ -16,6 +16,10 @@ namespace {
 
 constexpr std::size_t cache_line = 64;
 
+// A slice with more bytes of parameters than this waits for memory, not for the divider, and there
+// the refined quotient's instructions cost: fewer loads are under way at a time.
+constexpr std::size_t refined_up_to_bytes = 1 << 20;
+
 // OpenMP ends the process when it cannot start the threads of a team.
 constexpr int most_threads = 1024;
 
@@ -91,13 +95,19 @@ std::size_t check(std::span<const Tensor> tensors, bool flush_denormals) {
     return total;
 }
 
+/// How the slices of a step are run: with which kernels.
+struct Choice {
+    InstructionSet set;
+    bool refined_quotient;
+};
+
 /// The kernel and its scalars for one set of options and one dtype, kept from tensor to tensor.
 template <typename T>
 class Kernel {
 public:
-    void run(const Tensor &t, std::size_t first, std::size_t size, InstructionSet set) {
+    void run(const Tensor &t, std::size_t first, std::size_t size, const Choice &choice) {
         if (t.options != options_)
-            prepare(*t.options, set);
+            prepare(*t.options, choice);
         const auto at = [&](void *array) {
             return array == nullptr ? nullptr : static_cast<T *>(array) + first;
         };
@@ -107,12 +117,15 @@ public:
     }
 
 private:
-    void prepare(const Options &o, InstructionSet set) {
+    void prepare(const Options &o, const Choice &choice) {
         using kernels::Momentum;
         const auto momentum = o.momentum == 0 ? Momentum::none
                               : o.nesterov    ? Momentum::nesterov
                                               : Momentum::classical;
-        update_ = kernels::update_for<T>(set, {o.weight_decay != 0, o.centered, momentum});
+        // Within these bounds lr * g / denominator stays far from overflow: see docs/quotient.md.
+        const bool bounded = o.lr <= 0x1p20 && o.eps >= 0x1p-64 && o.eps <= 0x1p60;
+        update_ = kernels::update_for<T>(choice.set, {o.weight_decay != 0, o.centered, momentum,
+                                                      choice.refined_quotient && bounded});
         const auto rounded = [](double value) { return static_cast<T>(value); };
         coefficients_ = {.grad_scale = rounded(o.maximize ? -1 : 1),
                          .weight_decay = rounded(o.weight_decay),
@@ -140,7 +153,7 @@ std::size_t cut(const Tensor &tensor, std::size_t offset) {
 
 /// Updates the bytes from `begin` to `end` of all tensors laid end to end.
 void run_slice(std::span<const Tensor> tensors, std::size_t begin, std::size_t end,
-               InstructionSet set) {
+               const Choice &choice) {
     Kernel<float> kernel32;
     Kernel<double> kernel64;
     std::size_t offset = 0; // of the tensor's first byte
@@ -153,9 +166,9 @@ void run_slice(std::span<const Tensor> tensors, std::size_t begin, std::size_t e
             const std::size_t from = begin > offset ? cut(t, begin - offset) / item : 0;
             const std::size_t to = end < offset + bytes ? cut(t, end - offset) / item : t.size;
             if (from < to && t.dtype == DType::float32)
-                kernel32.run(t, from, to - from, set);
+                kernel32.run(t, from, to - from, choice);
             else if (from < to)
-                kernel64.run(t, from, to - from, set);
+                kernel64.run(t, from, to - from, choice);
         }
         offset += bytes;
     }
@@ -204,7 +217,8 @@ int step(std::span<const Tensor> tensors, const Execution &execution) {
         const auto share = [&](std::size_t k) { // total * k / n without overflow
             return total / n * k + total % n * k / n;
         };
-        run_slice(tensors, share(i), share(i + 1), set);
+        run_slice(tensors, share(i), share(i + 1),
+                  {set, execution.flush_denormals && total / n <= refined_up_to_bytes});
     });
 }
 

@@ -6,17 +6,28 @@
 //
 // A plain step reads param, grad and square_avg and writes param and square_avg: 20 bytes per
 // float32 element, 8 more for each of momentum_buffer and grad_avg. In cache it is bound by the
-// divider (one square root and one division per element), in memory by the bandwidth.
+// divider (one square root and one division per element; quotient.inl takes the division off it),
+// in memory by the bandwidth.
 //
 // Each line rounds as the NumPy expression beside it does (tests/reference.py): the order of the
 // operations is part of the contract, and contraction to fused multiply-add is off.
+
+#include "quotient.inl"
 
 namespace {
 
 inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline double square_root(double x) { return __builtin_sqrt(x); }
 
-template <typename T, bool WeightDecay, bool Centered, Momentum M>
+template <bool Refined, typename T>
+inline T divide(T n, T d) {
+    if constexpr (Refined)
+        return quotient(n, d);
+    else
+        return n / d;
+}
+
+template <typename T, bool WeightDecay, bool Centered, Momentum M, bool Refined>
 void update(const Arrays<T> &arrays, const Coefficients<T> &coefficients, std::size_t size) {
     T *__restrict const param = arrays.param;
     const T *__restrict const grad = arrays.grad;
@@ -48,9 +59,9 @@ void update(const Arrays<T> &arrays, const Coefficients<T> &coefficients, std::s
         const T denominator = square_root(q) + c.eps;
 
         if constexpr (M == Momentum::none) {
-            p = p - c.lr * g / denominator;
+            p = p - divide<Refined>(c.lr * g, denominator);
         } else {
-            const T direction = g / denominator;
+            const T direction = divide<Refined>(g, denominator);
             const T b = c.momentum * momentum_buffer[i] + direction;
             momentum_buffer[i] = b;
             if constexpr (M == Momentum::nesterov)
@@ -62,25 +73,32 @@ void update(const Arrays<T> &arrays, const Coefficients<T> &coefficients, std::s
     }
 }
 
-template <typename T, bool WeightDecay, bool Centered>
+template <typename T, bool WeightDecay, bool Centered, bool Refined>
 Update<T> select(Momentum momentum) {
     switch (momentum) {
     case Momentum::classical:
-        return update<T, WeightDecay, Centered, Momentum::classical>;
+        return update<T, WeightDecay, Centered, Momentum::classical, Refined>;
     case Momentum::nesterov:
-        return update<T, WeightDecay, Centered, Momentum::nesterov>;
+        return update<T, WeightDecay, Centered, Momentum::nesterov, Refined>;
     default:
-        return update<T, WeightDecay, Centered, Momentum::none>;
+        return update<T, WeightDecay, Centered, Momentum::none, Refined>;
     }
+}
+
+template <typename T, bool Centered, bool Refined>
+Update<T> select(const Variant &variant) {
+    return variant.weight_decay ? select<T, true, Centered, Refined>(variant.momentum)
+                                : select<T, false, Centered, Refined>(variant.momentum);
 }
 
 template <typename T>
 Update<T> select(const Variant &variant) {
-    if (variant.weight_decay)
-        return variant.centered ? select<T, true, true>(variant.momentum)
-                                : select<T, true, false>(variant.momentum);
-    return variant.centered ? select<T, false, true>(variant.momentum)
-                            : select<T, false, false>(variant.momentum);
+    if (variant.centered)
+        return select<T, true, false>(variant);
+    if constexpr (has_refined_quotient<T>)
+        if (variant.refined_quotient)
+            return select<T, false, true>(variant);
+    return select<T, false, false>(variant);
 }
 
 } // namespace

@@ -71,9 +71,8 @@ bool steps_agree(const reference::State<T> &start, const Gradients<T> &grads,
 
 /// `sizes` and one or two threads, against the reference, for all options and instruction sets.
 template <typename T>
-void check(const std::vector<std::size_t> &sizes, const Gradients<T> &grads, bool flush_denormals) {
-    const std::size_t longest = grads.front().size();
-    const reference::State<T> start(random_values<T>(longest, 1));
+void check(const std::vector<std::size_t> &sizes, const Gradients<T> &grads, bool flush_denormals,
+           const reference::State<T> &start) {
     for (const Options &options : all_options()) {
         auto expected = start; // of any length: its elements do not depend on each other
         {
@@ -133,7 +132,7 @@ TEST_CASE_TEMPLATE("exact: small sizes at all alignments", T, float, double) {
     for (std::size_t i = 0; i < 71 * 4; ++i)
         sizes.push_back(i % 71);
     check<T>(sizes, {random_values<T>(70, 2), random_values<T>(70, 3), random_values<T>(70, 4)},
-             true);
+             true, reference::State<T>(random_values<T>(70, 1)));
 }
 
 TEST_CASE_TEMPLATE("exact: sizes around powers of two", T, float, double) {
@@ -142,13 +141,30 @@ TEST_CASE_TEMPLATE("exact: sizes around powers of two", T, float, double) {
         for (const int difference : {-1, 0, 1})
             sizes.push_back(static_cast<std::size_t>((1 << k) + difference));
     const std::size_t longest = sizes.back();
-    check<T>(sizes, {random_values<T>(longest, 2), random_values<T>(longest, 3)}, true);
+    check<T>(sizes, {random_values<T>(longest, 2), random_values<T>(longest, 3)}, true,
+             reference::State<T>(random_values<T>(longest, 1)));
 }
 
 TEST_CASE_TEMPLATE("exact: special values", T, float, double) {
     Gradients<T> grads;
     for (unsigned seed = 0; seed < 6; ++seed)
         grads.push_back(special_values<T>(1000, seed));
-    SUBCASE("subnormals kept") { check<T>({3, 517, 1000}, grads, false); }
-    SUBCASE("subnormals flushed") { check<T>({3, 517, 1000}, grads, true); }
+    const reference::State<T> start(random_values<T>(1000, 1));
+    SUBCASE("subnormals kept") { check<T>({3, 517, 1000}, grads, false, start); }
+    SUBCASE("subnormals flushed") { check<T>({3, 517, 1000}, grads, true, start); }
+}
+
+TEST_CASE_TEMPLATE("exact: zeros of both signs", T, float, double) {
+    const auto zeros = [](unsigned seed) {
+        std::mt19937 engine(seed);
+        std::vector<T> values(100);
+        for (T &value : values)
+            value = engine() % 2 ? T(0) : -T(0);
+        return values;
+    };
+    reference::State<T> start(zeros(1));
+    start.momentum_buffer = zeros(2);
+    start.grad_avg = zeros(3);
+    for (const bool flush_denormals : {false, true})
+        check<T>({5, 100}, {zeros(4), zeros(5)}, flush_denormals, start);
 }
