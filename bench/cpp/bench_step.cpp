@@ -1,17 +1,23 @@
-// How fast a step is on one thread, for every instruction set, and how fast the divider lets it be.
+// How fast a step is, for every instruction set, option, size and number of threads, and beside it,
+// in the same process, what bounds it:
+//
+//   streams  the same arrays read and written by as many threads, without square root and division:
+//            the limit of the memory, in whichever cache the arrays lie;
+//   divider  square root and division alone, on registers.
 //
 // Bytes per element, in elements' sizes: param and square_avg are read and written and grad is read
 // (5); momentum_buffer and grad_avg are read and written where they are used (2 each). So 20, 28,
-// 28, 36 bytes in float32. In cache the divider bounds a step, in memory the bandwidth.
+// 28, 36 bytes in float32.
 //
-// Names are case/dtype/set/elements and divider/dtype/set: divider_ratio.py reads them.
-// Each case is checked against the tests' scalar reference before it is timed.
+// Names are step|streams/case/dtype/set/threads/elements and divider/dtype/set: yardstick_ratios.py
+// reads them. Each step is checked against the tests' scalar reference before it is timed.
 
-#include "divider.hpp"
+#include "yardsticks.hpp"
+
+#include "parallel.hpp"
 #include "reference.hpp"
 
-#include <cmath>
-#include <random>
+#include <set>
 #include <string>
 #include <type_traits>
 
@@ -24,28 +30,53 @@ namespace {
 struct Case {
     const char *name;
     Options options;
-    std::size_t accesses; // per element
+    std::size_t accesses() const {
+        return 5 + (options.momentum > 0 ? 2 : 0) + (options.centered ? 2 : 0);
+    }
 };
 
 const Case cases[] = {
-    {"plain", {.lr = 1e-3, .alpha = 0.9}, 5},
-    {"momentum", {.lr = 1e-3, .alpha = 0.9, .momentum = 0.9}, 7},
-    {"centered", {.lr = 1e-3, .alpha = 0.9, .centered = true}, 7},
-    {"all", {.lr = 1e-3, .alpha = 0.9, .weight_decay = 1e-4, .momentum = 0.9, .centered = true}, 9},
+    {"plain", {.lr = 1e-3, .alpha = 0.9}},
+    {"momentum", {.lr = 1e-3, .alpha = 0.9, .momentum = 0.9}},
+    {"centered", {.lr = 1e-3, .alpha = 0.9, .centered = true}},
+    {"all", {.lr = 1e-3, .alpha = 0.9, .weight_decay = 1e-4, .momentum = 0.9, .centered = true}},
 };
+
+// L1, L2, near and far in L3, DRAM (a plain float32 step of 1 Ki elements touches 12 KiB).
+constexpr std::size_t sizes[] = {1 << 10, 1 << 15, 1 << 18, 1 << 20, 1 << 24, 1 << 26};
 
 template <typename T>
 constexpr const char *dtype = std::is_same_v<T, float> ? "float32" : "float64";
 
+/// Ordinary numbers between -1.5 and -0.5 or 0.5 and 1.5, quickly: there are up to 2^26.
 template <typename T>
-std::vector<T> random_values(std::size_t size, unsigned seed) {
-    std::mt19937 engine(seed);
-    std::uniform_real_distribution<T> uniform(T(0.5), T(1.5));
+std::vector<T> scattered(std::size_t size, std::uint32_t seed) {
     std::vector<T> values(size);
-    for (T &value : values)
-        value = uniform(engine);
+    for (T &value : values) {
+        seed = seed * 1664525 + 1013904223;
+        const T magnitude = T(0.5) + static_cast<T>(seed >> 8) / T(1 << 24);
+        value = seed & 128 ? magnitude : -magnitude;
+    }
     return values;
 }
+
+/// The arrays of one size, kept from benchmark to benchmark.
+template <typename T>
+struct Arena {
+    std::vector<T> grad;
+    reference::State<T> state{{}};
+
+    static Arena &of(std::size_t size) {
+        static Arena arena;
+        if (arena.grad.size() != size) {
+            arena = {};
+            arena.grad = scattered<T>(size, 1);
+            arena.state = reference::State<T>(scattered<T>(size, 2));
+            arena.state.square_avg.assign(size, T(1));
+        }
+        return arena;
+    }
+};
 
 void count(benchmark::State &state, std::size_t elements, std::size_t bytes_per_element) {
     const auto total = static_cast<std::int64_t>(elements) * state.iterations();
@@ -54,62 +85,110 @@ void count(benchmark::State &state, std::size_t elements, std::size_t bytes_per_
 }
 
 template <typename T>
-void bench_step(benchmark::State &state, const Case &what, InstructionSet set, std::size_t size) {
-    set_instruction_set(name(set));
-    const auto grad = random_values<T>(size, 2);
-    reference::State<T> ours(random_values<T>(size, 1));
-    auto expected = ours;
+bool agrees_with_reference(Arena<T> &arena, const Options &options, const Execution &execution) {
+    auto expected = arena.state;
     for (int i = 0; i < 2; ++i) {
-        reference::step<T>(expected, grad, what.options);
-        step(ours.arrays(grad), what.options);
+        reference::step<T>(expected, arena.grad, options);
+        step(arena.state.arrays(arena.grad), options, execution);
     }
-    if (!reference::same_bits(ours, expected))
+    return reference::same_bits(arena.state, expected);
+}
+
+template <typename T>
+void bench_step(benchmark::State &state, const std::string &which, const Case &what,
+                InstructionSet set, int threads, std::size_t size) {
+    set_instruction_set(name(set));
+    auto &arena = Arena<T>::of(size);
+    const Execution execution{.threads = threads};
+    static std::set<std::string> checked; // Google Benchmark comes here several times
+    if (checked.insert(which).second && !agrees_with_reference(arena, what.options, execution))
         return state.SkipWithError("differs from the reference");
 
     for (auto _ : state) {
-        step(ours.arrays(grad), what.options);
+        step(arena.state.arrays(arena.grad), what.options, execution);
         benchmark::ClobberMemory();
     }
-    count(state, size, what.accesses * sizeof(T));
+    count(state, size, what.accesses() * sizeof(T));
+}
+
+template <typename T>
+void bench_streams(benchmark::State &state, const Case &what, InstructionSet set, int threads,
+                   std::size_t size) {
+    const bool momentum = what.options.momentum > 0, centered = what.options.centered;
+    const auto streams = streams_for<T>(set, momentum, centered);
+    auto &arena = Arena<T>::of(size);
+    auto &s = arena.state;
+    for (auto _ : state) {
+        run_team(threads, [&](int index, int team) {
+            const std::size_t n = static_cast<std::size_t>(team), line = 64 / sizeof(T);
+            const auto cut = [&](int i) {
+                return size * static_cast<std::size_t>(i) / n / line * line;
+            };
+            const std::size_t from = cut(index), to = index + 1 == team ? size : cut(index + 1);
+            streams({s.param.data() + from, arena.grad.data() + from, s.square_avg.data() + from,
+                     momentum ? s.momentum_buffer.data() + from : nullptr,
+                     centered ? s.grad_avg.data() + from : nullptr},
+                    to - from);
+        });
+        benchmark::ClobberMemory();
+    }
+    count(state, size, what.accesses() * sizeof(T));
 }
 
 template <typename T>
 void bench_divider(benchmark::State &state, InstructionSet set) {
-    constexpr std::size_t size = 8192 / sizeof(T); // three arrays of 8 KiB stay in L1
-    const auto divide = divide_by_root_for<T>(set);
-    const auto a = random_values<T>(size, 1), b = random_values<T>(size, 2);
-    std::vector<T> out(size), expected(size);
-    for (std::size_t i = 0; i < size; ++i)
-        expected[i] = b[i] / std::sqrt(a[i]);
-    divide(a.data(), b.data(), out.data(), size);
-    if (!reference::same_bits<T>(out, expected))
-        return state.SkipWithError("differs from the reference");
-
+    constexpr std::size_t rounds = 1000;
+    const auto divide = divider_for<T>(set);
+    std::vector<T> values(divider_values<T>, T(2));
+    divide(values.data(), rounds);
+    for (const T value : values) // the fixed point of x = 1.5 / sqrt(x)
+        if (value * value * value < T(2.249) || value * value * value > T(2.251))
+            return state.SkipWithError("did not divide by the root");
     for (auto _ : state) {
-        divide(a.data(), b.data(), out.data(), size);
+        divide(values.data(), rounds);
         benchmark::ClobberMemory();
     }
-    count(state, size, 3 * sizeof(T));
+    count(state, divider_values<T> * rounds, 0);
 }
 
 template <typename T>
-void register_all(InstructionSet set) {
-    const std::string where = std::string("/") + dtype<T> + "/" + std::string(name(set));
-    for (const Case &what : cases)
-        for (const std::size_t size : {4096, 32768, 65536, 1048576})
-            benchmark::RegisterBenchmark((what.name + where + "/" + std::to_string(size)).c_str(),
-                                         bench_step<T>, what, set, size);
-    benchmark::RegisterBenchmark(("divider" + where).c_str(), bench_divider<T>, set);
+void register_all() {
+    std::vector<InstructionSet> sets;
+    for (const InstructionSet set : built_instruction_sets())
+        if (supported(set))
+            sets.push_back(set);
+    std::vector<int> teams{1};
+    if (available_threads() > 1)
+        teams.push_back(available_threads());
+
+    for (const InstructionSet set : sets)
+        benchmark::RegisterBenchmark(
+            ("divider/" + std::string(dtype<T>) + "/" + std::string(name(set))).c_str(),
+            bench_divider<T>, set);
+    for (const std::size_t size : sizes)
+        for (const int threads : teams)
+            for (const InstructionSet set : sets)
+                for (const Case &what : cases) {
+                    if (threads > 1 && size * sizeof(T) < Execution{}.serial_below_bytes)
+                        continue; // one thread works there
+                    const std::string which = std::string("/") + what.name + "/" + dtype<T> + "/" +
+                                              std::string(name(set)) +
+                                              "/threads:" + std::to_string(threads) +
+                                              "/elements:" + std::to_string(size);
+                    benchmark::RegisterBenchmark(("step" + which).c_str(), bench_step<T>, which,
+                                                 what, set, threads, size)
+                        ->UseRealTime();
+                    benchmark::RegisterBenchmark(("streams" + which).c_str(), bench_streams<T>,
+                                                 what, set, threads, size)
+                        ->UseRealTime();
+                }
 }
 
 } // namespace
 
 int main(int argc, char **argv) {
-    for (const InstructionSet set : built_instruction_sets())
-        if (supported(set)) {
-            register_all<float>(set);
-            register_all<double>(set);
-        }
+    register_all<float>();
+    register_all<double>();
     benchmark::AddCustomContext("fused_rmsprop", version());
     benchmark::AddCustomContext("compiler", compiler());
     benchmark::Initialize(&argc, argv);
