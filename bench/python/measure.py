@@ -1,0 +1,245 @@
+"""Checks results, then times contestants in turn; knows no peer and no case by name.
+
+A block is one warm-up call and as many timed calls as it takes to last some milliseconds; before
+it there is a sleep, so that the worker threads of the contestant before have stopped spinning.
+Blocks go A B C A B C ..., so that a change of the machine's speed meets all alike.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+
+from cases import Case, Problem
+from peers import ALPHA, BASELINE, EPS, LR, Arrays, Contestant, Peer, Step
+
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+from reference import flushed_denormals, rmsprop
+
+CHECKED_STEPS = 3
+SLEEP = 0.05
+
+Progress = Callable[[str, float], None]  # what is being done, and by how much it brings a case on
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: seconds per case, bounds of its rounds, and the blocks' share."""
+
+    seconds: float = 14.0
+    least_rounds: int = 5
+    most_rounds: int = 25
+    block_share: float = 1.0
+
+
+FULL, QUICK = Effort(), Effort(0.5, 3, 5, 0.2)
+
+
+@dataclass
+class Timing:
+    """Seconds per step: the median over the rounds and the quartiles, and ratios within rounds.
+
+    ``ratio`` is to ours in the same variant, ``ratio_to_first`` to the same peer in the first
+    variant of the case; both are medians of the ratios of blocks of one round.
+    """
+
+    peer: str
+    variant: str
+    median: float
+    low: float
+    high: float
+    ratio: float
+    ratio_to_first: float
+    repeats: int
+
+
+@dataclass
+class CaseResult:
+    """The timings of a case, and what was skipped in it and why."""
+
+    group: str
+    name: str
+    elements: int
+    tensors: int
+    rounds: int
+    timings: list[Timing]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+class WrongResultError(Exception):
+    """A contestant does not compute RMSProp to within its tolerance."""
+
+
+class Expected:
+    """What the reference gives for a problem, computed once for all contestants."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._known: dict[tuple[int, bool], Arrays] = {}
+
+    def after(self, steps: int, flush: bool) -> Arrays:
+        """The parameters after some steps, subnormal numbers counting as zero or not."""
+        # Elsewhere nothing is subnormal, and the two are the same.
+        flush = flush and self._problem.subnormal_grads is not None
+        if (steps, flush) not in self._known:
+            with flushed_denormals() if flush else nullcontext():
+                self._known[steps, flush] = self._run(steps)
+        return self._known[steps, flush]
+
+    def _run(self, steps: int) -> Arrays:
+        problem = self._problem
+        params = list(problem.params)
+        states = [{"square_avg": np.zeros_like(p)} for p in params]
+        for _ in range(steps):
+            if problem.backward:
+                problem.backward(params)
+            for i, (p, g) in enumerate(zip(params, problem.grads, strict=True)):
+                params[i], states[i] = rmsprop(p, g, states[i], lr=LR, alpha=ALPHA, eps=EPS)
+        return params
+
+
+def enter(peer: Peer, problem: Problem, expected: Expected, threads: int) -> Contestant:
+    """Make a contestant, let it make its first steps and compare them with the reference."""
+    contestant = peer.make([p.copy() for p in problem.params], problem.grads, threads)
+    # The gradients of parameters that are only near soon are no longer comparable.
+    steps = 1 if problem.backward and peer.rtol > 0 else CHECKED_STEPS
+    iterate = iteration(contestant, problem)
+    for _ in range(steps):
+        iterate()
+    wanted = expected.after(steps, peer.flushes)
+    for i, (p, e) in enumerate(zip(contestant.params(), wanted, strict=True)):
+        if np.array_equal(p, e):
+            continue
+        error = np.abs(p - e)
+        scale = np.abs(e) + np.abs(e - problem.params[i]).max()
+        if peer.rtol == 0 or not bool(np.all(error <= peer.rtol * scale)):
+            raise WrongResultError(
+                f"{peer.name}: array {i} differs from the reference after {steps} steps by up to "
+                f"{error.max():.3g} (relative tolerance {peer.rtol:g})"
+            )
+    return contestant
+
+
+def iteration(contestant: Contestant, problem: Problem) -> Step:
+    """What is timed: the step, after the backward pass where there is one."""
+    backward = problem.backward
+    if backward is None:
+        return contestant.step
+
+    def iterate() -> None:
+        backward(contestant.params())
+        contestant.step()
+
+    return iterate
+
+
+def timed_block(step: Step, repeats: int) -> float:
+    """Seconds per call over some calls, after one that is not timed."""
+    step()
+    began = time.perf_counter()
+    for _ in repeat(None, repeats):
+        step()
+    return (time.perf_counter() - began) / repeats
+
+
+def repeats_for(step: Step, seconds: float) -> int:
+    """How many calls last that long."""
+    repeats = 1
+    while (each := timed_block(step, repeats)) * repeats < seconds:
+        repeats = max(2 * repeats, min(10 * repeats, math.ceil(1.1 * seconds / each)))
+    return repeats
+
+
+def time_in_turn(
+    steps: Sequence[Step], block_seconds: float, effort: Effort, progress: Progress
+) -> tuple[list[int], list[list[float]]]:
+    """The repeats of every step's blocks, and its seconds per call by round."""
+    gc.collect()
+    gc.disable()
+    try:
+        repeats = []
+        began = time.perf_counter()
+        for step in steps:
+            time.sleep(SLEEP)
+            repeats.append(repeats_for(step, block_seconds * effort.block_share))
+        times: list[list[float]] = [[] for _ in steps]
+        rounds = effort.most_rounds
+        progress("timing", 0)
+        round_ = 0
+        began = time.perf_counter()
+        while round_ < rounds:
+            for step, n, seconds in zip(steps, repeats, times, strict=True):
+                time.sleep(SLEEP)
+                seconds.append(timed_block(step, n))
+            round_ += 1
+            affordable = int(effort.seconds / ((time.perf_counter() - began) / round_))
+            rounds = min(effort.most_rounds, max(effort.least_rounds, affordable))
+            progress("timing", 1 / rounds)
+    finally:
+        gc.enable()
+    return repeats, times
+
+
+def measure(
+    case: Case, peers: Sequence[Peer], threads: int, effort: Effort, progress: Progress
+) -> CaseResult:
+    """Check every peer on every variant of a case, then time them in turn."""
+    problems = case.make()
+    tensors = max(len(problem.params) for problem in problems.values())
+    result = CaseResult(case.group, case.name, case.elements, tensors, 0, [])
+    keys: list[tuple[str, str]] = []
+    steps: list[Step] = []
+    for variant, problem in problems.items():
+        expected = Expected(problem)
+        for peer in peers:
+            reason = peer.missing()
+            if effort is QUICK and peer.compiles_long and tensors > 10:
+                reason = "takes long to compile; not with --quick"
+            if reason:
+                result.skipped[peer.name] = reason
+                continue
+            progress(f"checking {peer.name}", 0)
+            try:
+                contestant = enter(peer, problem, expected, threads)
+            except WrongResultError:
+                raise
+            except Exception as error:
+                if not peer.packages:
+                    raise
+                result.skipped[peer.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+                continue
+            keys.append((peer.name, variant))
+            steps.append(iteration(contestant, problem))
+        if problem.subnormal_grads:
+            for g, small in zip(problem.grads, problem.subnormal_grads, strict=True):
+                g[...] = small
+    repeats, times = time_in_turn(steps, case.block_seconds, effort, progress)
+    result.rounds = len(times[0])
+    result.timings = summarise(keys, repeats, times)
+    return result
+
+
+def summarise(
+    keys: list[tuple[str, str]], repeats: list[int], times: list[list[float]]
+) -> list[Timing]:
+    """Medians and quartiles, and the medians of ratios within rounds."""
+    by_key = {key: np.array(seconds) for key, seconds in zip(keys, times, strict=True)}
+    first_variant = keys[0][1]
+    timings = []
+    for (peer, variant), n in zip(keys, repeats, strict=True):
+        seconds = by_key[peer, variant]
+        low, median, high = np.percentile(seconds, (25, 50, 75)).tolist()
+        ratio = float(np.median(seconds / by_key[BASELINE, variant]))
+        first = by_key.get((peer, first_variant), seconds)
+        to_first = float(np.median(seconds / first))
+        timings.append(Timing(peer, variant, median, low, high, ratio, to_first, n))
+    return timings
