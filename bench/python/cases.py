@@ -13,6 +13,8 @@ GROUPS = ("sizes", "lists", "denormals", "training")
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
 QUICK_ELEMENTS = 1_100_000  # quick runs leave out what is larger
 DENORMALS_SIZE = 100_000
+# OpenBLAS's threads spin for an eighth of a second after a product; OpenMP's, for milliseconds.
+TRAINING = {"block_seconds": 0.2, "sleep": 0.15}
 ORDINARY, DENORMAL = "ordinary", "all-denormal"
 
 
@@ -43,27 +45,32 @@ class Problem:
 
 @dataclass(frozen=True)
 class Case:
-    """A case of a group; ``make`` gives its variants by name, mostly one with an empty name."""
+    """A case of a group; ``make`` gives its variants by name, mostly one with an empty name.
+
+    Blocks of ``block_seconds`` are timed, with a ``sleep`` in seconds before each.
+    """
 
     group: str
     name: str
     elements: int
     make: Callable[[], dict[str, Problem]]
     block_seconds: float = 0.005
+    sleep: float = 0.02
 
 
 def _normal(rng: np.random.Generator, shapes: Sequence[tuple[int, ...]]) -> Arrays:
     return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
 
 
+def normal_problem(shapes: Sequence[tuple[int, ...]]) -> Problem:
+    """Normally distributed parameters and gradients of some shapes."""
+    rng = np.random.default_rng(0)
+    return Problem(_normal(rng, shapes), _normal(rng, shapes))
+
+
 def _arrays(group: str, name: str, shapes: Sequence[tuple[int, ...]]) -> Case:
-    """A case of normally distributed parameters and gradients."""
-
-    def make() -> dict[str, Problem]:
-        rng = np.random.default_rng(0)
-        return {"": Problem(_normal(rng, shapes), _normal(rng, shapes))}
-
-    return Case(group, name, sum(int(np.prod(shape)) for shape in shapes), make)
+    elements = sum(int(np.prod(shape)) for shape in shapes)
+    return Case(group, name, elements, lambda: {"": normal_problem(shapes)})
 
 
 def resnet50_shapes() -> list[tuple[int, ...]]:
@@ -141,6 +148,6 @@ CASES = (
     _arrays("lists", "100 x 10,000", [(10_000,)] * 100),
     _arrays("lists", "ResNet-50", resnet50_shapes()),
     Case("denormals", f"{DENORMALS_SIZE:,}", DENORMALS_SIZE, _denormals),
-    Case("training", "MLP", 669_706, _mlp, block_seconds=0.2),
-    Case("training", "convnet", 611_658, _convnet, block_seconds=0.2),
+    Case("training", "MLP", 669_706, _mlp, **TRAINING),
+    Case("training", "convnet", 611_658, _convnet, **TRAINING),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,6 @@ sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from reference import flushed_denormals, rmsprop
 
 CHECKED_STEPS = 3
-SLEEP = 0.05
 
 Progress = Callable[[str, float], None]  # what is being done, and by how much it brings a case on
 
@@ -41,7 +41,7 @@ class Effort:
     block_share: float = 1.0
 
 
-FULL, QUICK = Effort(), Effort(0.5, 3, 5, 0.2)
+FULL, QUICK = Effort(), Effort(0.7, 3, 5, 0.5)
 
 
 @dataclass
@@ -64,7 +64,11 @@ class Timing:
 
 @dataclass
 class CaseResult:
-    """The timings of a case, and what was skipped in it and why."""
+    """The timings of a case, and what was skipped in it and why.
+
+    ``foreign_load`` is how many CPUs other processes kept busy meanwhile, on average: where they
+    need one that a team spins on, its times are those of the scheduler.
+    """
 
     group: str
     name: str
@@ -73,6 +77,7 @@ class CaseResult:
     rounds: int
     timings: list[Timing]
     skipped: dict[str, str] = field(default_factory=dict)
+    foreign_load: float = 0.0
 
 
 class WrongResultError(Exception):
@@ -151,26 +156,35 @@ def timed_block(step: Step, repeats: int) -> float:
     return (time.perf_counter() - began) / repeats
 
 
+def foreign_cpu_seconds() -> float:
+    """The CPU time that the machine has spent so far on anything but this process."""
+    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
+    ticks = int(user) + int(nice) + int(system)
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
 def repeats_for(step: Step, seconds: float) -> int:
-    """How many calls last that long."""
+    """How many calls last that long, in the faster of two blocks.
+
+    A call can take a hundred times as long as usual while the system moves threads about.
+    """
     repeats = 1
-    while (each := timed_block(step, repeats)) * repeats < seconds:
+    while (each := min(timed_block(step, repeats) for _ in range(2))) * repeats < seconds:
         repeats = max(2 * repeats, min(10 * repeats, math.ceil(1.1 * seconds / each)))
     return repeats
 
 
 def time_in_turn(
-    steps: Sequence[Step], block_seconds: float, effort: Effort, progress: Progress
+    steps: Sequence[Step], case: Case, effort: Effort, progress: Progress
 ) -> tuple[list[int], list[list[float]]]:
     """The repeats of every step's blocks, and its seconds per call by round."""
     gc.collect()
     gc.disable()
     try:
         repeats = []
-        began = time.perf_counter()
         for step in steps:
-            time.sleep(SLEEP)
-            repeats.append(repeats_for(step, block_seconds * effort.block_share))
+            time.sleep(case.sleep)
+            repeats.append(repeats_for(step, case.block_seconds * effort.block_share))
         times: list[list[float]] = [[] for _ in steps]
         rounds = effort.most_rounds
         progress("timing", 0)
@@ -178,7 +192,7 @@ def time_in_turn(
         began = time.perf_counter()
         while round_ < rounds:
             for step, n, seconds in zip(steps, repeats, times, strict=True):
-                time.sleep(SLEEP)
+                time.sleep(case.sleep)
                 seconds.append(timed_block(step, n))
             round_ += 1
             affordable = int(effort.seconds / ((time.perf_counter() - began) / round_))
@@ -222,7 +236,9 @@ def measure(
         if problem.subnormal_grads:
             for g, small in zip(problem.grads, problem.subnormal_grads, strict=True):
                 g[...] = small
-    repeats, times = time_in_turn(steps, case.block_seconds, effort, progress)
+    began, before = time.perf_counter(), foreign_cpu_seconds()
+    repeats, times = time_in_turn(steps, case, effort, progress)
+    result.foreign_load = (foreign_cpu_seconds() - before) / (time.perf_counter() - began)
     result.rounds = len(times[0])
     result.timings = summarise(keys, repeats, times)
     return result

@@ -6,10 +6,12 @@ measured. Packages are imported when they are needed, after the process's CPUs h
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeAlias
@@ -118,6 +120,16 @@ class NumbaKernels(NamedTuple):
     shared_out: Any
 
 
+def _forbid_nested_teams() -> None:
+    """Take back what Numba sets when it starts its OpenMP threads.
+
+    It allows teams within teams, for the whole process if others share its libgomp. In torch's
+    step MKL then starts teams of its own in every thread, and torch becomes fifty times slower.
+    """
+    with suppress(OSError):  # Numba has another threading layer
+        ctypes.CDLL("libgomp.so.1").omp_set_max_active_levels(1)
+
+
 @lru_cache
 def numba_kernels(parallel: bool, fastmath: bool) -> NumbaKernels:
     """One fused loop over an array, and the ways to go over a list with it."""
@@ -149,6 +161,10 @@ def numba_kernels(parallel: bool, fastmath: bool) -> NumbaKernels:
             k = np.int64(i)
             by_one(ps[k], gs[k], vs[k])
 
+    if parallel:
+        nothing = np.empty(0, np.float32)
+        one(nothing, nothing, nothing)
+        _forbid_nested_teams()
     return NumbaKernels(
         one,
         serial(in_a_row),

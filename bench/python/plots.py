@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from measure import CaseResult
 from peers import BASELINE
-from report import BYTES_PER_ELEMENT, TITLES, peers_of, with_sign, with_unit
+from report import BYTES_PER_ELEMENT, TITLES, peers_of, threads_of, with_sign, with_unit
 
 OURS = "black"
 
@@ -18,8 +19,7 @@ OURS = "black"
 def save_plots(folder: Path, environment: dict[str, Any], results: list[CaseResult]) -> list[Path]:
     """Draw one PNG per group into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    threads = environment["threads"]
-    subtitle = f"{environment['cpu']}, {threads} thread{'s' if threads > 1 else ''}, float32"
+    subtitle = f"{environment['cpu']}, {threads_of(environment)}, {environment['dtype']}"
     colours = {
         peer: OURS if peer.startswith(BASELINE) else f"C{i % 10}"
         for i, peer in enumerate(peers_of(results))
@@ -43,8 +43,8 @@ def _new_figure(width: float, height: float) -> Figure:
 
 
 def _bandwidth(ns: Any) -> Any:
-    """GB/s of ns per element; its own inverse."""
-    return BYTES_PER_ELEMENT / ns
+    """GB/s of ns per element; its own inverse. Matplotlib asks for 0, too."""
+    return BYTES_PER_ELEMENT / np.maximum(ns, 1e-9)
 
 
 def _lines(results: list[CaseResult], colours: dict[str, str]) -> Figure:

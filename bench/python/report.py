@@ -16,6 +16,7 @@ from measure import CaseResult, Timing
 from peers import ALPHA, BASELINE, EPS, LR
 
 BYTES_PER_ELEMENT = 20  # float32: reads p, g, v; writes p, v
+FOREIGN_LOAD = 0.1  # CPUs that other processes may keep busy before a table says so
 PACKAGES = ("numpy", "numba", "llvmlite", "torch", "jax", "jaxlib", "optax", "scikit-learn")
 TITLES = {
     "sizes": "One array, by its number of elements",
@@ -25,8 +26,11 @@ TITLES = {
 }
 
 
-def environment(threads: int) -> dict[str, Any]:
-    """The processor, the versions and the options that the figures belong to."""
+def environment(threads: int | None) -> dict[str, Any]:
+    """The processor, the versions and the options that the figures belong to.
+
+    ``threads`` is the number that was asked for, None where ours found out by itself.
+    """
     return {
         "cpu": _cpu_model(),
         "cpus_available": len(os.sched_getaffinity(0)),
@@ -55,12 +59,18 @@ def _version(package: str) -> str | None:
         return None
 
 
+def threads_of(environment: dict[str, Any]) -> str:
+    """The number of threads in words."""
+    threads = environment["threads"]
+    return "1 thread" if threads == 1 else f"{threads or 'default'} threads"
+
+
 def headline(environment: dict[str, Any]) -> str:
     """One line on what was measured with what."""
-    config, threads = environment["fused_rmsprop"], environment["threads"]
+    config = environment["fused_rmsprop"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     return (
-        f"{environment['cpu']}, {threads} thread{'s' if threads > 1 else ''}, "
+        f"{environment['cpu']}, {threads_of(environment)}, "
         f"{config['instruction_sets']['in_use']}; {environment['dtype']}\n"
         f"fused-rmsprop {config['version']} ({config['compiler']}), "
         f"Python {environment['python']}, {versions}"
@@ -105,6 +115,9 @@ def print_group(group: str, results: list[CaseResult]) -> None:
         print(f"  {peer:20s}" + "".join(map(str.rjust, cells, widths.values())))
     for result in results:
         _print_variants(result)
+    load = max(result.foreign_load for result in results)
+    if load > FOREIGN_LOAD:
+        print(f"  NOT TO BE TRUSTED: other processes kept {load:.1f} CPUs busy meanwhile")
     skipped = {(peer, why) for result in results for peer, why in result.skipped.items()}
     for peer, why in sorted(skipped):
         print(f"  skipped: {peer}: {why}")
