@@ -54,7 +54,7 @@ class Case:
     name: str
     elements: int
     make: Callable[[], dict[str, Problem]]
-    block_seconds: float = 0.005
+    block_seconds: float = 0.01
     sleep: float = 0.02
 
 

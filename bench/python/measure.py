@@ -1,7 +1,9 @@
 """Checks results, then times contestants in turn; knows no peer and no case by name.
 
-A block is one warm-up call and as many timed calls as it takes to last some milliseconds; before
-it there is a sleep, so that the worker threads of the contestant before have stopped spinning.
+A block is some milliseconds of untimed calls, at least one, and then as many timed calls as last
+some milliseconds. Before it there is a sleep, so that the worker threads of the contestant before
+have stopped spinning; the untimed calls give the system time to wake a team and spread it over the
+CPUs, which can take 10 ms and is not what a training loop sees.
 Blocks go A B C A B C ..., so that a change of the machine's speed meets all alike.
 """
 
@@ -27,6 +29,7 @@ sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from reference import flushed_denormals, rmsprop
 
 CHECKED_STEPS = 3
+WARM_UP = 0.015  # seconds
 
 Progress = Callable[[str, float], None]  # what is being done, and by how much it brings a case on
 
@@ -148,8 +151,11 @@ def iteration(contestant: Contestant, problem: Problem) -> Step:
 
 
 def timed_block(step: Step, repeats: int) -> float:
-    """Seconds per call over some calls, after one that is not timed."""
+    """Seconds per call over some calls, after others that are not timed."""
+    began = time.perf_counter()
     step()
+    while time.perf_counter() - began < WARM_UP:
+        step()
     began = time.perf_counter()
     for _ in repeat(None, repeats):
         step()

@@ -132,7 +132,11 @@ def _forbid_nested_teams() -> None:
 
 @lru_cache
 def numba_kernels(parallel: bool, fastmath: bool) -> NumbaKernels:
-    """One fused loop over an array, and the ways to go over a list with it."""
+    """One fused loop over an array, and the ways to go over a list with it.
+
+    The options are constants of the compilation, as a script's globals would be: Numba's call
+    takes a third longer with four more arguments.
+    """
     import numba
 
     # float32 scalars, or Numba computes in float64; rounded once, as NumPy does.
