@@ -1,12 +1,19 @@
 #include "stepper.hpp"
 
-#include <unistd.h>
+#include <atomic>
+
+#include <pthread.h>
 
 namespace fused_rmsprop::bindings {
 namespace {
 
 // Below this much work, letting another Python thread in costs more than it gives.
 constexpr std::size_t release_gil_from_bytes = 4096;
+
+// Tells a process from the one that it was forked from, without a system call.
+std::atomic<int> generation{1};
+[[maybe_unused]] const int fork_handler =
+    pthread_atfork(nullptr, nullptr, [] { generation.fetch_add(1, std::memory_order_relaxed); });
 
 void *data_or_null(const py::object &array) { return array.is_none() ? nullptr : data_of(array); }
 
@@ -53,10 +60,11 @@ std::string Stepper::grad_root(std::size_t group) const {
 }
 
 void Stepper::acquire() {
-    if (owner_ != 0 && owner_ == getpid())
+    const int current = generation.load(std::memory_order_relaxed);
+    if (owner_ == current)
         throw std::runtime_error("this optimizer is in the middle of a step, or of a change, in "
                                  "another thread");
-    owner_ = getpid();
+    owner_ = current;
 }
 
 void Stepper::add(const std::vector<std::shared_ptr<Group>> &groups, bool grouped) {

@@ -59,7 +59,8 @@ private:
 
     std::vector<std::shared_ptr<Group>> groups_;
     bool grouped_ = false;
-    int owner_ = 0; ///< the process that has claimed it: a forked child does not inherit a claim
+    int owner_ = 0; ///< the process that has claimed it (its generation), so that a forked child
+                    ///< does not inherit a claim
     std::vector<Slot> slots_;
     std::vector<Tensor> tensors_;        ///< one per slot
     std::vector<std::uint64_t> layouts_; ///< of each group, when slots_ and tensors_ were made

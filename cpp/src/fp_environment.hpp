@@ -20,8 +20,12 @@ public:
     explicit ScopedFpEnvironment([[maybe_unused]] bool flush_denormals) {
 #if defined(__x86_64__)
         constexpr unsigned all_masked = 0x1f80, flush_to_zero = 0x8000, denormals_are_zero = 0x0040;
+        constexpr unsigned status = 0x003f; // the exceptions that have occurred
+        const unsigned wanted =
+            all_masked | (flush_denormals ? flush_to_zero | denormals_are_zero : 0);
         saved_ = _mm_getcsr();
-        _mm_setcsr(all_masked | (flush_denormals ? flush_to_zero | denormals_are_zero : 0));
+        if (((saved_ ^ wanted) & ~status) != 0) // writing takes far longer than reading
+            _mm_setcsr(wanted);
 #elif defined(__aarch64__)
         constexpr std::uint64_t flush_to_zero = std::uint64_t{1} << 24;
         asm volatile("mrs %0, fpcr" : "=r"(saved_) : : "memory");
@@ -35,7 +39,8 @@ public:
 
     ~ScopedFpEnvironment() {
 #if defined(__x86_64__)
-        _mm_setcsr(saved_);
+        if (_mm_getcsr() != saved_)
+            _mm_setcsr(saved_);
 #elif defined(__aarch64__)
         asm volatile("msr fpcr, %0" : : "r"(saved_) : "memory");
         asm volatile("msr fpsr, %0" : : "r"(saved_status_) : "memory");
