@@ -34,6 +34,9 @@ def parse_arguments() -> argparse.Namespace:
         "torch-foreach, torch-compile, optax; ours is always there",
     )
     parser.add_argument("--quick", action="store_true", help="small cases, few rounds")
+    parser.add_argument(
+        "--at-least", type=float, help="fail if a peer takes less than this times our time"
+    )
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--plots", type=Path, help="a folder for one PNG per group of cases")
     parser.add_argument("--from-json", type=Path, help="print and draw these, measure nothing")
@@ -79,6 +82,14 @@ def main() -> None:
 
         for path in save_plots(arguments.plots, environment, results):
             print(path)
+    too_near = [
+        f"{timing.peer} at {result.name}: {timing.ratio:.2f}"
+        for result in results
+        for timing in result.timings
+        if arguments.at_least and "fused" not in timing.peer and timing.ratio < arguments.at_least
+    ]
+    if too_near:
+        sys.exit(f"less than {arguments.at_least} times our time: {', '.join(too_near)}")
 
 
 if __name__ == "__main__":

@@ -172,8 +172,27 @@ void Stepper::read(const py::object &grads) {
         group->check_containers();
     given_.clear(); // a child forked during a step has the parent's still
     flatten(grads, given_);
-    for (std::size_t i = 0; i < slots_.size(); ++i)
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+        prefetch(i);
         tensors_[i].grad = given_[i] ? gradient(slots_[i], given_[i]) : nullptr;
+    }
+}
+
+/// Asks for what gradient() will read of later leaves: their arrays lie anywhere, and a step over
+/// large ones has driven them out of the cache.
+[[gnu::always_inline]] inline void Stepper::prefetch(std::size_t leaf) const {
+    if (const std::size_t i = leaf + 12; i < slots_.size())
+        for (const py::handle array :
+             {py::handle(slots_[i].parameter().array), py::handle(given_[i])}) {
+            __builtin_prefetch(array.ptr());
+            __builtin_prefetch(reinterpret_cast<const char *>(array.ptr()) + 64);
+        }
+    if (const std::size_t i = leaf + 6; i < slots_.size()) {
+        __builtin_prefetch(py::detail::array_proxy(slots_[i].parameter().array.ptr())->dimensions);
+        if (given_[i] &&
+            PyObject_TypeCheck(given_[i].ptr(), py::detail::npy_api::get().PyArray_Type_))
+            __builtin_prefetch(py::detail::array_proxy(given_[i].ptr())->dimensions);
+    }
 }
 
 void Stepper::run() {

@@ -55,6 +55,7 @@ private:
     void flatten(const py::object &grads, std::vector<py::object> &out) const;
     void read(const py::object &grads);
     const void *gradient(Slot &slot, const py::object &grad);
+    void prefetch(std::size_t leaf) const;
     void run();
 
     std::vector<std::shared_ptr<Group>> groups_;

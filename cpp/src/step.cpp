@@ -20,6 +20,8 @@ constexpr std::size_t cache_line = 64;
 // refined quotient's instructions cost (fewer loads are under way at a time), and asking for the
 // arrays' next lines early brings up to a tenth: the processor's own prefetching falls behind.
 constexpr std::size_t in_cache_up_to_bytes = 1 << 20;
+// And a short array is mostly the end of the loop, which takes one element after the other.
+constexpr std::size_t refined_from_elements = 256;
 constexpr std::size_t prefetch_block = 256, prefetch_distance = 1024; // bytes of each array
 
 // OpenMP ends the process when it cannot start the threads of a team.
@@ -104,52 +106,55 @@ struct Choice {
     bool prefetch;
 };
 
+/// Asks for a block of each array that a step of the tensor uses, from the given byte on.
 /// Always inline: a call of a function that does nothing but this GCC takes for one without effect.
-template <typename T>
-[[gnu::always_inline]] inline void prefetch(const kernels::Arrays<T> &arrays, std::size_t first) {
-    constexpr std::size_t line = cache_line / sizeof(T), block = prefetch_block / sizeof(T);
-    for (std::size_t i = first; i < first + block; i += line)
-        __builtin_prefetch(arrays.grad + i);
-    for (T *array : {arrays.param, arrays.square_avg, arrays.momentum_buffer, arrays.grad_avg})
-        if (array != nullptr)
-            for (std::size_t i = first; i < first + block; i += line)
-                __builtin_prefetch(array + i, 1);
-}
-
-template <typename T>
-kernels::Arrays<T> from(const kernels::Arrays<T> &arrays, std::size_t first) {
-    const auto at = [&](auto *array) { return array == nullptr ? nullptr : array + first; };
-    return {at(arrays.param), at(arrays.grad), at(arrays.square_avg), at(arrays.momentum_buffer),
-            at(arrays.grad_avg)};
+[[gnu::always_inline]] inline void prefetch(const Tensor &t, std::size_t byte) {
+    const auto line = [&](const void *array, std::size_t i) {
+        return reinterpret_cast<const void *>(reinterpret_cast<std::uintptr_t>(array) + byte + i);
+    };
+    for (std::size_t i = 0; i < prefetch_block; i += cache_line) {
+        __builtin_prefetch(line(t.grad, i));
+        __builtin_prefetch(line(t.param, i), 1);
+        __builtin_prefetch(line(t.square_avg, i), 1);
+        if (t.options->momentum > 0)
+            __builtin_prefetch(line(t.momentum_buffer, i), 1);
+        if (t.options->centered)
+            __builtin_prefetch(line(t.grad_avg, i), 1);
+    }
 }
 
 /// The kernel and its scalars for one set of options and one dtype, kept from tensor to tensor.
 template <typename T>
 class Kernel {
 public:
-    void run(const Tensor &t, std::size_t first, std::size_t size, const Choice &choice) {
+    /// Updates `size` elements of `t`; `next` is the tensor after it, if there is one.
+    void run(const Tensor &t, const Tensor *next, std::size_t first, std::size_t size,
+             const Choice &choice) {
         if (t.options != options_)
             prepare(*t.options, choice);
-        const auto used = [](void *array, bool use) {
-            return use ? static_cast<T *>(array) : nullptr;
-        };
-        const kernels::Arrays<T> arrays = from<T>(
-            {static_cast<T *>(t.param), static_cast<const T *>(t.grad),
-             static_cast<T *>(t.square_avg), used(t.momentum_buffer, t.options->momentum > 0),
-             used(t.grad_avg, t.options->centered)},
-            first);
         if (!choice.prefetch)
-            return update_(arrays, coefficients_, size);
-        constexpr std::size_t block = prefetch_block / sizeof(T);
-        constexpr std::size_t distance = prefetch_distance / sizeof(T);
-        for (std::size_t i = 0; i < size; i += block) {
-            if (size - i >= distance + block)
-                prefetch(arrays, i + distance);
-            update_(from(arrays, i), coefficients_, std::min(block, size - i));
+            return update(t, first, size);
+        for (std::size_t i = 0; i < size; i += prefetch_block / sizeof(T)) {
+            const std::size_t ahead = (first + i) * sizeof(T) + prefetch_distance;
+            if (ahead < byte_size(t))
+                prefetch(t, ahead);
+            else if (next != nullptr && ahead - byte_size(t) < byte_size(*next))
+                prefetch(*next, ahead - byte_size(t));
+            update(t, first + i, std::min(prefetch_block / sizeof(T), size - i));
         }
     }
 
 private:
+    void update(const Tensor &t, std::size_t first, std::size_t size) {
+        const auto at = [&](void *array) {
+            return array == nullptr ? nullptr : static_cast<T *>(array) + first;
+        };
+        const kernels::Update<T> run_on = t.size < refined_from_elements ? short_update_ : update_;
+        run_on({at(t.param), static_cast<const T *>(t.grad) + first, at(t.square_avg),
+                at(t.momentum_buffer), at(t.grad_avg)},
+               coefficients_, size);
+    }
+
     void prepare(const Options &o, const Choice &choice) {
         using kernels::Momentum;
         const auto momentum = o.momentum == 0 ? Momentum::none
@@ -157,8 +162,10 @@ private:
                                               : Momentum::classical;
         // Within these bounds lr * g / denominator stays far from overflow: see docs/quotient.md.
         const bool bounded = o.lr <= 0x1p20 && o.eps >= 0x1p-64 && o.eps <= 0x1p60;
-        update_ = kernels::update_for<T>(choice.set, {o.weight_decay != 0, o.centered, momentum,
-                                                      choice.refined_quotient && bounded});
+        kernels::Variant variant{o.weight_decay != 0, o.centered, momentum, false};
+        short_update_ = kernels::update_for<T>(choice.set, variant);
+        variant.refined_quotient = choice.refined_quotient && bounded;
+        update_ = kernels::update_for<T>(choice.set, variant);
         const auto rounded = [](double value) { return static_cast<T>(value); };
         coefficients_ = {.grad_scale = rounded(o.maximize ? -1 : 1),
                          .weight_decay = rounded(o.weight_decay),
@@ -172,7 +179,7 @@ private:
     }
 
     const Options *options_ = nullptr;
-    kernels::Update<T> update_ = nullptr;
+    kernels::Update<T> update_ = nullptr, short_update_ = nullptr;
     kernels::Coefficients<T> coefficients_{};
 };
 
@@ -191,6 +198,7 @@ void run_slice(std::span<const Tensor> tensors, std::size_t begin, std::size_t e
     Kernel<double> kernel64;
     std::size_t offset = 0; // of the tensor's first byte
     for (const Tensor &t : tensors) {
+        const Tensor *next = &t + 1 < tensors.data() + tensors.size() ? &t + 1 : nullptr;
         const std::size_t bytes = byte_size(t);
         if (offset >= end)
             break;
@@ -199,9 +207,9 @@ void run_slice(std::span<const Tensor> tensors, std::size_t begin, std::size_t e
             const std::size_t from = begin > offset ? cut(t, begin - offset) / item : 0;
             const std::size_t to = end < offset + bytes ? cut(t, end - offset) / item : t.size;
             if (from < to && t.dtype == DType::float32)
-                kernel32.run(t, from, to - from, choice);
+                kernel32.run(t, next, from, to - from, choice);
             else if (from < to)
-                kernel64.run(t, from, to - from, choice);
+                kernel64.run(t, next, from, to - from, choice);
         }
         offset += bytes;
     }

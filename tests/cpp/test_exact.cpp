@@ -157,7 +157,7 @@ TEST_CASE_TEMPLATE("exact: special values", T, float, double) {
 TEST_CASE_TEMPLATE("exact: zeros of both signs", T, float, double) {
     const auto zeros = [](unsigned seed) {
         std::mt19937 engine(seed);
-        std::vector<T> values(100);
+        std::vector<T> values(300);
         for (T &value : values)
             value = engine() % 2 ? T(0) : -T(0);
         return values;
@@ -166,5 +166,5 @@ TEST_CASE_TEMPLATE("exact: zeros of both signs", T, float, double) {
     start.momentum_buffer = zeros(2);
     start.grad_avg = zeros(3);
     for (const bool flush_denormals : {false, true})
-        check<T>({5, 100}, {zeros(4), zeros(5)}, flush_denormals, start);
+        check<T>({5, 300}, {zeros(4), zeros(5)}, flush_denormals, start);
 }
