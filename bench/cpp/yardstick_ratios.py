@@ -100,7 +100,7 @@ def ratios(medians: dict[str, Any]) -> list[Ratio]:
 
 
 def patterns(check: bool) -> list[str]:
-    """What is run: beside the streams (of the widest set), and beside the divider (all that fit)."""
+    """What is run: beside the streams (the widest set), and beside the divider (what fits L2)."""
     widest = show_config("dicts")["instruction_sets"]["supported"][-1]
     cases = "plain|all" if check else "plain|momentum|centered|all"
     sizes = "|".join(map(str, MEMORY_SIZES[1:2] if check else MEMORY_SIZES))
