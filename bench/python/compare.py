@@ -7,7 +7,7 @@
 Every result is compared with the reference first (tests/reference.py): with == where a peer
 computes the same, else within its tolerance. Then all are timed in turn in one process, with the
 same number of CPUs. Prints medians and ratios; JSON has the quartiles, too. A full run takes about
-eight minutes, and 6 GB of memory for 50 million elements; the first on a machine takes some minutes
+six minutes, and 6 GB of memory for 50 million elements; the first on a machine takes some minutes
 more, in which torch compiles loops over 1000 tensors that it then keeps in its cache. Peers that
 are not installed are named as skipped: ``pip install '.[bench]'`` installs all.
 """
