@@ -6,8 +6,8 @@
 Beside memory, a step is compared with the same streams without square root and division, moved by
 as many threads (1.00: the step costs no more than its memory traffic); in L2, with its square root
 and division alone (1.00: it costs no more than the divider takes; less, where the quotient is made
-without the divider). Repetitions are interleaved, so that a change of the machine's speed meets all
-alike; the figures are ratios of medians.
+without the divider). Rounds of all follow each other, so that a change of the machine's speed meets
+all alike; the figures are ratios of medians.
 
 --check measures little and fails where a loop is no longer vectorised or memory is passed over a
 second time. It tries up to three times, because noise passes and a slow loop does not.
@@ -20,12 +20,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from fused_rmsprop import show_config
 
 MEMORY_SIZES = (1 << 20, 1 << 24, 1 << 26)
 CACHE_SIZE = 1 << 15
+ROUNDS = 7
 LEAST_OF_STREAMS = 0.8  # a second pass over a plain step's memory leaves 0.7
 MOST_OF_DIVIDER = 1.6  # scalar code takes 4 times as long and more
 
@@ -49,28 +51,35 @@ class Ratio(NamedTuple):
         return self.yardstick_ns / self.step_ns
 
 
-def run(executable: Path, pattern: str, repetitions: int) -> dict[str, Any]:
-    """The medians of the benchmarks whose names match, by name, and the context."""
+def run(executable: Path, pattern: str, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Medians over rounds of the benchmarks whose names match, by name; and the context.
+
+    A round is a process of its own: Google Benchmark 1.7 can interleave repetitions itself, but now
+    and then stops at a check of its own that their iterations are equal.
+    """
     command = [
         str(executable),
-        f"--benchmark_filter=^({pattern})$",
+        f"--benchmark_filter=^({pattern})/real_time$|^({pattern})$",
         "--benchmark_format=json",
-        f"--benchmark_repetitions={repetitions}",
-        "--benchmark_enable_random_interleaving=true",
-        "--benchmark_report_aggregates_only=true",
         "--benchmark_min_time=0.05",
     ]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    report = json.loads(done.stdout)
-    medians = {}
-    for benchmark in report["benchmarks"]:
-        if benchmark.get("error_occurred"):
-            raise SystemExit(f"{benchmark['run_name']}: {benchmark['error_message']}")
-        if benchmark["aggregate_name"] == "median":
-            medians[benchmark["run_name"].removesuffix("/real_time")] = benchmark
-    if not medians:
+    rates: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        report = json.loads(done.stdout)
+        for benchmark in report["benchmarks"]:
+            name = benchmark["name"].removesuffix("/real_time")
+            if benchmark.get("error_occurred"):
+                raise SystemExit(f"{name}: {benchmark['error_message']}")
+            rate = benchmark["items_per_second"], benchmark["bytes_per_second"]
+            rates.setdefault(name, []).append(rate)
+    if not rates:
         raise SystemExit(f"{executable} has no benchmark {pattern}")
-    return {"medians": medians, "context": report["context"]}
+    medians = {
+        name: {"items_per_second": median(items), "bytes_per_second": median(bytes_)}
+        for name, (items, bytes_) in ((n, zip(*r, strict=True)) for n, r in rates.items())
+    }
+    return medians, report["context"]
 
 
 def ratios(medians: dict[str, Any]) -> list[Ratio]:
@@ -104,9 +113,9 @@ def patterns(check: bool) -> list[str]:
     widest = show_config("dicts")["instruction_sets"]["supported"][-1]
     cases = "plain|all" if check else "plain|momentum|centered|all"
     sizes = "|".join(map(str, MEMORY_SIZES[1:2] if check else MEMORY_SIZES))
-    in_cache = f"[a-z0-9]+/threads:1/elements:{CACHE_SIZE}/real_time"
+    in_cache = f"[a-z0-9]+/threads:1/elements:{CACHE_SIZE}"
     return [
-        f"(step|streams)/({cases})/float32/{widest}/threads:.*/elements:({sizes})/real_time",
+        f"(step|streams)/({cases})/float32/{widest}/threads:.*/elements:({sizes})",
         f"step/({cases})/float32/{in_cache}|step/plain/float64/{in_cache}|divider/.*",
     ]
 
@@ -135,15 +144,15 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="fail if a step is too slow")
     arguments = parser.parse_args()
     for _ in range(3 if arguments.check else 1):
-        runs = [run(arguments.executable, p, 9) for p in patterns(arguments.check)]
-        results = [ratio for r in runs for ratio in ratios(r["medians"])]
+        runs = [run(arguments.executable, p, ROUNDS) for p in patterns(arguments.check)]
+        results = [ratio for medians, _ in runs for ratio in ratios(medians)]
         print_table(results)
         slow = [r for r in results if too_slow(r)]
         if not slow:
             break
     if arguments.json:
         report = {
-            "context": runs[0]["context"],
+            "context": runs[0][1],
             "ratios": [r._asdict() | {"speed": r.speed} for r in results],
         }
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -31,7 +31,7 @@ def run_groups(
     cases = [c for c in CASES if c.group in groups and not (quick and c.elements > QUICK_ELEMENTS)]
     results: list[CaseResult] = []
     form = "{desc:40.40s} {percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
-    with tqdm(total=len(cases), bar_format=form) as bar:
+    with tqdm(total=len(cases), bar_format=form, disable=None) as bar:
         for case in cases:
             results.append(_run_case(case, peers, threads, quick, bar))
             of_group = [result for result in results if result.group == case.group]
