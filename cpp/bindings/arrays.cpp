@@ -196,16 +196,20 @@ WrittenMemory::WrittenMemory(std::vector<Extent> extents) : sorted_(std::move(ex
                                   "parameter once, with the sum of its gradients)");
 }
 
-void WrittenMemory::check_outside(const py::array &array, const std::string &what) const {
-    const Extent extent = extent_of(array, what);
+const Extent *WrittenMemory::overlapping(const Extent &extent) const {
     // The extents are disjoint and sorted: only the last that begins before our end can overlap.
     const auto after =
         std::lower_bound(sorted_.begin(), sorted_.end(), extent.end,
                          [](const Extent &e, std::uintptr_t end) { return e.begin < end; });
     if (after == sorted_.begin() || extent.begin == extent.end)
-        return;
-    if (const Extent &before = *std::prev(after); before.end > extent.begin)
-        throw py::value_error(what + " shares memory with " + *before.what +
+        return nullptr;
+    const Extent &before = *std::prev(after);
+    return before.end > extent.begin ? &before : nullptr;
+}
+
+void WrittenMemory::check_outside(const py::array &array, const std::string &what) const {
+    if (const Extent *written = overlapping(extent_of(array, what)))
+        throw py::value_error(what + " shares memory with " + *written->what +
                               ", which the step writes to; pass a copy: array.copy()");
 }
 

@@ -65,10 +65,14 @@ public:
     /// Throws, naming both, if two of the extents overlap.
     explicit WrittenMemory(std::vector<Extent> extents = {});
 
+    bool overlaps(const Extent &extent) const { return overlapping(extent) != nullptr; }
+
     /// Throws, naming both, if `array`, called `what`, overlaps one of the extents.
     void check_outside(const py::array &array, const std::string &what) const;
 
 private:
+    const Extent *overlapping(const Extent &extent) const;
+
     std::vector<Extent> sorted_;
 };
 

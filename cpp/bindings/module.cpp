@@ -4,6 +4,7 @@
 
 #include "single.hpp"
 #include "stepper.hpp"
+#include "tensor_stepper.hpp"
 
 namespace fused_rmsprop::bindings {
 namespace {
@@ -39,6 +40,16 @@ py::dict config() {
     return config;
 }
 
+/// Whether the kernel takes these options for arrays of this dtype.
+bool suits(const Options &options, bool float64, bool flush_denormals) {
+    try {
+        validate(options, float64 ? DType::float64 : DType::float32, flush_denormals);
+    } catch (const std::invalid_argument &) {
+        return false;
+    }
+    return true;
+}
+
 } // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -55,13 +66,14 @@ PYBIND11_MODULE(_core, m) {
 
     py::class_<Options>(m, "Options", py::is_final())
         .def(py::init([](double lr, double alpha, double eps, double weight_decay, double momentum,
-                         bool centered, bool nesterov, bool maximize) {
-                 return Options{lr,       alpha,    eps,      weight_decay,
-                                momentum, centered, nesterov, maximize};
+                         bool centered, bool nesterov, bool maximize, double grad_scale) {
+                 return Options{lr,       alpha,    eps,      weight_decay, momentum,
+                                centered, nesterov, maximize, grad_scale};
              }),
              py::kw_only(), py::arg("lr"), py::arg("alpha"), py::arg("eps"),
              py::arg("weight_decay"), py::arg("momentum"), py::arg("centered"), py::arg("nesterov"),
-             py::arg("maximize"));
+             py::arg("maximize"), py::arg("grad_scale") = 1.0)
+        .def("suits", &suits, py::arg("float64"), py::arg("flush_denormals"));
 
     py::class_<Group, std::shared_ptr<Group>>(m, "Group", py::is_final())
         .def(py::init<const py::object &, const std::string &, const std::string &>(),
@@ -86,6 +98,20 @@ PYBIND11_MODULE(_core, m) {
         .def_property("serial_below_bytes", &Stepper::serial_below_bytes,
                       &Stepper::set_serial_below_bytes)
         .def_property_readonly("threads_used", &Stepper::threads_used);
+
+    py::class_<TensorStepper>(m, "TensorStepper", py::is_final())
+        .def(py::init<const py::object &, bool, py::object, py::object>(), py::arg("probe"),
+             py::arg("c_functions"), py::arg("in_order"), py::arg("increment_version"))
+        .def("can_step", &TensorStepper::can_step, py::arg("tensor"))
+        .def("same_order", &TensorStepper::same_order, py::arg("a"), py::arg("b"))
+        .def("assign", &TensorStepper::assign, py::arg("slots"), py::arg("groups"),
+             py::arg("state"))
+        .def("read", &TensorStepper::read, py::arg("groups"), py::arg("state"), py::arg("options"))
+        .def("run", &TensorStepper::run)
+        .def_property("threads", &TensorStepper::threads, &TensorStepper::set_threads)
+        .def_property("flush_denormals", &TensorStepper::flush_denormals,
+                      &TensorStepper::set_flush_denormals)
+        .def_property_readonly("threads_used", &TensorStepper::threads_used);
 }
 
 } // namespace fused_rmsprop::bindings

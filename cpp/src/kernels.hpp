@@ -23,7 +23,7 @@ struct Variant {
 /// The scalars of the formula, computed in double and rounded once.
 template <typename T>
 struct Coefficients {
-    T grad_scale; ///< -1 to maximize, else 1
+    T grad_scale; ///< negative to maximize
     T weight_decay, alpha, one_minus_alpha, alpha_one_minus_alpha, eps, lr, momentum;
 };
 

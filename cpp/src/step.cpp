@@ -54,6 +54,7 @@ void validate_rounded(const Options &options, const char *dtype, bool flush_deno
     rounded_finite(options.lr, "lr");
     rounded_finite(options.eps, "eps");
     rounded_finite(options.weight_decay, "weight_decay");
+    rounded_finite(options.grad_scale, "grad_scale");
 
     const T eps = static_cast<T>(options.eps);
     if (eps == 0)
@@ -167,7 +168,7 @@ private:
         variant.refined_quotient = choice.refined_quotient && bounded;
         update_ = kernels::update_for<T>(choice.set, variant);
         const auto rounded = [](double value) { return static_cast<T>(value); };
-        coefficients_ = {.grad_scale = rounded(o.maximize ? -1 : 1),
+        coefficients_ = {.grad_scale = rounded(o.maximize ? -o.grad_scale : o.grad_scale),
                          .weight_decay = rounded(o.weight_decay),
                          .alpha = rounded(o.alpha),
                          .one_minus_alpha = rounded(1 - o.alpha),

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any, TypedDict, final
 
 import numpy as np
@@ -48,7 +49,9 @@ class Options:
         centered: bool,
         nesterov: bool,
         maximize: bool,
+        grad_scale: float = 1.0,
     ) -> None: ...
+    def suits(self, float64: bool, flush_denormals: bool) -> bool: ...
 
 @final
 class Group:
@@ -80,5 +83,28 @@ class Stepper:
     def add(self, groups: list[Group], grouped: bool) -> None: ...
     def bind(self, grads: object) -> None: ...
     def step(self, grads: object = None) -> None: ...
+    @property
+    def threads_used(self) -> int: ...
+
+@final
+class TensorStepper:
+    threads: int
+    flush_denormals: bool
+    def __init__(
+        self,
+        probe: Any,
+        c_functions: bool,
+        in_order: Callable[[Any, Any], Any],
+        increment_version: Callable[[list[Any]], None],
+    ) -> None: ...
+    def can_step(self, tensor: Any) -> bool: ...
+    def same_order(self, a: Any, b: Any) -> bool: ...
+    def assign(
+        self, slots: list[tuple[Any, ...]], groups: list[list[Any]], state: dict[Any, Any]
+    ) -> list[int]: ...
+    def read(
+        self, groups: list[list[Any]], state: dict[Any, Any], options: list[Options]
+    ) -> bool: ...
+    def run(self) -> None: ...
     @property
     def threads_used(self) -> int: ...

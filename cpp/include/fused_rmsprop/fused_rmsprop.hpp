@@ -30,11 +30,12 @@ struct Options {
     bool centered = false;   ///< divide by the standard deviation of the gradient
     bool nesterov = false;   ///< look ahead along the momentum buffer; needs momentum > 0
     bool maximize = false;   ///< climb instead of descend
+    double grad_scale = 1;   ///< multiplies the gradient before anything else
 };
 
 /// Throws std::invalid_argument, naming the option, unless `options` can be used on arrays of
 /// `dtype`: `lr >= 0`, `0 <= alpha < 1`, `eps > 0`, `weight_decay >= 0`, `0 <= momentum < 1`,
-/// all finite, also after rounding to `dtype`, and an `eps` that does not vanish there.
+/// `grad_scale` any number, all finite, also after rounding to `dtype`, and an `eps` that does not vanish there.
 void validate(const Options &options, DType dtype, bool flush_denormals = true);
 
 /// The arrays of one parameter, all of the same length and none overlapping another that is

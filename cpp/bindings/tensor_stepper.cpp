@@ -1,0 +1,267 @@
+#include "tensor_stepper.hpp"
+
+#include <algorithm>
+#include <optional>
+
+#include <pybind11/stl.h>
+
+namespace fused_rmsprop::bindings {
+namespace {
+
+// Below this much work, letting another Python thread in costs more than it gives: each gradient
+// must be kept alive then.
+constexpr std::size_t release_gil_from_bytes = 1 << 18;
+
+std::size_t byte_size(const Tensor &tensor) {
+    return tensor.size * (tensor.dtype == DType::float32 ? 4 : 8);
+}
+
+Extent extent_of(const TensorView &view) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(view.data);
+    return {begin, begin + view.size() * (view.dtype == DType::float32 ? 4 : 8), nullptr};
+}
+
+std::vector<py::object> values_of(const py::dict &dict) {
+    std::vector<py::object> values;
+    for (const auto &item : dict)
+        values.push_back(py::reinterpret_borrow<py::object>(item.second));
+    return values;
+}
+
+/// Whether a dict still has these values, in this order.
+bool has_values(const py::dict &dict, const std::vector<py::object> &values) {
+    if (dict.size() != values.size())
+        return false;
+    Py_ssize_t position = 0;
+    PyObject *value = nullptr;
+    return std::all_of(values.begin(), values.end(), [&](const py::object &expected) {
+        return PyDict_Next(dict.ptr(), &position, nullptr, &value) && value == expected.ptr();
+    });
+}
+
+/// Whether a list still has these items.
+bool has_items(const py::list &list, const std::vector<py::object> &items) {
+    if (list.size() != items.size())
+        return false;
+    for (std::size_t i = 0; i < items.size(); ++i)
+        if (PyList_GET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i)) != items[i].ptr())
+            return false;
+    return true;
+}
+
+} // namespace
+
+TensorStepper::TensorStepper(const py::object &probe, bool c_functions, py::object in_order,
+                             py::object increment_version)
+    : viewer_(probe, c_functions), in_order_(std::move(in_order)),
+      increment_version_(std::move(increment_version)) {}
+
+bool TensorStepper::can_step(const py::object &tensor) {
+    TensorView view;
+    return viewer_.view(viewer_.handle(tensor), view) && view.is_dense();
+}
+
+bool TensorStepper::same_order(const py::object &a, const py::object &b) {
+    TensorView view;
+    if (!viewer_.view(viewer_.handle(a), view))
+        return false;
+    const DType dtype = view.dtype;
+    const Layout layout = view.layout();
+    return viewer_.view(viewer_.handle(b), view) && view.dtype == dtype && view.ordered_as(layout);
+}
+
+std::vector<std::size_t> TensorStepper::assign(const py::list &slots, const py::list &groups,
+                                               const py::dict &state) {
+    const Claim claim(running_);
+    std::vector<Slot> new_slots;
+    std::vector<Tensor> new_tensors;
+    std::vector<Extent> extents;
+    std::vector<std::size_t> owners; // the slot of each extent
+    for (const py::handle item : slots) {
+        const auto given = item.cast<py::tuple>();
+        Slot slot{viewer_.handle(given[0]), given[1].cast<std::size_t>(), given[2], {}, {}, {}};
+        slot.values = values_of(slot.state);
+        TensorView view;
+        if (!viewer_.view(slot.param, view))
+            throw py::type_error("the kernel cannot step this tensor");
+        slot.layout = view.layout();
+        Tensor tensor;
+        tensor.dtype = view.dtype;
+        tensor.size = view.size();
+        tensor.param = view.data;
+        extents.push_back(extent_of(view));
+        for (std::size_t k = 0; k < state_count; ++k)
+            if (const py::object value = given[3 + k]; !value.is_none()) {
+                slot.tensors[k] = viewer_.handle(value);
+                if (k > 0 && viewer_.view(slot.tensors[k], view))
+                    extents.push_back(extent_of(view));
+            }
+        owners.resize(extents.size(), new_slots.size());
+        new_slots.push_back(std::move(slot));
+        new_tensors.push_back(tensor);
+    }
+    std::vector<std::size_t> shared = sharing(extents, owners);
+    if (!shared.empty())
+        return shared;
+    slots_ = std::move(new_slots);
+    tensors_ = std::move(new_tensors);
+    written_ = WrittenMemory(std::move(extents));
+    groups_.clear();
+    for (const py::handle group : groups)
+        groups_.push_back(group.cast<std::vector<py::object>>());
+    state_ = values_of(state);
+    return {};
+}
+
+/// The owners of extents that overlap another's.
+std::vector<std::size_t> TensorStepper::sharing(const std::vector<Extent> &extents,
+                                                const std::vector<std::size_t> &owners) {
+    std::vector<std::size_t> order(extents.size());
+    for (std::size_t i = 0; i < order.size(); ++i)
+        order[i] = i;
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        return extents[a].begin < extents[b].begin;
+    });
+    std::vector<std::size_t> shared;
+    std::size_t widest = 0; // among those before, the one that ends last
+    for (std::size_t k = 1; k < order.size(); ++k) {
+        const Extent &mine = extents[order[k]], &before = extents[order[widest]];
+        if (mine.begin < before.end && mine.begin != mine.end)
+            for (const std::size_t owner : {owners[order[k]], owners[order[widest]]})
+                shared.push_back(owner);
+        if (mine.end > before.end)
+            widest = k;
+    }
+    return shared;
+}
+
+bool TensorStepper::unchanged(const py::list &groups, const py::dict &state) const {
+    if (groups.size() != groups_.size() || !has_values(state, state_))
+        return false;
+    for (std::size_t g = 0; g < groups_.size(); ++g)
+        if (!has_items(groups[g], groups_[g]))
+            return false;
+    return true;
+}
+
+bool TensorStepper::read(const py::list &groups, const py::dict &state,
+                         const std::vector<Options> &options) {
+    const Claim claim(running_);
+    grads_.clear();
+    if (!unchanged(groups, state))
+        return false;
+    options_ = options;
+    grads_.resize(slots_.size());
+    constexpr std::size_t ahead = 8;
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+        if (i + ahead < slots_.size()) { // they lie anywhere
+            const Slot &later = slots_[i + ahead];
+            TensorViewer::prefetch(later.param);
+            __builtin_prefetch(later.state.ptr());
+            for (const TensorHandle &tensor : later.tensors)
+                if (tensor)
+                    TensorViewer::prefetch(tensor);
+        }
+        if (!read_slot(slots_[i], tensors_[i], grads_[i]))
+            return false;
+    }
+    return true;
+}
+
+bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
+    if (!has_values(slot.state, slot.values))
+        return false;
+    TensorView view;
+    const auto as_param = [&](const TensorHandle &handle) {
+        return viewer_.current(handle) && viewer_.view(handle, view) &&
+               view.dtype == tensor.dtype && view.ordered_as(slot.layout);
+    };
+    if (!as_param(slot.param) || view.data != tensor.param)
+        return false;
+    __builtin_prefetch(view.data, 1);
+    tensor.grad = nullptr;
+    grad = viewer_.gradient(slot.param);
+    slot.has_grad = static_cast<bool>(grad);
+    if (!slot.has_grad)
+        return true;
+    if (!slot.tensors[0]) // it had no gradient, and so no state, up to now
+        return false;
+
+    void **const places[] = {&tensor.square_avg, &tensor.momentum_buffer, &tensor.grad_avg};
+    for (std::size_t k = 1; k < state_count; ++k) {
+        if (slot.tensors[k] && !as_param(slot.tensors[k]))
+            return false;
+        *places[k - 1] = slot.tensors[k] ? view.data : nullptr;
+        __builtin_prefetch(*places[k - 1], 1);
+    }
+    if (!viewer_.current(slot.tensors[0]) || !viewer_.view(slot.tensors[0], view) ||
+        view.size() != 1)
+        return false;
+    slot.step = view.data;
+    __builtin_prefetch(slot.step, 1);
+    slot.step_dtype = view.dtype;
+    tensor.grad = gradient(slot, tensor.dtype, grad);
+    tensor.options = &options_[slot.group];
+    return true;
+}
+
+/// Where a gradient's elements begin, in its parameter's order; copied there if need be.
+const void *TensorStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad) {
+    TensorView view;
+    const auto plain = [&] {
+        return viewer_.view(grad, view) && view.dtype == dtype && view.ordered_as(slot.layout);
+    };
+    const auto grad_object = [&] { return py::object(slot.param.object.attr("grad")); };
+    // A tensor that torch negates when it is read looks like any other here. It is the imaginary
+    // part of a complex one, so that only one of a single element is not spread out in memory as
+    // well.
+    const auto negated = [&] {
+        return (!grad.impl || view.size() == 1) && grad_object().attr("is_neg")().cast<bool>();
+    };
+    if (plain() && !negated()) {
+        if (view.data == slot.cleared_grad || !written_.overlaps(extent_of(view))) {
+            slot.cleared_grad = view.data;
+            return view.data;
+        }
+    }
+    grad = viewer_.handle(in_order_(slot.param.object, grad_object()));
+    if (!plain())
+        throw std::runtime_error("a gradient could not be brought into its parameter's order");
+    return view.data;
+}
+
+void TensorStepper::run() {
+    const Claim claim(running_);
+    Execution execution = execution_;
+    execution.tuner = execution.threads == 0 ? &tuner_ : nullptr;
+    std::size_t bytes = 0;
+    py::list updated;
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+        if (slots_[i].has_grad) { // the address of an empty gradient may be null
+            bytes += byte_size(tensors_[i]);
+            updated.append(slots_[i].param.object);
+        }
+    TensorViewer::Keep keep; // with the GIL released another thread may drop the gradients
+    std::optional<py::gil_scoped_release> released;
+    if (bytes >= release_gil_from_bytes) {
+        for (const TensorHandle &grad : grads_)
+            keep.add(grad);
+        released.emplace();
+    }
+    const int used = fused_rmsprop::step(tensors_, execution);
+    released.reset();
+    threads_used_ = used;
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+        if (slots_[i].has_grad) {
+            slots_[i].has_grad = false;
+            tensors_[i].grad = nullptr;
+            if (slots_[i].step_dtype == DType::float32)
+                *static_cast<float *>(slots_[i].step) += 1;
+            else
+                *static_cast<double *>(slots_[i].step) += 1;
+        }
+    grads_.clear();
+    increment_version_(updated);
+}
+
+} // namespace fused_rmsprop::bindings

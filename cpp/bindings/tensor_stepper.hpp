@@ -1,0 +1,103 @@
+// Steps torch's tensors together. At every step it makes sure that all is where it was when the
+// parameters and their state were assigned, and reads the gradients; Python assigns anew when not.
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "arrays.hpp"
+#include "tensor_view.hpp"
+
+namespace fused_rmsprop::bindings {
+
+class TensorStepper {
+public:
+    /// `probe` is any tensor, and `c_functions` whether to use torch's if they are there.
+    /// `in_order(param, grad)` copies a gradient into the memory order of its parameter;
+    /// `increment_version(tensors)` tells autograd that they have changed.
+    TensorStepper(const py::object &probe, bool c_functions, py::object in_order,
+                  py::object increment_version);
+
+    /// Whether the kernel can update a tensor where it lies.
+    bool can_step(const py::object &tensor);
+
+    /// Whether two tensors have the same dtype and shape, and their elements in the same order.
+    bool same_order(const py::object &a, const py::object &b);
+
+    /// Takes parameters to step: for each a tuple of the parameter, the index of its group, its
+    /// state dict, and of the dict the tensors step, square_avg or variance, momentum_buffer and
+    /// grad_avg, None where there is none. Without state (an empty dict and None for all), a
+    /// parameter must not have a gradient. `groups` has the lists of all parameters and `state` is
+    /// the dict of all states: what was assigned holds as long as they do not change.
+    /// Returns the indices of those that share memory with another; then nothing is assigned.
+    std::vector<std::size_t> assign(const py::list &slots, const py::list &groups,
+                                    const py::dict &state);
+
+    /// Reads the gradients and checks everything; false if something is not as it was assigned.
+    bool read(const py::list &groups, const py::dict &state, const std::vector<Options> &options);
+
+    /// One step with what was read.
+    void run();
+
+    int threads() const { return execution_.threads; }
+    void set_threads(int threads) { execution_.threads = threads; }
+    bool flush_denormals() const { return execution_.flush_denormals; }
+    void set_flush_denormals(bool flush) { execution_.flush_denormals = flush; }
+    int threads_used() const { return threads_used_; }
+
+private:
+    static constexpr std::size_t state_count = 4; // step, square_avg, momentum_buffer, grad_avg
+
+    struct Slot {
+        TensorHandle param;
+        std::size_t group;
+        py::dict state;
+        std::array<TensorHandle, state_count> tensors;
+        std::vector<py::object> values; ///< all that is in `state`, in order
+        Layout layout;
+        bool has_grad = false;              ///< in the step under way
+        const void *cleared_grad = nullptr; ///< a gradient that is known not to overlap
+        void *step = nullptr;               ///< where the number of steps is
+        DType step_dtype = DType::float32;
+    };
+
+    /// To the end of the scope, keeps other threads out while the GIL is released.
+    class Claim {
+    public:
+        explicit Claim(bool &running) : running_(running) {
+            if (running_)
+                throw std::runtime_error("this optimizer is in the middle of a step in another "
+                                         "thread");
+            running_ = true;
+        }
+        ~Claim() { running_ = false; }
+        Claim(const Claim &) = delete;
+        Claim &operator=(const Claim &) = delete;
+
+    private:
+        bool &running_;
+    };
+
+    static std::vector<std::size_t> sharing(const std::vector<Extent> &extents,
+                                            const std::vector<std::size_t> &owners);
+    bool unchanged(const py::list &groups, const py::dict &state) const;
+    bool read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad);
+    const void *gradient(Slot &slot, DType dtype, TensorHandle &grad);
+
+    TensorViewer viewer_;
+    py::object in_order_, increment_version_;
+    std::vector<Slot> slots_;
+    std::vector<std::vector<py::object>> groups_; ///< the parameters of all groups
+    std::vector<py::object> state_;               ///< the state dicts of all parameters
+    std::vector<Tensor> tensors_;                 ///< one per slot
+    std::vector<TensorHandle> grads_;             ///< of the step under way
+    std::vector<Options> options_;                ///< by group
+    WrittenMemory written_;
+    Execution execution_{.threads = 0, .tuner = nullptr};
+    ThreadTuner tuner_;
+    int threads_used_ = 1;
+    bool running_ = false;
+};
+
+} // namespace fused_rmsprop::bindings

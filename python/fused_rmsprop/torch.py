@@ -1,0 +1,364 @@
+"""`torch.optim.RMSprop` with the fused kernel, for parameters that live on the CPU.
+
+Needs torch, which ``import fused_rmsprop`` does not import.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.optim.optimizer import _get_scalar_dtype, _use_grad_for_differentiable
+from torch.optim.rmsprop import rmsprop
+
+from fused_rmsprop import _core
+from fused_rmsprop.options import as_flag, as_threads
+
+__all__ = ["RMSprop"]
+
+_C_FUNCTIONS = True  # whether to read tensors through torch's C functions where it has them
+_OPTIONS = (
+    *("lr", "alpha", "eps", "weight_decay", "momentum"),
+    *("centered", "nesterov", "maximize", "differentiable", "capturable"),
+)
+_STATE = ("step", "square_avg", "momentum_buffer", "grad_avg")
+
+
+class RMSprop(torch.optim.RMSprop):
+    """`torch.optim.RMSprop`, one fused pass over all parameters at once.
+
+    A drop-in: the arguments, their order, defaults and errors are torch's, and so are parameter
+    groups, hooks, closures, learning-rate schedulers and ``state_dict()``, which the two classes
+    exchange in mid-training. Strided float32 and float64 parameters in the CPU's memory are updated
+    by the kernel where they lie; all others (another device or dtype, sparse gradients, memory with
+    gaps or shared between parameters), and groups with options that it does not take
+    (``differentiable``, ``capturable``, ``eps=0``, ``alpha >= 1``, ``momentum >= 1``), by torch.
+
+    Parameters
+    ----------
+    params : iterable of tensors, of (name, tensor), or of dicts
+        What to optimize, as for every torch optimizer.
+    lr, alpha, eps, weight_decay, momentum, centered, maximize
+        As for `torch.optim.RMSprop`; ``lr`` may be a tensor.
+    capturable, differentiable
+        Left to torch's own implementation.
+    foreach : bool, optional
+        How torch updates what the kernel does not; the kernel takes all tensors together anyway.
+    nesterov : bool, default False
+        Nesterov momentum, ``p - lr * (g / den + momentum * b)``; needs ``momentum > 0``.
+    flush_denormals : bool, default True
+        Whether subnormal numbers count as zero, which is many times faster on some processors.
+    threads : int, optional
+        How many threads work on large steps. None: one or all, whichever the optimizer measures to
+        be faster in this loop.
+
+    Notes
+    -----
+    Centered, the state holds ``variance``, the running variance itself; torch's
+    ``square_avg - grad_avg**2`` cancels and becomes NaN under a large steady gradient. In
+    ``state_dict()`` it is torch's ``square_avg`` again. Results differ from torch's in the last
+    bits: torch's depend on the processor, these do not (they are NumPy's).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fused_rmsprop.torch import RMSprop
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = RMSprop(model.parameters(), lr=0.01)
+    >>> model(torch.ones(4, 2)).sum().backward()
+    >>> optimizer.step()
+    """
+
+    state: Any  # by parameter, dicts of tensors
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        *,
+        nesterov: bool = False,
+        flush_denormals: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        as_flag("nesterov", nesterov)
+        self._set_up(as_flag("flush_denormals", flush_denormals), as_threads(threads))
+        super().__init__(
+            params,
+            lr,
+            alpha,
+            eps,
+            weight_decay,
+            momentum,
+            centered,
+            capturable,
+            foreach,
+            maximize,
+            differentiable,
+        )
+        self.defaults["nesterov"] = nesterov
+        for group in self.param_groups:
+            group.setdefault("nesterov", nesterov)
+            if group["nesterov"] and not group["momentum"] > 0:
+                raise ValueError("nesterov needs momentum > 0")
+
+    def _set_up(self, flush_denormals: bool, threads: int) -> None:
+        # GradScaler then leaves unscaling and skipping to step().
+        self._step_supports_amp_scaling = True
+        self._stepper = _core.TensorStepper(
+            torch.empty(0), _C_FUNCTIONS, _in_order, torch.autograd.graph.increment_version
+        )
+        self._stepper.flush_denormals = flush_denormals
+        self._stepper.threads = threads
+        self._given: object = None  # the options that _options and _suits were made of
+        self._options: list[_core.Options] = []
+        self._suits: object = None
+        self._plan: object = None  # what the kernel was told to step
+        self._for_torch: list[list[Any]] = []  # the other parameters, by group
+
+    @property
+    def threads_used(self) -> int:
+        """How many threads the last step used."""
+        return self._stepper.threads_used
+
+    def __getstate__(self) -> dict[str, Any]:
+        settings = self._stepper.flush_denormals, self._stepper.threads
+        return {**super().__getstate__(), "_settings": settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if settings := state.pop("_settings", None):  # unpickled, or copied
+            self._set_up(*settings)
+        super().__setstate__(state)
+        self.defaults.setdefault("nesterov", False)
+        for group in self.param_groups:
+            group.setdefault("nesterov", False)
+        self._plan = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as `torch.optim.RMSprop` has it; see `torch.optim.Optimizer.state_dict`."""
+        live = self.state
+        self.state = defaultdict(dict, {p: _as_torch_has_it(s) for p, s in live.items()})
+        try:
+            return dict(super().state_dict())
+        finally:
+            self.state = live
+
+    @_use_grad_for_differentiable
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Perform a single optimization step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Reevaluates the model and returns the loss.
+
+        Returns
+        -------
+        The closure's loss, or None.
+
+        Raises
+        ------
+        RuntimeError
+            If a gradient is sparse (nothing has changed then), or another thread is in the middle
+            of a step of this optimizer.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf = getattr(self, "found_inf", None)  # set by GradScaler, like grad_scale
+        if found_inf is not None and found_inf.item() > 0:
+            return loss
+        loss_scale = getattr(self, "grad_scale", None)
+        grad_scale = 1.0 if loss_scale is None else 1.0 / loss_scale.item()
+
+        given = [tuple(group[name] for name in _OPTIONS) for group in self.param_groups]
+        if (given, grad_scale) != self._given:
+            self._options = [_kernel_options(group, grad_scale) for group in self.param_groups]
+            self._suits = self._find_suits(self._options)
+            # A tensor's value can change without anyone noticing: it is read at every step.
+            tensors = any(isinstance(value, torch.Tensor) for values in given for value in values)
+            self._given = None if tensors else (given, grad_scale)
+        options, suits = self._options, self._suits
+        lists = [group["params"] for group in self.param_groups]
+        # read() is false where anything is not as it was when the kernel was told of it.
+        if suits != self._plan or not self._stepper.read(lists, self.state, options):
+            self._assign(suits)
+            if not self._stepper.read(lists, self.state, options):
+                raise RuntimeError("parameters or their state changed during the step")
+        for group, params in zip(self.param_groups, self._for_torch, strict=True):
+            if params:
+                self._step_by_torch({**group, "params": params}, grad_scale)
+        self._stepper.run()
+        return loss
+
+    def _find_suits(self, options: list[_core.Options]) -> object:
+        """What decides which parameters the kernel takes and which state they need."""
+        flush = self._stepper.flush_denormals
+        return [
+            (
+                not (group["differentiable"] or group["capturable"]),
+                {torch.float32: o.suits(False, flush), torch.float64: o.suits(True, flush)},
+                group["momentum"] > 0,
+                bool(group["centered"]),
+            )
+            for group, o in zip(self.param_groups, options, strict=True)
+        ]
+
+    def _assign(self, suits: Any) -> None:
+        """Tell the kernel which parameters it steps, and which memory is theirs."""
+        self._plan = None
+        shared: set[int] = set()
+        while True:
+            self._for_torch = [[] for _ in self.param_groups]
+            slots = list(self._slots(suits, shared))
+            lists = [group["params"] for group in self.param_groups]
+            # Those that share memory must be updated one after the other.
+            more = {id(slots[i][0]) for i in self._stepper.assign(slots, lists, self.state)}
+            if not more:
+                break
+            shared |= more
+        self._plan = suits
+
+    def _slots(self, suits: Any, shared: set[int]) -> Iterator[tuple[Any, ...]]:
+        """What `TensorStepper.assign` takes; fills ``_for_torch`` with all other parameters."""
+        seen = set(shared)
+        for index, (group, (usable, by_dtype, _, _)) in enumerate(
+            zip(self.param_groups, suits, strict=True)
+        ):
+            for p in group["params"]:
+                if usable and by_dtype.get(p.dtype) and id(p) not in seen and self._kernel_can(p):
+                    state = self._kernel_state(p, group)
+                    keys = ("step", "variance" if group["centered"] else "square_avg", *_STATE[2:])
+                    yield p, index, state, *(state.get(key) for key in keys)
+                else:
+                    self._for_torch[index].append(p)
+                seen.add(id(p))
+
+    def _kernel_can(self, p: Any) -> bool:
+        plain = type(p).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
+        return plain and not p.is_inference() and self._stepper.can_step(p) and not p.is_neg()
+
+    def _kernel_state(self, p: Any, group: dict[str, Any]) -> dict[str, Any]:
+        """The state of a parameter with all that the kernel needs; empty before its first step."""
+        if p not in self.state or not self.state[p]:
+            if p.grad is None:
+                return {}
+            self.state[p]["step"] = torch.zeros((), dtype=_get_scalar_dtype())
+        state: dict[str, Any] = self.state[p]
+        if not torch.is_tensor(state["step"]) or state["step"].dtype not in _FLOATS:
+            state["step"] = torch.tensor(float(state["step"]), dtype=_get_scalar_dtype())
+        if not group["centered"]:
+            _replace(state, _as_torch_has_it(state))
+        elif "square_avg" in state:
+            _replace(state, _with_variance(state))
+        wanted = ["variance" if group["centered"] else "square_avg"]
+        wanted += ["momentum_buffer"] * (group["momentum"] > 0) + ["grad_avg"] * group["centered"]
+        for key in wanted:
+            if key not in state:
+                state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            elif not self._stepper.same_order(p, state[key]):
+                state[key] = _in_order(p, state[key])
+        return state
+
+    def _step_by_torch(self, group: dict[str, Any], grad_scale: float) -> None:
+        """One step of a group as `torch.optim.RMSprop` makes it."""
+        if group["nesterov"]:
+            raise ValueError(
+                "nesterov is the kernel's alone, which cannot update some parameters of the group: "
+                "only dense float32 and float64 ones on the CPU, and without "
+                "capturable and differentiable"
+            )
+        for p in group["params"]:
+            if p in self.state:
+                _replace(self.state[p], _as_torch_has_it(self.state[p]))
+        params: list[Any] = []
+        grads: list[Any] = []
+        square_avgs: list[Any] = []
+        momentum_buffers: list[Any] = []
+        grad_avgs: list[Any] = []
+        steps: list[Any] = []
+        has_complex = self._init_group(
+            group, params, grads, square_avgs, momentum_buffers, grad_avgs, steps
+        )
+        if grad_scale != 1:
+            grads = [g * grad_scale for g in grads]
+        names = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered")
+        flags = ("foreach", "maximize", "differentiable", "capturable")
+        rmsprop(
+            params,
+            grads,
+            square_avgs,
+            grad_avgs,
+            momentum_buffers,
+            steps,
+            has_complex=has_complex,
+            **{name: group[name] for name in (*names, *flags)},
+        )
+
+
+_FLOATS = (torch.float32, torch.float64)
+
+
+def _in_order(param: Any, tensor: Any) -> Any:
+    """A copy of a tensor in the memory order and the dtype of a parameter."""
+    if tensor.layout != torch.strided:
+        raise RuntimeError("RMSprop does not support sparse gradients")
+    return torch.empty_like(param, memory_format=torch.preserve_format).copy_(tensor)
+
+
+def _kernel_options(group: dict[str, Any], grad_scale: float) -> _core.Options:
+    return _core.Options(
+        lr=float(group["lr"]),
+        alpha=float(group["alpha"]),
+        eps=float(group["eps"]),
+        weight_decay=float(group["weight_decay"]),
+        momentum=float(group["momentum"]),
+        centered=bool(group["centered"]),
+        nesterov=bool(group["nesterov"]),
+        maximize=bool(group["maximize"]),
+        grad_scale=grad_scale,
+    )
+
+
+def _as_torch_has_it(state: Any) -> Any:
+    """A parameter's state with ``square_avg`` in the place of ``variance``."""
+    if not isinstance(state, dict) or "variance" not in state:
+        return state
+    square_avg = torch.addcmul(state["variance"], state["grad_avg"], state["grad_avg"])
+    return {
+        "square_avg" if key == "variance" else key: square_avg if key == "variance" else value
+        for key, value in state.items()
+    }
+
+
+def _with_variance(state: dict[str, Any]) -> dict[str, Any]:
+    """The same the other way; what cancelled below zero is zero."""
+    grad_avg = state.get("grad_avg")
+    square_avg = state["square_avg"]
+    variance = (
+        square_avg.clone()
+        if grad_avg is None
+        else torch.addcmul(square_avg, grad_avg, grad_avg, value=-1).clamp_(min=0)
+    )
+    return {
+        "variance" if key == "square_avg" else key: variance if key == "square_avg" else value
+        for key, value in state.items()
+    }
+
+
+def _replace(state: dict[str, Any], new: dict[str, Any]) -> None:
+    if state is not new:
+        state.clear()
+        state.update(new)
