@@ -26,8 +26,8 @@ namespace {
     const float scaled = n * 0x1p32f; // so that the remainder is not subnormal, however small n is
     const float estimate = scaled * r;
     const float minus_remainder = __builtin_fmaf(d, estimate, -scaled);
-    // A remainder of zero must be +0 times -r, so that the sign of a zero n survives. (GCC would turn
-    // the negative of minus_remainder, were that written here, into a +0.)
+    // A remainder of zero must be +0 times -r, so that the sign of a zero n survives. (GCC would
+    // turn the negative of minus_remainder, were that written here, into a +0.)
     const float q = __builtin_fmaf(minus_remainder, -r, estimate) * 0x1p-32f;
     return d == __builtin_inff() ? n * 0.0f : q; // r has no sense there
 }

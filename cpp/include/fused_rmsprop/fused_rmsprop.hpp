@@ -35,7 +35,8 @@ struct Options {
 
 /// Throws std::invalid_argument, naming the option, unless `options` can be used on arrays of
 /// `dtype`: `lr >= 0`, `0 <= alpha < 1`, `eps > 0`, `weight_decay >= 0`, `0 <= momentum < 1`,
-/// `grad_scale` any number, all finite, also after rounding to `dtype`, and an `eps` that does not vanish there.
+/// `grad_scale` any number, all finite, also after rounding to `dtype`, and an `eps` that does not
+/// vanish there.
 void validate(const Options &options, DType dtype, bool flush_denormals = true);
 
 /// The arrays of one parameter, all of the same length and none overlapping another that is
