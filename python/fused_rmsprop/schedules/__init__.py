@@ -19,7 +19,10 @@ optax and Keras disagree on the order:
 ``boundaries``         the steps at which the next value, or schedule, begins
 =====================  =========================================================================
 
-The values serve as well for momentum or weight decay; nothing here knows of optimizers.
+`ReduceOnPlateau` is not a function of the step but of a metric, and keeps state.
+
+The values serve as well for momentum or weight decay. Only `ReduceOnPlateau` knows that there are
+optimizers.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from fused_rmsprop.schedules.decays import (
     StepDecay,
 )
 from fused_rmsprop.schedules.phases import InverseSqrt, Join, OneCycle, WarmupCosine
+from fused_rmsprop.schedules.plateau import ReduceOnPlateau
 
 __all__ = [
     "Constant",
@@ -46,6 +50,7 @@ __all__ = [
     "OneCycle",
     "Piecewise",
     "Polynomial",
+    "ReduceOnPlateau",
     "Schedule",
     "StepDecay",
     "WarmupCosine",
