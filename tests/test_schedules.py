@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from fused_rmsprop.schedules import (
 )
 
 OPTIONAL = "an optional peer; pip install '.[bench]'"
+DOC = (Path(__file__).parent.parent / "docs/schedules.md").read_text()
 
 
 def values(schedule: Callable[[int], float], steps: int) -> NDArray[np.float64]:
@@ -626,3 +629,15 @@ def test_refusals_name_the_argument_and_the_value(
     with pytest.raises(error) as caught:
         make()
     assert str(caught.value) == message
+
+
+def test_the_examples_of_the_doc_run() -> None:
+    for example in re.findall(r"```python\n(.*?)```", DOC, re.DOTALL):
+        names: dict[str, Any] = {}
+        exec(example, names)
+        if "target" in names:
+            assert abs(names["w"] - names["target"]).max() < 1e-3
+        if "plateau" in names:
+            assert names["opt"].lr == 0.05
+    for name in schedules.__all__:
+        assert name == "Schedule" or f"| `{name}(" in DOC
