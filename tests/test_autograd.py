@@ -69,7 +69,7 @@ def flat(nest: Any) -> list[Array]:
 
 
 def textbook(start: Array, options: dict[str, Any]) -> list[Array]:
-    """autograd's lines, for one array: x after every iteration."""
+    """The lines of autograd, for one array: x after every iteration."""
     step_size, gamma = options.get("step_size", 0.1), options.get("gamma", 0.9)
     x, square_avg, trace = start, np.ones_like(start), [start]
     for i in range(options.get("num_iters", 100)):
@@ -96,12 +96,11 @@ def test_the_trajectory_is_autograds(structure: str, options: dict[str, Any]) ->
     traces: list[list[Any]] = []
     for optimize in (theirs(), rmsprop):
         trace: list[Any] = []
-        end = optimize(
-            grad,
-            starts()[structure],
-            callback=lambda x, i, g, trace=trace: trace.append((i, x, g)),
-            **options,
-        )
+
+        def keep(x: Any, i: int, g: Any, trace: list[Any] = trace) -> None:
+            trace.append((i, x, g))
+
+        end = optimize(grad, starts()[structure], callback=keep, **options)
         traces.append([*trace, (-1, end, end)])
     assert len(traces[0]) == options.get("num_iters", 100) + 1
     for (i, x, g), (our_i, our_x, our_g) in zip(*traces, strict=True):
@@ -130,7 +129,7 @@ def test_gradients_of_autograd() -> None:
 
 def test_arguments_are_taken_in_autograds_order_and_by_its_names() -> None:
     x0 = starts()["array"]
-    options = {"num_iters": 5, "step_size": 0.3, "gamma": 0.5, "eps": 1e-4}
+    options: dict[str, Any] = {"num_iters": 5, "step_size": 0.3, "gamma": 0.5, "eps": 1e-4}
     by_name = rmsprop(grad=grad, x0=x0, callback=None, **options)
     assert same_bits(by_name, rmsprop(grad, x0, None, *options.values()))
     for optimize in (theirs(), rmsprop):
@@ -150,6 +149,10 @@ def test_what_a_callback_writes(structure: str) -> None:
     assert all(same_bits(a, b) for a, b in zip(flat(ends[0]), flat(ends[1]), strict=True))
 
 
+def equal(nest: Any, other: Any) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(flat(nest), flat(other), strict=True))
+
+
 def test_what_is_given_is_not_changed_and_what_is_shown_stays() -> None:
     x0 = starts()["network"]
     seen: list[Any] = []
@@ -159,12 +162,13 @@ def test_what_is_given_is_not_changed_and_what_is_shown_stays() -> None:
         return nest  # its own argument, as the gradient of x**2 / 2
 
     end = rmsprop(keeps, x0, num_iters=3)
-    assert all(np.array_equal(a, b) for a, b in zip(flat(x0), flat(starts()["network"])))
-    assert all(np.array_equal(a, b) for a, b in zip(flat(x0), flat(seen[0])))
-    assert not any(np.array_equal(a, b) for a, b in zip(flat(seen[1]), flat(end)))
+    assert equal(x0, starts()["network"])
+    assert equal(x0, seen[0])
+    assert not equal(seen[1], end)
     unmoved = rmsprop(keeps, x0, num_iters=0)
-    assert all(np.array_equal(a, b) for a, b in zip(flat(x0), flat(unmoved)))
-    assert not any(np.shares_memory(a, b) for a, b in zip(flat(x0), flat(unmoved)))
+    assert equal(x0, unmoved)
+    pairs = zip(flat(x0), flat(unmoved), strict=True)
+    assert not any(np.shares_memory(a, b) for a, b in pairs)
 
 
 def test_float32_is_trained_in_float64_as_in_autograd() -> None:

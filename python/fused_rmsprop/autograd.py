@@ -1,4 +1,4 @@
-"""The `rmsprop` of HIPS autograd with the same arguments and the same trajectory, in one pass a step.
+"""The `rmsprop` of HIPS autograd: the same arguments and trajectory, in one pass a step.
 
 It knows nothing of autograd and does not import it: any function that gives gradients will do.
 """
