@@ -1,0 +1,55 @@
+"""The programs in examples/ run, and learn what they should."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def score(example: str, **settings: int) -> float:
+    """What an example's ``main`` returns."""
+    result = runpy.run_path(str(EXAMPLES / example))["main"](**settings)
+    assert isinstance(result, float)
+    return result
+
+
+def test_digits_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
+    assert score("digits_by_hand.py", epochs=5) > 0.9
+    assert "after 5 epochs: loss 0." in capsys.readouterr().out
+
+
+def test_autograd_mlp(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
+    pytest.importorskip("autograd", reason="the gradients are autograd's; pip install autograd")
+    assert score("autograd_mlp.py", epochs=4) > 0.9
+    assert "after 4 epochs: loss 0." in capsys.readouterr().out
+
+
+def test_reinforce_cartpole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert score("reinforce_cartpole.py", updates=0) < 40
+    assert score("reinforce_cartpole.py", updates=25) > 120
+    assert "after  25 updates the pole stays up" in capsys.readouterr().out
+
+
+def test_the_page_names_every_example_and_its_code_runs() -> None:
+    page = (EXAMPLES / "README.md").read_text()
+    named = set(re.findall(r"python examples/(\w+\.py)", page))
+    assert named == {path.name for path in EXAMPLES.glob("*.py")}
+    for target in re.findall(r"\]\(([^)#]+)", page):
+        assert target.startswith("http") or (EXAMPLES / target).exists(), target
+
+    pytest.importorskip("scipy", reason="the page shows a method of SciPy's minimize")
+    autograd_block, scipy_block = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {"grad": lambda x, i: x, "init_params": 1.0, "callback": None}
+    exec(autograd_block, names)
+    assert abs(names["params"]) < 0.1
+    names |= {"value_and_gradient": lambda x: (float(x @ x), 2 * x), "x0": [1.0, -2.0]}
+    exec(scipy_block, names)
+    assert names["result"].success
