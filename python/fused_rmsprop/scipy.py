@@ -194,7 +194,7 @@ class _Objective:
             with np.errstate(all="ignore"):
                 value = fun + 0.5 * self.weight_decay * float(x @ x)
                 total = jac + self.weight_decay * x
-        slope = float(np.max(np.abs(total), initial=0.0))
+        slope = float(np.maximum(total.max(initial=0), -total.min(initial=0)))
         finite = math.isfinite(value) and math.isfinite(slope) and bool(np.isfinite(x).all())
         return _Point(x, fun, jac, value, slope, finite)
 
