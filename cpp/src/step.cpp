@@ -22,7 +22,7 @@ constexpr std::size_t cache_line = 64;
 constexpr std::size_t in_cache_up_to_bytes = 1 << 20;
 // And a short array is mostly the end of the loop, which takes one element after the other.
 constexpr std::size_t refined_from_elements = 256;
-constexpr std::size_t prefetch_block = 256, prefetch_distance = 1024; // bytes of each array
+constexpr std::size_t prefetch_block = 256, prefetch_distance = 4096; // bytes of each array
 
 // OpenMP ends the process when it cannot start the threads of a team.
 constexpr int most_threads = 1024;
