@@ -79,7 +79,8 @@ def run(executable: Path, pattern: str, rounds: int) -> tuple[dict[str, Any], di
         name: {"items_per_second": median(items), "bytes_per_second": median(bytes_)}
         for name, (items, bytes_) in ((n, zip(*r, strict=True)) for n, r in rates.items())
     }
-    return medians, report["context"]
+    context = {k: v for k, v in report["context"].items() if k not in ("executable", "host_name")}
+    return medians, context
 
 
 def ratios(medians: dict[str, Any]) -> list[Ratio]:
