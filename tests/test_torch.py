@@ -383,7 +383,7 @@ def test_a_parameter_given_twice() -> None:
 
 
 def test_sparse_gradients_are_refused_and_nothing_changes() -> None:
-    p, q = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    p, q = torch.ones(6)[::2].requires_grad_(), torch.ones(3, requires_grad=True)
     opt = RMSprop([p, q])
     p.grad = torch.ones(3)
     q.grad = torch.ones(3).to_sparse()

@@ -107,7 +107,7 @@ PYBIND11_MODULE(_core, m) {
         .def("assign", &TensorStepper::assign, py::arg("slots"), py::arg("groups"),
              py::arg("state"))
         .def("read", &TensorStepper::read, py::arg("groups"), py::arg("state"), py::arg("options"))
-        .def("run", &TensorStepper::run)
+        .def("step", &TensorStepper::step, py::arg("groups"), py::arg("state"), py::arg("options"))
         .def_property("threads", &TensorStepper::threads, &TensorStepper::set_threads)
         .def_property("flush_denormals", &TensorStepper::flush_denormals,
                       &TensorStepper::set_flush_denormals)

@@ -79,7 +79,7 @@ std::vector<std::size_t> TensorStepper::assign(const py::list &slots, const py::
     std::vector<std::size_t> owners; // the slot of each extent
     for (const py::handle item : slots) {
         const auto given = item.cast<py::tuple>();
-        Slot slot{viewer_.handle(given[0]), given[1].cast<std::size_t>(), given[2], {}, {}, {}};
+        Slot slot{viewer_.handle(given[0]), given[1].cast<std::size_t>(), given[2], {}, {}, {}, {}};
         slot.values = values_of(slot.state);
         TensorView view;
         if (!viewer_.view(slot.param, view))
@@ -93,7 +93,10 @@ std::vector<std::size_t> TensorStepper::assign(const py::list &slots, const py::
         for (std::size_t k = 0; k < state_count; ++k)
             if (const py::object value = given[3 + k]; !value.is_none()) {
                 slot.tensors[k] = viewer_.handle(value);
-                if (k > 0 && viewer_.view(slot.tensors[k], view))
+                if (!viewer_.view(slot.tensors[k], view))
+                    continue;
+                slot.addresses[k] = view.data;
+                if (k > 0)
                     extents.push_back(extent_of(view));
             }
         owners.resize(extents.size(), new_slots.size());
@@ -146,8 +149,8 @@ bool TensorStepper::unchanged(const py::list &groups, const py::dict &state) con
 
 bool TensorStepper::read(const py::list &groups, const py::dict &state,
                          const std::vector<Options> &options) {
-    const Claim claim(running_);
     grads_.clear();
+    keep_.clear();
     if (!unchanged(groups, state))
         return false;
     options_ = options;
@@ -182,6 +185,8 @@ bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
     tensor.grad = nullptr;
     grad = viewer_.gradient(slot.param);
     slot.has_grad = static_cast<bool>(grad);
+    keep_.add(
+        grad); // other threads may drop it, while the GIL is released or a later one is copied
     if (!slot.has_grad)
         return true;
     if (!slot.tensors[0]) // it had no gradient, and so no state, up to now
@@ -189,13 +194,13 @@ bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
 
     void **const places[] = {&tensor.square_avg, &tensor.momentum_buffer, &tensor.grad_avg};
     for (std::size_t k = 1; k < state_count; ++k) {
-        if (slot.tensors[k] && !as_param(slot.tensors[k]))
+        if (slot.tensors[k] && (!as_param(slot.tensors[k]) || view.data != slot.addresses[k]))
             return false;
         *places[k - 1] = slot.tensors[k] ? view.data : nullptr;
         __builtin_prefetch(*places[k - 1], 1);
     }
     if (!viewer_.current(slot.tensors[0]) || !viewer_.view(slot.tensors[0], view) ||
-        view.size() != 1)
+        view.size() != 1 || view.data != slot.addresses[0])
         return false;
     slot.step = view.data;
     __builtin_prefetch(slot.step, 1);
@@ -209,7 +214,8 @@ bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
 const void *TensorStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad) {
     TensorView view;
     const auto plain = [&] {
-        return viewer_.view(grad, view) && view.dtype == dtype && view.ordered_as(slot.layout);
+        return viewer_.view(grad, view) && view.dtype == dtype && view.ordered_as(slot.layout) &&
+               (view.data != nullptr || view.size() == 0);
     };
     const auto grad_object = [&] { return py::object(slot.param.object.attr("grad")); };
     // A tensor that torch negates when it is read looks like any other here. It is the imaginary
@@ -230,8 +236,16 @@ const void *TensorStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad)
     return view.data;
 }
 
-void TensorStepper::run() {
+bool TensorStepper::step(const py::list &groups, const py::dict &state,
+                         const std::vector<Options> &options) {
     const Claim claim(running_);
+    if (!read(groups, state, options))
+        return false;
+    run();
+    return true;
+}
+
+void TensorStepper::run() {
     Execution execution = execution_;
     execution.tuner = execution.threads == 0 ? &tuner_ : nullptr;
     std::size_t bytes = 0;
@@ -241,13 +255,9 @@ void TensorStepper::run() {
             bytes += byte_size(tensors_[i]);
             updated.append(slots_[i].param.object);
         }
-    TensorViewer::Keep keep; // with the GIL released another thread may drop the gradients
     std::optional<py::gil_scoped_release> released;
-    if (bytes >= release_gil_from_bytes) {
-        for (const TensorHandle &grad : grads_)
-            keep.add(grad);
+    if (bytes >= release_gil_from_bytes)
         released.emplace();
-    }
     const int used = fused_rmsprop::step(tensors_, execution);
     released.reset();
     threads_used_ = used;
@@ -261,6 +271,7 @@ void TensorStepper::run() {
                 *static_cast<double *>(slots_[i].step) += 1;
         }
     grads_.clear();
+    keep_.clear();
     increment_version_(updated);
 }
 

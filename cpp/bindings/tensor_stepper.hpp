@@ -37,8 +37,8 @@ public:
     /// Reads the gradients and checks everything; false if something is not as it was assigned.
     bool read(const py::list &groups, const py::dict &state, const std::vector<Options> &options);
 
-    /// One step with what was read.
-    void run();
+    /// The same, and one step with what was read; nothing has changed where it returns false.
+    bool step(const py::list &groups, const py::dict &state, const std::vector<Options> &options);
 
     int threads() const { return execution_.threads; }
     void set_threads(int threads) { execution_.threads = threads; }
@@ -54,7 +54,8 @@ private:
         std::size_t group;
         py::dict state;
         std::array<TensorHandle, state_count> tensors;
-        std::vector<py::object> values; ///< all that is in `state`, in order
+        std::array<const void *, state_count> addresses = {}; ///< of the tensors, when assigned
+        std::vector<py::object> values;                       ///< all that is in `state`, in order
         Layout layout;
         bool has_grad = false;              ///< in the step under way
         const void *cleared_grad = nullptr; ///< a gradient that is known not to overlap
@@ -82,6 +83,7 @@ private:
     static std::vector<std::size_t> sharing(const std::vector<Extent> &extents,
                                             const std::vector<std::size_t> &owners);
     bool unchanged(const py::list &groups, const py::dict &state) const;
+    void run();
     bool read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad);
     const void *gradient(Slot &slot, DType dtype, TensorHandle &grad);
 
@@ -91,6 +93,7 @@ private:
     std::vector<std::vector<py::object>> groups_; ///< the parameters of all groups
     std::vector<py::object> state_;               ///< the state dicts of all parameters
     std::vector<Tensor> tensors_;                 ///< one per slot
+    TensorViewer::Keep keep_;                     ///< of grads_
     std::vector<TensorHandle> grads_;             ///< of the step under way
     std::vector<Options> options_;                ///< by group
     WrittenMemory written_;

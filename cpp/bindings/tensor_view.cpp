@@ -198,9 +198,12 @@ bool TensorViewer::view_attributes(const py::object &tensor, TensorView &view) {
     return true;
 }
 
-TensorViewer::Keep::~Keep() {
+TensorViewer::Keep::~Keep() { clear(); }
+
+void TensorViewer::Keep::clear() {
     for (void *handle : handles_)
         Torch::find()->delete_handle(handle);
+    handles_.clear();
 }
 
 void TensorViewer::Keep::add(const TensorHandle &tensor) {

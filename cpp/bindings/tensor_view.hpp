@@ -84,6 +84,7 @@ public:
     Keep(const Keep &) = delete;
     Keep &operator=(const Keep &) = delete;
     void add(const TensorHandle &tensor);
+    void clear();
 
 private:
     std::vector<void *> handles_;

@@ -192,15 +192,25 @@ class RMSprop(torch.optim.RMSprop):
             self._given = None if tensors else (given, grad_scale)
         options, suits = self._options, self._suits
         lists = [group["params"] for group in self.param_groups]
-        # read() is false where anything is not as it was when the kernel was told of it.
-        if suits != self._plan or not self._stepper.read(lists, self.state, options):
+        # Both are false where anything is not as it was when the kernel was told of it.
+        if suits == self._plan and not any(self._for_torch):
+            if self._stepper.step(lists, self.state, options):
+                return loss
+        elif suits == self._plan and not self._stepper.read(lists, self.state, options):
+            self._plan = None
+        if suits != self._plan or not any(self._for_torch):
             self._assign(suits)
-            if not self._stepper.read(lists, self.state, options):
-                raise RuntimeError("parameters or their state changed during the step")
+            self._stepper.read(lists, self.state, options)  # refuses before anything has changed
+        self._refuse_for_torch()
         for group, params in zip(self.param_groups, self._for_torch, strict=True):
             if params:
                 self._step_by_torch({**group, "params": params}, grad_scale)
-        self._stepper.run()
+        if not self._stepper.step(lists, self.state, options):
+            if not any(self._for_torch):
+                raise RuntimeError("parameters or their state changed during the step")
+            self._assign(suits)  # torch's part made new state
+            if not self._stepper.step(lists, self.state, options):
+                raise RuntimeError("parameters or their state changed during the step")
         return loss
 
     def _find_suits(self, options: list[_core.Options]) -> object:
@@ -272,14 +282,20 @@ class RMSprop(torch.optim.RMSprop):
                 state[key] = _in_order(p, state[key])
         return state
 
+    def _refuse_for_torch(self) -> None:
+        """Refuse what torch's implementation cannot do, before anything has changed."""
+        for group, params in zip(self.param_groups, self._for_torch, strict=True):
+            if any(p.grad is not None and p.grad.is_sparse for p in params):
+                raise RuntimeError("RMSprop does not support sparse gradients")
+            if group["nesterov"] and any(p.grad is not None for p in params):
+                raise ValueError(
+                    "nesterov is the kernel's alone, which cannot update some parameters of the "
+                    "group: only dense float32 and float64 ones on the CPU, and without "
+                    "capturable and differentiable"
+                )
+
     def _step_by_torch(self, group: dict[str, Any], grad_scale: float) -> None:
         """One step of a group as `torch.optim.RMSprop` makes it."""
-        if group["nesterov"]:
-            raise ValueError(
-                "nesterov is the kernel's alone, which cannot update some parameters of the group: "
-                "only dense float32 and float64 ones on the CPU, and without "
-                "capturable and differentiable"
-            )
         for p in group["params"]:
             if p in self.state:
                 _replace(self.state[p], _as_torch_has_it(self.state[p]))
