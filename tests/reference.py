@@ -21,7 +21,7 @@ Array = NDArray[Any]
 def rmsprop(
     p: Array,
     g: Array,
-    state: dict[str, Array],
+    state: dict[str, Any],
     *,
     lr: float,
     alpha: float,
@@ -31,15 +31,32 @@ def rmsprop(
     centered: bool = False,
     nesterov: bool = False,
     maximize: bool = False,
-) -> tuple[Array, dict[str, Array]]:
-    """One step: the new parameter and the new state (square_avg, momentum_buffer, grad_avg)."""
+    eps_inside_sqrt: bool = False,
+    lr_in_momentum: bool = False,
+    decoupled_weight_decay: bool = False,
+    bias_correction: bool = False,
+    ema_decay: float = 0.0,
+    grad_scale: float = 1.0,
+    max_grad_value: float = np.inf,
+    clip_factor: float = 1.0,
+) -> tuple[Array, dict[str, Any]]:
+    """One step: the new parameter and the new state (as `initial_state` has it)."""
     with np.errstate(all="ignore"):
         new = dict(state)
         v = state["square_avg"]
+        step = new["step"] = state.get("step", 0) + 1
+        if bias_correction:  # the averages divided by 1 - alpha**step, and kept so
+            alpha = alpha * (1 - power(alpha, step - 1)) / (1 - power(alpha, step))
+        g = (grad_scale * clip_factor) * g
+        if max_grad_value < np.inf:
+            g = np.clip(g, -max_grad_value * clip_factor, max_grad_value * clip_factor)
         if maximize:
             g = -g
         if weight_decay != 0:
-            g = g + weight_decay * p
+            if decoupled_weight_decay:
+                p = p - (lr * weight_decay) * p
+            else:
+                g = g + weight_decay * p
         if centered:
             m = state["grad_avg"]
             d = g - m
@@ -48,14 +65,70 @@ def rmsprop(
         else:
             v = alpha * v + (1 - alpha) * (g * g)
         new["square_avg"] = v
-        den = np.sqrt(v) + eps
+        den = np.sqrt(v + eps) if eps_inside_sqrt else np.sqrt(v) + eps
         if momentum == 0:
-            return p - lr * g / den, new
-        b = momentum * state["momentum_buffer"] + g / den
-        new["momentum_buffer"] = b
-        if nesterov:
-            return p - lr * (g / den + momentum * b), new
-        return p - lr * b, new
+            p = p - lr * g / den
+        elif lr_in_momentum:
+            b = new["momentum_buffer"] = momentum * state["momentum_buffer"] + lr * g / den
+            p = p - (lr * g / den + momentum * b) if nesterov else p - b
+        else:
+            b = new["momentum_buffer"] = momentum * state["momentum_buffer"] + g / den
+            p = p - lr * (g / den + momentum * b) if nesterov else p - lr * b
+        if ema_decay != 0:
+            new["param_avg"] = ema_decay * state["param_avg"] + (1 - ema_decay) * p
+        return p, new
+
+
+def initial_state(p: Array, initial_square_avg: float = 0.0) -> dict[str, Any]:
+    """What any options need before the first step."""
+    return {
+        "step": 0,
+        "square_avg": np.full_like(p, initial_square_avg),
+        "momentum_buffer": np.zeros_like(p),
+        "grad_avg": np.zeros_like(p),
+        "param_avg": p.copy(),
+    }
+
+
+def power(base: float, n: int) -> float:
+    """``base**n`` by repeated squaring, so that no library's pow decides on the bits."""
+    result = 1.0
+    for bit in range(n.bit_length()):
+        if n >> bit & 1:
+            result *= base
+        base *= base
+    return result
+
+
+def grad_norm(grads: list[Array], grad_scale: float = 1.0, max_grad_value: float = np.inf) -> float:
+    """The 2-norm of all gradients together, summed in the order that is promised.
+
+    Squares in double; chunks of 4096 elements in 16 lanes, whose sums are added by halves; the
+    chunks of all arrays in 1024 segments of equal number.
+    """
+    sums = []
+    with np.errstate(all="ignore"):
+        for g in grads:
+            x = np.clip(grad_scale * g.reshape(-1), -max_grad_value, max_grad_value)
+            for first in range(0, x.size, 4096):
+                chunk = x[first : first + 4096].astype(np.float64)
+                padded = np.zeros((-(-chunk.size // 16), 16))
+                padded.reshape(-1)[: chunk.size] = chunk
+                lanes = np.zeros(16)
+                for row in padded:
+                    lanes = lanes + row * row
+                while lanes.size > 1:
+                    half = lanes.size // 2
+                    lanes = lanes[:half] + lanes[half:]
+                sums.append(float(lanes[0]))
+        used = min(1024, len(sums))
+        total = 0.0
+        for i in range(used):
+            segment = 0.0
+            for value in sums[len(sums) * i // used : len(sums) * (i + 1) // used]:
+                segment += value
+            total += segment
+    return float(np.sqrt(total))
 
 
 _LIBM = ctypes.CDLL(ctypes.util.find_library("m") or "libm.so.6")

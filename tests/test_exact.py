@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fused_rmsprop import RMSProp, _core
-from reference import flushed_denormals, rmsprop, same_bits
+from reference import flushed_denormals, initial_state, rmsprop, same_bits
 
 Array = NDArray[Any]
 GUARD = 7  # elements on each side of an array, and what they are filled with
@@ -19,15 +20,46 @@ COMBINATIONS = [
     {
         **SCALARS,
         "weight_decay": weight_decay,
+        "decoupled_weight_decay": decoupled,
         "momentum": momentum,
         "nesterov": nesterov,
+        "lr_in_momentum": lr_in_momentum,
         "centered": centered,
+        "eps_inside_sqrt": eps_inside_sqrt,
         "maximize": maximize,
+        "bias_correction": bias_correction,
+        "initial_square_avg": initial_square_avg,
+        "ema_decay": ema_decay,
     }
-    for weight_decay, (momentum, nesterov), centered, maximize in itertools.product(
-        (0.0, 0.07), ((0.0, False), (0.81, False), (0.81, True)), (False, True), (False, True)
+    for (
+        (weight_decay, decoupled),
+        (momentum, nesterov, lr_in_momentum),
+        centered,
+        eps_inside_sqrt,
+        maximize,
+        (bias_correction, initial_square_avg),
+        ema_decay,
+    ) in itertools.product(
+        ((0.0, False), (0.07, False), (0.07, True)),
+        (
+            (0.0, False, False),
+            *((0.81, *flags) for flags in itertools.product(*[(False, True)] * 2)),
+        ),
+        (False, True),
+        (False, True),
+        (False, True),
+        ((False, 0.0), (True, 0.0), (False, 1.0)),
+        (0.0, 0.87),
     )
 ]
+#: One combination for each loop of the kernels; what the loops do not know of is taken in turn.
+LOOPS = list(
+    {
+        tuple(options[key] for key in ("weight_decay", "decoupled_weight_decay", "momentum",
+                                       "nesterov", "centered", "eps_inside_sqrt")): options
+        for options in random.Random(3).sample(COMBINATIONS, len(COMBINATIONS))
+    }.values()
+)  # fmt: skip
 SIZES = [*range(71)] + [2**k + d for k in range(7, 15) for d in (-1, 0, 1)]
 DTYPES = (np.float32, np.float64)
 
@@ -96,10 +128,8 @@ def check_steps(
     params = [guarded.copy(start, i % 16) for i, start in enumerate(starts)]
     opt = RMSProp(params, **options, threads=threads, flush_denormals=flush_denormals)
     opt._stepper.serial_below_bytes = 0
-    expected = [
-        (p, {k: np.zeros_like(p) for k in ("square_avg", "momentum_buffer", "grad_avg")})
-        for p in starts
-    ]
+    reference_options = {k: v for k, v in options.items() if k != "initial_square_avg"}
+    expected = [(p, initial_state(p, options["initial_square_avg"])) for p in starts]
     for _ in range(steps):
         grads = [
             special_values(dtype, size, rng) if special else rng.standard_normal(size).astype(dtype)
@@ -110,22 +140,33 @@ def check_steps(
             p, state = expected[i]
             if flush_denormals and special:
                 with flushed_denormals():
-                    expected[i] = rmsprop(p, g, state, **options)
+                    expected[i] = rmsprop(p, g, state, **reference_options)
             else:
-                expected[i] = rmsprop(p, g, state, **options)
+                expected[i] = rmsprop(p, g, state, **reference_options)
     assert opt.threads_used == (threads if sum(sizes) else 1)
     for i, (p, state) in enumerate(expected):
         where = f"leaf {i} of size {sizes[i]}"
         assert same_bits(params[i], p), where
         for key, array in opt.state[str(i)].items():
-            if key != "step":
+            if key == "step":
+                assert array == steps
+            else:
                 assert same_bits(array, state["square_avg" if key == "variance" else key]), where
     assert guarded.unharmed()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_combination(instruction_set: str, dtype: type[Any]) -> None:
+    for i, options in enumerate(COMBINATIONS):
+        check_steps(
+            [1, 70, 300], dtype, options,
+            threads=1 + i % 2, special=i % 3 == 0, flush_denormals=i % 5 > 0, steps=4,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", COMBINATIONS, ids=describe)
+@pytest.mark.parametrize("options", LOOPS, ids=describe)
 def test_every_size_together(
     instruction_set: str, options: dict[str, Any], dtype: type[Any], threads: int
 ) -> None:
@@ -135,7 +176,7 @@ def test_every_size_together(
 @pytest.mark.parametrize("flush_denormals", [True, False])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", COMBINATIONS, ids=describe)
+@pytest.mark.parametrize("options", LOOPS, ids=describe)
 def test_special_values(
     instruction_set: str,
     options: dict[str, Any],
@@ -153,13 +194,13 @@ def test_special_values(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_each_size_alone(instruction_set: str, size: int, dtype: type[Any], threads: int) -> None:
-    for options in (COMBINATIONS[0], COMBINATIONS[-1]):
+    for options in (LOOPS[0], LOOPS[-1]):
         check_steps([size], dtype, options, threads=threads, special=False, flush_denormals=True)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", COMBINATIONS, ids=describe)
+@pytest.mark.parametrize("options", LOOPS, ids=describe)
 def test_three_million(
     instruction_set: str, options: dict[str, Any], dtype: type[Any], threads: int
 ) -> None:
@@ -169,7 +210,7 @@ def test_three_million(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("options", COMBINATIONS, ids=describe)
+@pytest.mark.parametrize("options", LOOPS, ids=describe)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_any_dense_order_and_shape(
     instruction_set: str, options: dict[str, Any], dtype: type[Any], threads: int
@@ -191,13 +232,11 @@ def test_any_dense_order_and_shape(
         # NumPy 1 computes with 0-d arrays in float64: the reference sees one element instead.
         name: (
             np.atleast_1d(p.copy(order="K")),
-            {
-                k: np.zeros_like(np.atleast_1d(p))
-                for k in ("square_avg", "momentum_buffer", "grad_avg")
-            },
+            initial_state(np.atleast_1d(p), options["initial_square_avg"]),
         )
         for name, p in params.items()
     }
+    reference_options = {k: v for k, v in options.items() if k != "initial_square_avg"}
     opt = RMSProp(params, **options, threads=threads)
     opt._stepper.serial_below_bytes = 0
     for _ in range(3):
@@ -207,7 +246,7 @@ def test_any_dense_order_and_shape(
         }
         opt.step(grads)
         for name, (p, state) in expected.items():
-            expected[name] = rmsprop(p, np.atleast_1d(grads[name]), state, **options)
+            expected[name] = rmsprop(p, np.atleast_1d(grads[name]), state, **reference_options)
     for name, (p, state) in expected.items():
         assert same_bits(np.atleast_1d(params[name]), p), name
         for key, array in opt.state[name].items():

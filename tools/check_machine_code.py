@@ -20,8 +20,10 @@ import subprocess
 import sys
 from collections import Counter
 
-VARIANTS = 12  # (none, classical, nesterov) x (weight decay or not) x (centered or not)
-REFINED = {("avx512", "float32"): 6}  # those not centered, once more without the division
+# Momentum (none, classical, nesterov) x weight decay (none, coupled, decoupled) x centered or not
+# x eps inside the root or outside.
+VARIANTS = 36
+REFINED = {("avx512", "float32"): 18}  # those not centered, once more without the division
 FULL_WIDTH = {  # by instruction set and dtype: the square root of a whole vector
     "sse2": {"float32": r"^sqrtps\s.*%xmm\d+$", "float64": r"^sqrtpd\s.*%xmm\d+$"},
     "avx2": {"float32": r"^vsqrtps\s.*%ymm\d+$", "float64": r"^vsqrtpd\s.*%ymm\d+$"},

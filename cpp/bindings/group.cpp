@@ -10,7 +10,8 @@ Group::Group(const py::object &nest, const std::string &root, const std::string 
 Group::Group(const py::object &nest, const std::string &root, const std::string &name,
              std::vector<Tree::Leaf> &&leaves)
     : nest_(nest), root_(root), tree_(nest, name, leaves),
-      steps_(static_cast<py::ssize_t>(leaves.size())), counters_(steps_.mutable_data()) {
+      steps_(static_cast<py::ssize_t>(leaves.size())), counters_(steps_.mutable_data()),
+      terms_(leaves.size()) {
     std::fill_n(counters_, leaves.size(), 0);
     parameters_.reserve(leaves.size());
     for (const Tree::Leaf &leaf : leaves) {
@@ -56,34 +57,27 @@ void Group::validate(const Options &options, bool flush_denormals) const {
     }
 }
 
-void Group::configure(const Options &options, const py::list &square_avg,
-                      const py::object &momentum_buffer, const py::object &grad_avg) {
-    if ((options.momentum > 0 && momentum_buffer.is_none()) ||
-        (options.centered && grad_avg.is_none()))
-        throw py::value_error("momentum needs momentum_buffer, centered needs grad_avg");
-    const auto parts = [&](const py::object &list) {
-        if (!list.is_none() && py::len(list) != parameters_.size())
-            throw py::value_error("a state needs one array per parameter");
-        return list.is_none() ? py::list() : list.cast<py::list>();
-    };
-    const py::list square = parts(square_avg), momentum = parts(momentum_buffer),
-                   average = parts(grad_avg);
-
+void Group::configure(const Options &options, const std::array<py::object, state_count> &state) {
+    const char *const names[state_count] = {options.centered ? "variance" : "square_avg",
+                                            "momentum_buffer", "grad_avg", "param_avg", "grad_sum"};
+    const bool needed[state_count] = {true, options.momentum > 0, options.centered,
+                                      options.ema_decay > 0, false};
     std::vector<Parameter> changed = parameters_;
-    for (std::size_t i = 0; i < changed.size(); ++i) {
-        Parameter &p = changed[i];
-        const auto take = [&](const py::list &list, const char *key,
-                              std::string &what) -> py::object {
-            what = "state['" + p.name + "']['" + key + "']";
-            if (py::len(list) == 0)
-                return py::none();
-            check_state(list[i], what, p.array, p.what);
-            return list[i];
-        };
-        p.square_avg =
-            take(square, options.centered ? "variance" : "square_avg", p.square_avg_what);
-        p.momentum_buffer = take(momentum, "momentum_buffer", p.momentum_buffer_what);
-        p.grad_avg = take(average, "grad_avg", p.grad_avg_what);
+    for (std::size_t kind = 0; kind < state_count; ++kind) {
+        if (needed[kind] && state[kind].is_none())
+            throw py::value_error(std::string("the options need ") + names[kind]);
+        const py::list arrays = state[kind].is_none() ? py::list() : py::list(state[kind]);
+        if (!state[kind].is_none() && py::len(arrays) != changed.size())
+            throw py::value_error("a state needs one array per parameter");
+        for (std::size_t i = 0; i < changed.size(); ++i) {
+            Parameter &p = changed[i];
+            p.state_what[kind] = "state['" + p.name + "']['" + names[kind] + "']";
+            p.state[kind] = py::object();
+            if (state[kind].is_none())
+                continue;
+            check_state(arrays[i], p.state_what[kind], p.array, p.what);
+            p.state[kind] = arrays[i];
+        }
     }
     parameters_ = std::move(changed);
     options_ = options;

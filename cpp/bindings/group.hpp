@@ -2,6 +2,7 @@
 // It keeps what Python gives it; it allocates no state and decides nothing.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,15 +12,20 @@
 
 namespace fused_rmsprop::bindings {
 
+/// What there can be beside a parameter. grad_sum is what accumulate() sums up.
+enum StateKind : std::size_t { square_avg, momentum_buffer, grad_avg, param_avg, grad_sum };
+constexpr std::size_t state_count = 5;
+
 struct Parameter {
     std::string what; ///< as errors call it: params['layer1']['W']
     std::string path; ///< the part of it behind the root: ['layer1']['W']
     std::string name; ///< as users look it up: layer1.W
     py::array array;
-    Fingerprint as_given; ///< of the array, at construction
-    py::object square_avg = py::none(), momentum_buffer = py::none(), grad_avg = py::none();
-    /// What errors call those: the same with the name of the state behind it.
-    std::string square_avg_what = {}, momentum_buffer_what = {}, grad_avg_what = {};
+    Fingerprint as_given;                                 ///< of the array, at construction
+    std::array<py::object, state_count> state = {};       ///< by StateKind; null: there is none
+    std::array<std::string, state_count> state_what = {}; ///< as errors call those
+
+    void *state_data(StateKind kind) const { return state[kind] ? data_of(state[kind]) : nullptr; }
 };
 
 class Group {
@@ -42,10 +48,9 @@ public:
     /// Takes options that were validated and need no state that is not there.
     void set_options(const Options &options) { options_ = options; }
 
-    /// Takes options and state together; on an error nothing has changed. A state is a list with
-    /// one array per parameter, or None where the options do not need it.
-    void configure(const Options &options, const py::list &square_avg,
-                   const py::object &momentum_buffer, const py::object &grad_avg);
+    /// Takes options and state together; on an error nothing has changed. By StateKind, a state is
+    /// a list with one array per parameter, or None where the options do not need it.
+    void configure(const Options &options, const std::array<py::object, state_count> &state);
 
     const Options &options() const { return options_; }
     const Tree &tree() const { return tree_; }
@@ -54,7 +59,15 @@ public:
     /// Counts the changes of configure(): what was derived from an older layout is stale.
     std::uint64_t layout() const { return layout_; }
 
+    std::uint64_t step(std::size_t index) const {
+        return static_cast<std::uint64_t>(counters_[index]);
+    }
     void count_step(std::size_t index) { counters_[index] += 1; }
+
+    /// How many gradients are in each parameter's grad_sum.
+    const std::vector<std::int64_t> &terms() const { return terms_; }
+    void set_terms(const std::vector<std::int64_t> &terms) { terms_ = terms; }
+    void count_term(std::size_t index) { terms_[index] += 1; }
 
 private:
     Group(const py::object &nest, const std::string &root, const std::string &name,
@@ -67,6 +80,7 @@ private:
     std::vector<py::handle> given_; ///< the arrays of parameters_, in order
     py::array_t<std::int64_t> steps_;
     std::int64_t *counters_; ///< the memory of steps_, whatever a user does to the array object
+    std::vector<std::int64_t> terms_;
     Options options_;
     std::uint64_t layout_ = 0;
 };

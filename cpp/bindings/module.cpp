@@ -60,19 +60,40 @@ PYBIND11_MODULE(_core, m) {
     }
     m.def("config", &config);
     m.def("set_instruction_set", &set_instruction_set, py::arg("name"));
-    m.def("rmsprop_step", &rmsprop_step, py::arg("param"), py::arg("grad"), py::arg("square_avg"),
-          py::arg("momentum_buffer"), py::arg("grad_avg"), py::arg("options"),
-          py::arg("flush_denormals"), py::arg("threads"));
+    m.def("rmsprop_step", &rmsprop_step, py::arg("param"), py::arg("grad"), py::arg("state"),
+          py::arg("steps"), py::arg("options"), py::arg("gradients"), py::arg("flush_denormals"),
+          py::arg("threads"));
+
+    py::class_<Gradients>(m, "Gradients", py::is_final())
+        .def(py::init([](double grad_scale, double max_grad_value) {
+                 return Gradients{.grad_scale = grad_scale, .max_grad_value = max_grad_value};
+             }),
+             py::kw_only(), py::arg("grad_scale"), py::arg("max_grad_value"));
 
     py::class_<Options>(m, "Options", py::is_final())
         .def(py::init([](double lr, double alpha, double eps, double weight_decay, double momentum,
-                         bool centered, bool nesterov, bool maximize, double grad_scale) {
-                 return Options{lr,       alpha,    eps,      weight_decay, momentum,
-                                centered, nesterov, maximize, grad_scale};
+                         double ema_decay, bool centered, bool nesterov, bool maximize,
+                         bool eps_inside_sqrt, bool lr_in_momentum, bool decoupled_weight_decay,
+                         bool bias_correction) {
+                 return Options{.lr = lr,
+                                .alpha = alpha,
+                                .eps = eps,
+                                .weight_decay = weight_decay,
+                                .momentum = momentum,
+                                .centered = centered,
+                                .nesterov = nesterov,
+                                .maximize = maximize,
+                                .eps_inside_sqrt = eps_inside_sqrt,
+                                .lr_in_momentum = lr_in_momentum,
+                                .decoupled_weight_decay = decoupled_weight_decay,
+                                .bias_correction = bias_correction,
+                                .ema_decay = ema_decay};
              }),
              py::kw_only(), py::arg("lr"), py::arg("alpha"), py::arg("eps"),
-             py::arg("weight_decay"), py::arg("momentum"), py::arg("centered"), py::arg("nesterov"),
-             py::arg("maximize"), py::arg("grad_scale") = 1.0)
+             py::arg("weight_decay"), py::arg("momentum"), py::arg("ema_decay"),
+             py::arg("centered"), py::arg("nesterov"), py::arg("maximize"),
+             py::arg("eps_inside_sqrt"), py::arg("lr_in_momentum"),
+             py::arg("decoupled_weight_decay"), py::arg("bias_correction"))
         .def("suits", &suits, py::arg("float64"), py::arg("flush_denormals"));
 
     py::class_<Group, std::shared_ptr<Group>>(m, "Group", py::is_final())
@@ -83,20 +104,28 @@ PYBIND11_MODULE(_core, m) {
         .def_property_readonly("steps", &Group::steps)
         .def("validate", &Group::validate, py::arg("options"), py::arg("flush_denormals"))
         .def("set_options", &Group::set_options, py::arg("options"))
-        .def("configure", &Group::configure, py::arg("options"), py::arg("square_avg"),
-             py::arg("momentum_buffer"), py::arg("grad_avg"));
+        .def("configure", &Group::configure, py::arg("options"), py::arg("state"))
+        .def_property("terms", &Group::terms, &Group::set_terms);
 
     py::class_<Stepper>(m, "Stepper", py::is_final())
         .def(py::init<>())
-        .def("acquire", &Stepper::acquire)
+        .def("acquire", &Stepper::acquire, py::arg("why") = "")
         .def("release", &Stepper::release)
         .def("add", &Stepper::add, py::arg("groups"), py::arg("grouped"))
         .def("bind", &Stepper::bind, py::arg("grads"))
-        .def("step", &Stepper::step, py::arg("grads") = py::none())
+        .def("step", &Stepper::step, py::arg("grads") = py::none(), py::arg("grad_scale") = 1.0)
+        .def("accumulate", &Stepper::accumulate, py::arg("grads") = py::none())
+        .def_property("accumulated", &Stepper::accumulated, &Stepper::set_accumulated)
         .def_property("threads", &Stepper::threads, &Stepper::set_threads)
         .def_property("flush_denormals", &Stepper::flush_denormals, &Stepper::set_flush_denormals)
         .def_property("serial_below_bytes", &Stepper::serial_below_bytes,
                       &Stepper::set_serial_below_bytes)
+        .def_property("max_grad_norm", &Stepper::max_grad_norm, &Stepper::set_max_grad_norm)
+        .def_property("max_grad_value", &Stepper::max_grad_value, &Stepper::set_max_grad_value)
+        .def_property("on_nonfinite", &Stepper::on_nonfinite, &Stepper::set_on_nonfinite)
+        .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count)
+        .def_property("skipped_steps", &Stepper::skipped_steps, &Stepper::set_skipped_steps)
+        .def_property_readonly("grad_norm", &Stepper::grad_norm)
         .def_property_readonly("threads_used", &Stepper::threads_used);
 
     py::class_<TensorStepper>(m, "TensorStepper", py::is_final())
@@ -107,7 +136,8 @@ PYBIND11_MODULE(_core, m) {
         .def("assign", &TensorStepper::assign, py::arg("slots"), py::arg("groups"),
              py::arg("state"))
         .def("read", &TensorStepper::read, py::arg("groups"), py::arg("state"), py::arg("options"))
-        .def("step", &TensorStepper::step, py::arg("groups"), py::arg("state"), py::arg("options"))
+        .def("step", &TensorStepper::step, py::arg("groups"), py::arg("state"), py::arg("options"),
+             py::arg("grad_scale"))
         .def_property("threads", &TensorStepper::threads, &TensorStepper::set_threads)
         .def_property("flush_denormals", &TensorStepper::flush_denormals,
                       &TensorStepper::set_flush_denormals)

@@ -1,6 +1,8 @@
 #include "stepper.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <utility>
 
 #include <pthread.h>
 
@@ -15,21 +17,16 @@ std::atomic<int> generation{1};
 [[maybe_unused]] const int fork_handler =
     pthread_atfork(nullptr, nullptr, [] { generation.fetch_add(1, std::memory_order_relaxed); });
 
-void *data_or_null(const py::object &array) { return array.is_none() ? nullptr : data_of(array); }
-
 /// All memory that a step of these groups writes to.
 WrittenMemory written_by(const std::vector<std::shared_ptr<Group>> &groups) {
     std::vector<Extent> extents;
     for (const auto &group : groups) {
         for (const Parameter &p : group->parameters()) {
             extents.push_back(extent_of(p.array, p.what));
-            const auto add_state = [&](const py::object &state, const std::string &what) {
-                if (!state.is_none())
-                    extents.push_back(extent_of(py::reinterpret_borrow<py::array>(state), what));
-            };
-            add_state(p.square_avg, p.square_avg_what);
-            add_state(p.momentum_buffer, p.momentum_buffer_what);
-            add_state(p.grad_avg, p.grad_avg_what);
+            for (std::size_t kind = 0; kind < state_count; ++kind)
+                if (p.state[kind])
+                    extents.push_back(extent_of(py::reinterpret_borrow<py::array>(p.state[kind]),
+                                                p.state_what[kind]));
         }
     }
     return WrittenMemory(std::move(extents));
@@ -59,12 +56,15 @@ std::string Stepper::grad_root(std::size_t group) const {
     return grouped_ ? "grads[" + std::to_string(group) + "]" : "grads";
 }
 
-void Stepper::acquire() {
+void Stepper::acquire(const std::string &why) {
     const int current = generation.load(std::memory_order_relaxed);
     if (owner_ == current)
-        throw std::runtime_error("this optimizer is in the middle of a step, or of a change, in "
-                                 "another thread");
+        throw std::runtime_error(!why_owned_.empty()
+                                     ? why_owned_
+                                     : "this optimizer is in the middle of a step, or of a change, "
+                                       "in another thread");
     owner_ = current;
+    why_owned_ = why;
 }
 
 void Stepper::add(const std::vector<std::shared_ptr<Group>> &groups, bool grouped) {
@@ -97,9 +97,10 @@ void Stepper::refresh() {
             tensor.dtype = dtype_of(p.array);
             tensor.size = static_cast<std::size_t>(p.array.size());
             tensor.param = data_of(p.array);
-            tensor.square_avg = data_or_null(p.square_avg);
-            tensor.momentum_buffer = data_or_null(p.momentum_buffer);
-            tensor.grad_avg = data_or_null(p.grad_avg);
+            tensor.square_avg = p.state_data(square_avg);
+            tensor.momentum_buffer = p.state_data(momentum_buffer);
+            tensor.grad_avg = p.state_data(grad_avg);
+            tensor.param_avg = p.state_data(param_avg);
             tensor.options = &group.options();
             tensors_.push_back(tensor);
         }
@@ -126,8 +127,8 @@ void Stepper::flatten(const py::object &grads, std::vector<py::object> &out) con
         groups_[g]->tree().flatten(items[g], grad_root(g), out);
 }
 
-/// The address of a gradient's elements in the order of the parameter's, after every check.
-const void *Stepper::gradient(Slot &slot, const py::object &grad) {
+/// Throws unless the parameter can still be updated where it lay.
+void Stepper::check_parameter(const Slot &slot) const {
     const Parameter &p = slot.parameter();
     const auto *param = py::detail::array_proxy(p.array.ptr());
     if (!(param->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
@@ -136,6 +137,12 @@ const void *Stepper::gradient(Slot &slot, const py::object &grad) {
     if (!p.as_given.matches(p.array))
         throw py::value_error(p.what + " has been resized, reshaped or given another dtype since "
                                        "the optimizer was made; make a new optimizer for it");
+}
+
+/// The address of a gradient's elements in the order of the parameter's, after every check.
+const void *Stepper::gradient(Slot &slot, const py::object &grad) {
+    const Parameter &p = slot.parameter();
+    check_parameter(slot);
     check_same_kind(grad, slot.grad_what, p.array, p.what);
 
     const auto array = py::reinterpret_borrow<py::array>(grad);
@@ -155,14 +162,81 @@ void Stepper::bind(const py::object &grads) {
     bound_ = grads;
 }
 
-void Stepper::step(const py::object &grads) {
-    const Claim claim(*this);
-    const Forget forget{given_};
+const py::object &Stepper::given_or_bound(const py::object &grads) const {
     if (grads.is_none() && bound_.is_none())
         throw py::value_error("no gradients: pass them, step(grads), or bind arrays that your "
                               "backward pass fills, RMSProp(params, grads=arrays)");
-    read(grads.is_none() ? bound_ : grads);
-    run();
+    return grads.is_none() ? bound_ : grads;
+}
+
+void Stepper::step(const py::object &grads, double grad_scale) {
+    const Claim claim(*this);
+    const Forget forget{given_};
+    if (accumulated_ > 0) {
+        if (!grads.is_none())
+            throw py::value_error("gradients have been accumulated: step() takes their mean and no "
+                                  "others; accumulate(grads) adds these, discard_accumulated() "
+                                  "drops those");
+        read_sums();
+        run(grad_scale / static_cast<double>(accumulated_));
+    } else {
+        read(given_or_bound(grads));
+        run(grad_scale);
+    }
+}
+
+void Stepper::accumulate(const py::object &grads) {
+    const Claim claim(*this);
+    const Forget forget{given_};
+    read(given_or_bound(grads));
+    std::vector<Sum> sums;
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+        sums.push_back({.dtype = tensors_[i].dtype,
+                        .size = tensors_[i].size,
+                        .sum = slots_[i].parameter().state_data(grad_sum),
+                        .term = tensors_[i].grad,
+                        .empty = slots_[i].group->terms()[slots_[i].index] == 0});
+    {
+        std::optional<py::gil_scoped_release> released;
+        if (bytes() >= release_gil_from_bytes)
+            released.emplace();
+        fused_rmsprop::accumulate(
+            sums, {.threads = threads_used_, .flush_denormals = execution_.flush_denormals});
+    }
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+        if (tensors_[i].grad != nullptr)
+            slots_[i].group->count_term(slots_[i].index);
+    ++accumulated_;
+}
+
+void Stepper::set_on_nonfinite(const std::string &what) {
+    for (const OnNonfinite value : {propagate, skip, raise})
+        if (what == on_nonfinite_names[value]) {
+            on_nonfinite_ = value;
+            return;
+        }
+    throw py::value_error("on_nonfinite must be 'propagate', 'skip' or 'raise', got '" + what +
+                          "'");
+}
+
+void Stepper::set_accumulated(std::int64_t count) {
+    accumulated_ = count;
+    if (count == 0)
+        for (const auto &group : groups_)
+            group->set_terms(std::vector<std::int64_t>(group->parameters().size()));
+}
+
+/// Takes what was accumulated for the gradients, and checks everything.
+void Stepper::read_sums() {
+    refresh();
+    for (const auto &group : groups_)
+        group->check_containers();
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+        const bool some = slots_[i].group->terms()[slots_[i].index] > 0;
+        if (some)
+            check_parameter(slots_[i]);
+        tensors_[i].grad = some ? slots_[i].parameter().state_data(grad_sum) : nullptr;
+    }
 }
 
 /// Reads the gradients into given_ and tensors_, and checks everything.
@@ -195,22 +269,79 @@ void Stepper::read(const py::object &grads) {
     }
 }
 
-void Stepper::run() {
-    Execution execution = execution_; // which the user may change in another thread meanwhile
-    execution.tuner = execution.threads == 0 ? &tuner_ : nullptr;
+/// The bytes of parameters in the step under way.
+std::size_t Stepper::bytes() const {
     std::size_t bytes = 0;
     for (const Tensor &tensor : tensors_)
         if (tensor.grad != nullptr)
             bytes += tensor.size * (tensor.dtype == DType::float32 ? 4 : 8);
+    return bytes;
+}
+
+void Stepper::run(double grad_scale) {
+    Execution execution = execution_; // which the user may change in another thread meanwhile
+    execution.tuner = execution.threads == 0 ? &tuner_ : nullptr;
+    Gradients gradients{.grad_scale = grad_scale, .max_grad_value = max_grad_value_};
+    const OnNonfinite on_nonfinite = on_nonfinite_;
+    const std::optional<double> max_grad_norm = max_grad_norm_;
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+        tensors_[i].step = slots_[i].group->step(slots_[i].index);
+
     std::optional<py::gil_scoped_release> released;
-    if (bytes >= release_gil_from_bytes)
+    if (bytes() >= release_gil_from_bytes)
         released.emplace();
-    const int used = fused_rmsprop::step(tensors_, execution);
+    std::optional<GradNorm> found;
+    if (max_grad_norm || on_nonfinite != propagate) {
+        Execution measuring = execution; // by as many as the steps, if these find out how many
+        if (std::exchange(measuring.tuner, nullptr) != nullptr)
+            measuring.threads = threads_used_;
+        found = fused_rmsprop::grad_norm(tensors_, gradients, measuring);
+    }
+    const bool refused = found && found->nonfinite != GradNorm::none && on_nonfinite != propagate;
+    if (found && max_grad_norm)
+        gradients.clip_factor = clip_factor(found->norm, *max_grad_norm);
+    const int used = refused ? threads_used_ : fused_rmsprop::step(tensors_, execution, gradients);
     released.reset();
+
+    if (refused && on_nonfinite == raise)
+        raise_nonfinite(found->nonfinite);
+    grad_norm_.reset();
+    if (found)
+        grad_norm_ = found->norm;
+    if (accumulated_ > 0)
+        set_accumulated(0);
+    if (refused) {
+        ++skipped_steps_;
+        return;
+    }
+    ++step_count_;
     threads_used_ = used;
     for (std::size_t i = 0; i < slots_.size(); ++i)
         if (tensors_[i].grad != nullptr)
             slots_[i].group->count_step(slots_[i].index);
+}
+
+/// Says which gradient is not finite, and where.
+void Stepper::raise_nonfinite(std::size_t leaf) const {
+    const bool sum = accumulated_ > 0;
+    const py::object grad = sum ? slots_[leaf].parameter().state[grad_sum] : given_[leaf];
+    const std::string what = sum ? "the accumulated gradient of " + slots_[leaf].parameter().what
+                                 : slots_[leaf].grad_what;
+    const py::module_ numpy = py::module_::import("numpy");
+    const py::object wrong = numpy.attr("logical_not")(numpy.attr("isfinite")(grad));
+    const py::list places = numpy.attr("argwhere")(wrong).attr("tolist")();
+    std::string message = what;
+    if (py::len(places) == 0) {
+        message += " is finite, but overflows when it is multiplied with grad_scale";
+    } else {
+        const auto first = py::tuple(py::reinterpret_borrow<py::list>(places[0]));
+        message += " has " + std::to_string(py::len(places)) + " NaN or infinite element" +
+                   (py::len(places) == 1 ? "" : "s") + ", the first at index " +
+                   std::string(py::str(py::object(first))) + ": " +
+                   std::string(py::str(py::float_(grad[first])));
+    }
+    PyErr_SetString(PyExc_FloatingPointError, (message + "; nothing has changed").c_str());
+    throw py::error_already_set();
 }
 
 } // namespace fused_rmsprop::bindings

@@ -14,9 +14,9 @@ namespace fused_rmsprop::bindings {
 class Stepper {
 public:
     /// Claims the optimizer for one thread, or throws if a step or a change is under way in
-    /// another: whoever changes groups or reads their state holds it meanwhile. step() and bind()
-    /// claim it themselves.
-    void acquire();
+    /// another: whoever changes groups or reads their state holds it meanwhile. step(),
+    /// accumulate() and bind() claim it themselves. `why` says what the error should.
+    void acquire(const std::string &why = {});
     void release() { owner_ = 0; }
 
     /// Adds the groups to those there are. If `grouped`, gradients come as one item per group.
@@ -26,8 +26,16 @@ public:
     /// Reads this nest whenever step() is given none; None: forget it.
     void bind(const py::object &grads);
 
-    /// One step of all groups; with None, on the bound gradients. All or nothing.
-    void step(const py::object &grads);
+    /// One step of all groups; with None, on the mean of what was accumulated, or else on the bound
+    /// gradients. All or nothing.
+    void step(const py::object &grads, double grad_scale);
+
+    /// Adds the gradients to every group's grad_sum; with None, the bound ones. All or nothing.
+    void accumulate(const py::object &grads);
+
+    /// How many gradients the next step takes the mean of; to set it to 0 discards them.
+    std::int64_t accumulated() const { return accumulated_; }
+    void set_accumulated(std::int64_t count);
 
     int threads() const { return execution_.threads; }
     void set_threads(int threads) { execution_.threads = threads; }
@@ -36,10 +44,28 @@ public:
     std::size_t serial_below_bytes() const { return execution_.serial_below_bytes; }
     void set_serial_below_bytes(std::size_t bytes) { execution_.serial_below_bytes = bytes; }
 
+    const std::optional<double> &max_grad_norm() const { return max_grad_norm_; }
+    void set_max_grad_norm(const std::optional<double> &norm) { max_grad_norm_ = norm; }
+    double max_grad_value() const { return max_grad_value_; }
+    void set_max_grad_value(double value) { max_grad_value_ = value; }
+    /// What is done with a gradient that is NaN or infinite: "propagate", "skip" or "raise".
+    std::string on_nonfinite() const { return on_nonfinite_names[on_nonfinite_]; }
+    void set_on_nonfinite(const std::string &what);
+
     /// How many threads the last step used.
     int threads_used() const { return threads_used_; }
+    /// The norm of the last step's gradients before clipping, if it was needed.
+    const std::optional<double> &grad_norm() const { return grad_norm_; }
+
+    std::int64_t step_count() const { return step_count_; }
+    void set_step_count(std::int64_t count) { step_count_ = count; }
+    std::int64_t skipped_steps() const { return skipped_steps_; }
+    void set_skipped_steps(std::int64_t count) { skipped_steps_ = count; }
 
 private:
+    enum OnNonfinite : std::uint8_t { propagate, skip, raise };
+    static constexpr const char *on_nonfinite_names[] = {"propagate", "skip", "raise"};
+
     /// One parameter of one group, with what is derived from it.
     struct Slot {
         Group *group;
@@ -53,15 +79,21 @@ private:
     std::string grad_root(std::size_t group) const;
     void refresh();
     void flatten(const py::object &grads, std::vector<py::object> &out) const;
+    const py::object &given_or_bound(const py::object &grads) const;
+    void check_parameter(const Slot &slot) const;
     void read(const py::object &grads);
+    void read_sums();
     const void *gradient(Slot &slot, const py::object &grad);
     void prefetch(std::size_t leaf) const;
-    void run();
+    std::size_t bytes() const;
+    void run(double grad_scale);
+    [[noreturn]] void raise_nonfinite(std::size_t leaf) const;
 
     std::vector<std::shared_ptr<Group>> groups_;
     bool grouped_ = false;
     int owner_ = 0; ///< the process that has claimed it (its generation), so that a forked child
                     ///< does not inherit a claim
+    std::string why_owned_;
     std::vector<Slot> slots_;
     std::vector<Tensor> tensors_;        ///< one per slot
     std::vector<std::uint64_t> layouts_; ///< of each group, when slots_ and tensors_ were made
@@ -71,6 +103,12 @@ private:
     Execution execution_{.threads = 0, .tuner = nullptr};
     ThreadTuner tuner_;
     int threads_used_ = 1;
+
+    std::optional<double> max_grad_norm_; ///< none: not measured
+    double max_grad_value_ = Gradients::unlimited;
+    OnNonfinite on_nonfinite_ = propagate;
+    std::optional<double> grad_norm_;
+    std::int64_t step_count_ = 0, skipped_steps_ = 0, accumulated_ = 0;
 };
 
 } // namespace fused_rmsprop::bindings

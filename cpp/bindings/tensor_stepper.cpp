@@ -237,15 +237,15 @@ const void *TensorStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad)
 }
 
 bool TensorStepper::step(const py::list &groups, const py::dict &state,
-                         const std::vector<Options> &options) {
+                         const std::vector<Options> &options, double grad_scale) {
     const Claim claim(running_);
     if (!read(groups, state, options))
         return false;
-    run();
+    run({.grad_scale = grad_scale});
     return true;
 }
 
-void TensorStepper::run() {
+void TensorStepper::run(const Gradients &gradients) {
     Execution execution = execution_;
     execution.tuner = execution.threads == 0 ? &tuner_ : nullptr;
     std::size_t bytes = 0;
@@ -258,7 +258,7 @@ void TensorStepper::run() {
     std::optional<py::gil_scoped_release> released;
     if (bytes >= release_gil_from_bytes)
         released.emplace();
-    const int used = fused_rmsprop::step(tensors_, execution);
+    const int used = fused_rmsprop::step(tensors_, execution, gradients);
     released.reset();
     threads_used_ = used;
     for (std::size_t i = 0; i < slots_.size(); ++i)

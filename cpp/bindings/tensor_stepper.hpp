@@ -38,7 +38,8 @@ public:
     bool read(const py::list &groups, const py::dict &state, const std::vector<Options> &options);
 
     /// The same, and one step with what was read; nothing has changed where it returns false.
-    bool step(const py::list &groups, const py::dict &state, const std::vector<Options> &options);
+    bool step(const py::list &groups, const py::dict &state, const std::vector<Options> &options,
+              double grad_scale);
 
     int threads() const { return execution_.threads; }
     void set_threads(int threads) { execution_.threads = threads; }
@@ -83,7 +84,7 @@ private:
     static std::vector<std::size_t> sharing(const std::vector<Extent> &extents,
                                             const std::vector<std::size_t> &owners);
     bool unchanged(const py::list &groups, const py::dict &state) const;
-    void run();
+    void run(const Gradients &gradients);
     bool read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad);
     const void *gradient(Slot &slot, DType dtype, TensorHandle &grad);
 

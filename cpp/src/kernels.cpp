@@ -1,5 +1,5 @@
-// Compiles the one update loop for every instruction set of the architecture.
-// No -m flags: a target region covers the loop alone, so that nothing else in the library, least
+// Compiles the loops for every instruction set of the architecture.
+// No -m flags: a target region covers the loops alone, so that nothing else in the library, least
 // of all an inline function that the linker shares, contains code that an older processor lacks.
 
 #include "kernels.hpp"
@@ -18,14 +18,14 @@ namespace fused_rmsprop::kernels {
 namespace sse2 { // the baseline of x86-64
 template <typename T>
 constexpr bool has_refined_quotient = false;
-#include "update.inl"
+#include "kernels.inl"
 } // namespace sse2
 
 FUSED_RMSPROP_TARGET_BEGIN(FUSED_RMSPROP_AVX2)
 namespace avx2 {
 template <typename T>
 constexpr bool has_refined_quotient = false;
-#include "update.inl"
+#include "kernels.inl"
 } // namespace avx2
 FUSED_RMSPROP_TARGET_END
 
@@ -33,7 +33,7 @@ FUSED_RMSPROP_TARGET_BEGIN(FUSED_RMSPROP_AVX512)
 namespace avx512 { // where multiplications leave the divider far behind
 template <typename T>
 constexpr bool has_refined_quotient = std::is_same_v<T, float>;
-#include "update.inl"
+#include "kernels.inl"
 } // namespace avx512
 FUSED_RMSPROP_TARGET_END
 
@@ -41,33 +41,33 @@ FUSED_RMSPROP_TARGET_END
 namespace neon { // the baseline of aarch64
 template <typename T>
 constexpr bool has_refined_quotient = false;
-#include "update.inl"
+#include "kernels.inl"
 } // namespace neon
 
 #else
 namespace generic {
 template <typename T>
 constexpr bool has_refined_quotient = false;
-#include "update.inl"
+#include "kernels.inl"
 } // namespace generic
 #endif
 
 template <typename T>
-Update<T> update_for([[maybe_unused]] InstructionSet set, const Variant &variant) {
+const Kernels<T> &kernels_for([[maybe_unused]] InstructionSet set) {
 #if defined(__x86_64__)
     if (set == InstructionSet::avx512)
-        return avx512::select<T>(variant);
+        return avx512::all<T>;
     if (set == InstructionSet::avx2)
-        return avx2::select<T>(variant);
-    return sse2::select<T>(variant);
+        return avx2::all<T>;
+    return sse2::all<T>;
 #elif defined(__aarch64__)
-    return neon::select<T>(variant);
+    return neon::all<T>;
 #else
-    return generic::select<T>(variant);
+    return generic::all<T>;
 #endif
 }
 
-template Update<float> update_for<float>(InstructionSet, const Variant &);
-template Update<double> update_for<double>(InstructionSet, const Variant &);
+template const Kernels<float> &kernels_for<float>(InstructionSet);
+template const Kernels<double> &kernels_for<double>(InstructionSet);
 
 } // namespace fused_rmsprop::kernels

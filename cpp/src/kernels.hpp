@@ -9,12 +9,14 @@
 
 namespace fused_rmsprop::kernels {
 
+enum class WeightDecay : std::uint8_t { none, coupled, decoupled };
 enum class Momentum : std::uint8_t { none, classical, nesterov };
 
 /// Which terms the formula has; each combination is a loop of its own.
 struct Variant {
-    bool weight_decay;
+    WeightDecay weight_decay;
     bool centered;
+    bool eps_inside_sqrt;
     Momentum momentum;
     bool refined_quotient; ///< the same quotient without the divider, where it is built
                            ///< (quotient.inl)
@@ -24,7 +26,9 @@ struct Variant {
 template <typename T>
 struct Coefficients {
     T grad_scale; ///< negative to maximize
-    T weight_decay, alpha, one_minus_alpha, alpha_one_minus_alpha, eps, lr, momentum;
+    T weight_decay, alpha, one_minus_alpha, alpha_one_minus_alpha, eps, momentum;
+    T lr_before_momentum; ///< of the two, one is 1 where there is momentum
+    T lr_after_momentum;
 };
 
 template <typename T>
@@ -34,11 +38,34 @@ struct Arrays {
     T *square_avg, *momentum_buffer, *grad_avg;
 };
 
-template <typename T>
-using Update = void (*)(const Arrays<T> &, const Coefficients<T> &, std::size_t size);
+/// Sums that are the same whatever the vectors' width: element i counts into lane i % lanes.
+struct SquareSum {
+    static constexpr std::size_t lanes = 16;
+    double lane[lanes] = {};
+    bool finite = true;
+};
 
-/// The loop for this variant on this instruction set.
+/// What is done to gradients: limit(scale * g), and for a sum of squares that is times `magnified`.
 template <typename T>
-Update<T> update_for(InstructionSet set, const Variant &variant);
+struct Scaling {
+    T scale, limit;
+    double magnified = 1;
+};
+
+/// The loops for one dtype on one instruction set.
+template <typename T>
+struct Kernels {
+    using Update = void (*)(const Arrays<T> &, const Coefficients<T> &, std::size_t size);
+
+    Update (*update)(const Variant &); ///< the loop for this variant
+    /// param_avg = decay * param_avg + one_minus_decay * param
+    void (*average)(T *param_avg, const T *param, T decay, T one_minus_decay, std::size_t size);
+    void (*limit)(T *out, const T *grad, const Scaling<T> &, std::size_t size);
+    void (*add_squares)(SquareSum &, const T *grad, const Scaling<T> &, std::size_t size);
+    void (*add)(T *sum, const T *term, std::size_t size);
+};
+
+template <typename T>
+const Kernels<T> &kernels_for(InstructionSet set);
 
 } // namespace fused_rmsprop::kernels

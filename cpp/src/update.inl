@@ -1,6 +1,6 @@
 // The RMSProp update of a run of elements: the formula, written once.
-// kernels.cpp includes this file once per instruction set, inside a target region, and the
-// compiler vectorises the loop. Everything here has internal linkage, and nothing here may call
+// It is compiled once per instruction set, inside a target region (kernels.cpp), and the compiler
+// vectorises the loop. Everything here has internal linkage, and nothing here may call
 // an inline function of another header: its code, compiled for this instruction set, could be
 // the copy that the linker keeps for all.
 //
@@ -27,7 +27,7 @@ inline T divide(T n, T d) {
         return n / d;
 }
 
-template <typename T, bool WeightDecay, bool Centered, Momentum M, bool Refined>
+template <typename T, WeightDecay W, bool Centered, bool EpsInside, Momentum M, bool Refined>
 void update(const Arrays<T> &arrays, const Coefficients<T> &coefficients, std::size_t size) {
     T *__restrict const param = arrays.param;
     const T *__restrict const grad = arrays.grad;
@@ -42,8 +42,10 @@ void update(const Arrays<T> &arrays, const Coefficients<T> &coefficients, std::s
     for (std::size_t i = 0; i < size; ++i) {
         T p = param[i];
         T g = c.grad_scale * grad[i];
-        if constexpr (WeightDecay)
+        if constexpr (W == WeightDecay::coupled)
             g = g + c.weight_decay * p;
+        if constexpr (W == WeightDecay::decoupled)
+            p = p - c.weight_decay * p;
 
         // Centered, square_avg is the variance itself. Stored as v - m**2 it would cancel, turn
         // negative under a large steady gradient, and then NaN.
@@ -56,49 +58,71 @@ void update(const Arrays<T> &arrays, const Coefficients<T> &coefficients, std::s
             q = c.alpha * square_avg[i] + c.one_minus_alpha * (g * g);
         }
         square_avg[i] = q;
-        const T denominator = square_root(q) + c.eps;
+        const T denominator = EpsInside ? square_root(q + c.eps) : square_root(q) + c.eps;
 
+        // With momentum, lr stands here or below, and 1, which changes nothing, in the other place.
+        const T direction = divide<Refined>(c.lr_before_momentum * g, denominator);
         if constexpr (M == Momentum::none) {
-            p = p - divide<Refined>(c.lr * g, denominator);
+            p = p - direction;
         } else {
-            const T direction = divide<Refined>(g, denominator);
             const T b = c.momentum * momentum_buffer[i] + direction;
             momentum_buffer[i] = b;
             if constexpr (M == Momentum::nesterov)
-                p = p - c.lr * (direction + c.momentum * b);
+                p = p - c.lr_after_momentum * (direction + c.momentum * b);
             else
-                p = p - c.lr * b;
+                p = p - c.lr_after_momentum * b;
         }
         param[i] = p;
     }
 }
 
-template <typename T, bool WeightDecay, bool Centered, bool Refined>
-Update<T> select(Momentum momentum) {
+template <typename T, WeightDecay W, bool Centered, bool EpsInside, bool Refined>
+typename Kernels<T>::Update select(Momentum momentum) {
     switch (momentum) {
     case Momentum::classical:
-        return update<T, WeightDecay, Centered, Momentum::classical, Refined>;
+        return update<T, W, Centered, EpsInside, Momentum::classical, Refined>;
     case Momentum::nesterov:
-        return update<T, WeightDecay, Centered, Momentum::nesterov, Refined>;
+        return update<T, W, Centered, EpsInside, Momentum::nesterov, Refined>;
     default:
-        return update<T, WeightDecay, Centered, Momentum::none, Refined>;
+        return update<T, W, Centered, EpsInside, Momentum::none, Refined>;
+    }
+}
+
+template <typename T, bool Centered, bool EpsInside, bool Refined>
+typename Kernels<T>::Update select(const Variant &variant) {
+    switch (variant.weight_decay) {
+    case WeightDecay::coupled:
+        return select<T, WeightDecay::coupled, Centered, EpsInside, Refined>(variant.momentum);
+    case WeightDecay::decoupled:
+        return select<T, WeightDecay::decoupled, Centered, EpsInside, Refined>(variant.momentum);
+    default:
+        return select<T, WeightDecay::none, Centered, EpsInside, Refined>(variant.momentum);
     }
 }
 
 template <typename T, bool Centered, bool Refined>
-Update<T> select(const Variant &variant) {
-    return variant.weight_decay ? select<T, true, Centered, Refined>(variant.momentum)
-                                : select<T, false, Centered, Refined>(variant.momentum);
+typename Kernels<T>::Update select(const Variant &variant) {
+    return variant.eps_inside_sqrt ? select<T, Centered, true, Refined>(variant)
+                                   : select<T, Centered, false, Refined>(variant);
 }
 
 template <typename T>
-Update<T> select(const Variant &variant) {
+typename Kernels<T>::Update select(const Variant &variant) {
     if (variant.centered)
         return select<T, true, false>(variant);
     if constexpr (has_refined_quotient<T>)
         if (variant.refined_quotient)
             return select<T, false, true>(variant);
     return select<T, false, false>(variant);
+}
+
+/// The running average of the parameter, after its update, while it is still in the first cache.
+template <typename T>
+void average(T *param_avg, const T *param, T decay, T one_minus_decay, std::size_t size) {
+    T *__restrict const a = param_avg;
+    const T *__restrict const p = param;
+    for (std::size_t i = 0; i < size; ++i)
+        a[i] = decay * a[i] + one_minus_decay * p[i];
 }
 
 } // namespace

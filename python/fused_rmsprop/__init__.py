@@ -13,7 +13,8 @@ except ModuleNotFoundError as error:
 from fused_rmsprop.config import show_config
 from fused_rmsprop.functional import rmsprop_step
 from fused_rmsprop.optimizer import RMSProp
+from fused_rmsprop.presets import PRESETS
 
-__all__ = ["RMSProp", "__version__", "rmsprop_step", "show_config"]
+__all__ = ["PRESETS", "RMSProp", "__version__", "rmsprop_step", "show_config"]
 
 __version__: str = _compiled.config()["version"]

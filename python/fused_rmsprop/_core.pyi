@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, final
 
 import numpy as np
@@ -28,13 +28,17 @@ def set_instruction_set(name: str) -> None: ...
 def rmsprop_step(
     param: object,
     grad: object,
-    square_avg: object,
-    momentum_buffer: object,
-    grad_avg: object,
+    state: tuple[object, object, object, object],
+    steps: int,
     options: Options,
+    gradients: Gradients,
     flush_denormals: bool,
     threads: int,
 ) -> None: ...
+
+@final
+class Gradients:
+    def __init__(self, *, grad_scale: float, max_grad_value: float) -> None: ...
 
 @final
 class Options:
@@ -46,10 +50,14 @@ class Options:
         eps: float,
         weight_decay: float,
         momentum: float,
+        ema_decay: float,
         centered: bool,
         nesterov: bool,
         maximize: bool,
-        grad_scale: float = 1.0,
+        eps_inside_sqrt: bool,
+        lr_in_momentum: bool,
+        decoupled_weight_decay: bool,
+        bias_correction: bool,
     ) -> None: ...
     def suits(self, float64: bool, flush_denormals: bool) -> bool: ...
 
@@ -64,25 +72,29 @@ class Group:
     def steps(self) -> NDArray[np.int64]: ...
     def validate(self, options: Options, flush_denormals: bool) -> None: ...
     def set_options(self, options: Options) -> None: ...
-    def configure(
-        self,
-        options: Options,
-        square_avg: list[NDArray[Any]],
-        momentum_buffer: list[NDArray[Any]] | None,
-        grad_avg: list[NDArray[Any]] | None,
-    ) -> None: ...
+    def configure(self, options: Options, state: Sequence[list[NDArray[Any]] | None]) -> None: ...
+    terms: list[int]
 
 @final
 class Stepper:
     threads: int
     flush_denormals: bool
     serial_below_bytes: int
+    max_grad_norm: float | None
+    max_grad_value: float
+    on_nonfinite: str
+    accumulated: int
+    step_count: int
+    skipped_steps: int
     def __init__(self) -> None: ...
-    def acquire(self) -> None: ...
+    def acquire(self, why: str = "") -> None: ...
     def release(self) -> None: ...
     def add(self, groups: list[Group], grouped: bool) -> None: ...
     def bind(self, grads: object) -> None: ...
-    def step(self, grads: object = None) -> None: ...
+    def step(self, grads: object = None, grad_scale: float = 1.0) -> None: ...
+    def accumulate(self, grads: object = None) -> None: ...
+    @property
+    def grad_norm(self) -> float | None: ...
     @property
     def threads_used(self) -> int: ...
 
@@ -106,7 +118,11 @@ class TensorStepper:
         self, groups: list[list[Any]], state: dict[Any, Any], options: list[Options]
     ) -> bool: ...
     def step(
-        self, groups: list[list[Any]], state: dict[Any, Any], options: list[Options]
+        self,
+        groups: list[list[Any]],
+        state: dict[Any, Any],
+        options: list[Options],
+        grad_scale: float,
     ) -> bool: ...
     @property
     def threads_used(self) -> int: ...

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import Number, as_flag, as_threads, core_options, parse_options
+from fused_rmsprop.options import (
+    Number,
+    as_flag,
+    as_limit,
+    as_number,
+    as_threads,
+    core_options,
+    parse_options,
+    scheduled,
+)
 
 
 def rmsprop_step(
@@ -23,8 +33,17 @@ def rmsprop_step(
     centered: bool = False,
     nesterov: bool = False,
     maximize: bool = False,
+    eps_inside_sqrt: bool = False,
+    lr_in_momentum: bool = False,
+    decoupled_weight_decay: bool = False,
+    bias_correction: bool = False,
+    ema_decay: Number = 0.0,
+    step: int = 0,
     momentum_buffer: NDArray[Any] | None = None,
     grad_avg: NDArray[Any] | None = None,
+    param_avg: NDArray[Any] | None = None,
+    grad_scale: Number = 1.0,
+    max_grad_value: Number | None = None,
     flush_denormals: bool = True,
     threads: int | None = 1,
 ) -> None:
@@ -39,11 +58,17 @@ def rmsprop_step(
     square_avg : ndarray, dtype, shape and memory order of `param`
         The running average of ``grad**2``; zeros before the first step. With `centered` it holds
         the running variance instead.
-    lr, alpha, eps, weight_decay, momentum, centered, nesterov, maximize
-        As in `RMSProp`.
-    momentum_buffer, grad_avg : ndarray, dtype, shape and memory order of `param`
-        More state, zeros before the first step: needed where ``momentum > 0``, and where
-        `centered`. Left alone where not needed.
+    lr, alpha, eps, weight_decay, momentum, centered, nesterov, maximize, eps_inside_sqrt, \
+lr_in_momentum, decoupled_weight_decay, bias_correction, ema_decay
+        As in `RMSProp`, but numbers only.
+    step : int
+        How many steps were made before; only bias correction asks.
+    momentum_buffer, grad_avg, param_avg : ndarray, dtype, shape and memory order of `param`
+        More state, needed where ``momentum > 0``, where `centered`, and where ``ema_decay > 0``:
+        zeros before the first step, but for `param_avg`, which is a copy of `param`. Left alone
+        where not needed.
+    grad_scale, max_grad_value
+        As in `RMSProp.step` and `RMSProp`.
     flush_denormals : bool
         As in `RMSProp`.
     threads : int or None
@@ -77,16 +102,30 @@ def rmsprop_step(
             "centered": centered,
             "nesterov": nesterov,
             "maximize": maximize,
+            "eps_inside_sqrt": eps_inside_sqrt,
+            "lr_in_momentum": lr_in_momentum,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "bias_correction": bias_correction,
+            "ema_decay": ema_decay,
         },
         "rmsprop_step",
+    )
+    if names := scheduled(options):
+        raise TypeError(f"{names[0]} must be a number here: rmsprop_step does not count steps")
+    if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
+        raise ValueError(f"step must be an int >= 0, got {step!r}")
+    limit = as_limit("max_grad_value", max_grad_value)
+    gradients = _core.Gradients(
+        grad_scale=as_number("grad_scale", grad_scale),
+        max_grad_value=np.inf if limit is None else limit,
     )
     _core.rmsprop_step(
         param,
         grad,
-        square_avg,
-        momentum_buffer,
-        grad_avg,
+        (square_avg, momentum_buffer, grad_avg, param_avg),
+        step,
         core_options(options),
+        gradients,
         as_flag("flush_denormals", flush_denormals),
         as_threads(threads),
     )

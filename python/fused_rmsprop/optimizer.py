@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import ItemsView, Iterable, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from fused_rmsprop import _core
 from fused_rmsprop.options import (
     OPTIONS,
     Number,
+    Schedulable,
     as_flag,
+    as_limit,
+    as_number,
+    as_on_nonfinite,
     as_threads,
     parse_options,
 )
-from fused_rmsprop.param_group import ParamGroup, State, claimed
+from fused_rmsprop.param_group import Array, ParamGroup, State, claimed
+from fused_rmsprop.presets import preset
+from fused_rmsprop.saved_state import Loading, settings_of, state_dict_of
 
 
 class RMSProp:
@@ -36,16 +45,17 @@ class RMSProp:
         groups: the other keys are options of that group, and ``"name"`` names it. None stands
         for a parameter that is not there. These very arrays are trained: write new values into
         them (``params["W"][...] = w``); an array put in the place of one is refused by `step`.
-    lr : float
-        Step size, ``>= 0``.
+    lr : float or callable
+        Step size, ``>= 0``. Also a function of the number of completed steps that returns it:
+        one of `fused_rmsprop.schedules`, of optax's, or your own.
     alpha : float
         Share of the running average that a step keeps, ``0 <= alpha < 1``. The average looks
         back about ``1 / (1 - alpha)`` steps.
     eps : float
         Added to the square root, ``> 0`` also in the arrays' dtype.
-    weight_decay : float
+    weight_decay : float or callable
         L2 penalty ``>= 0``: ``weight_decay * p`` is added to the gradient.
-    momentum : float
+    momentum : float or callable
         Share of the momentum buffer that a step keeps, ``0 <= momentum < 1``; 0 for none:
         ``b = momentum * b + g / (sqrt(v) + eps)``, ``p = p - lr * b``.
     centered : bool
@@ -55,6 +65,34 @@ class RMSProp:
         With momentum, look ahead: ``p = p - lr * (g / (sqrt(v) + eps) + momentum * b)``.
     maximize : bool
         Climb instead of descend.
+    eps_inside_sqrt : bool
+        Divide by ``sqrt(v + eps)`` instead, as TensorFlow, Keras and optax do.
+    lr_in_momentum : bool
+        The buffer takes up steps instead of directions, as in TensorFlow, Keras and optax:
+        ``b = momentum * b + lr * g / (sqrt(v) + eps)``, ``p = p - b``. A change of `lr` then
+        acts gradually.
+    decoupled_weight_decay : bool
+        ``p = p - lr * weight_decay * p`` before the update, instead of the penalty in the
+        gradient, which the division by the root takes most of the effect from.
+    initial_square_avg : float
+        What `square_avg` (centered: the variance) starts from, ``>= 0``. TensorFlow 1 starts
+        from 1, which makes the first steps smaller.
+    bias_correction : bool
+        Divide the averages by ``1 - alpha**t`` at step t, the share that is not the zeros they
+        start from; without it the first steps are up to ``1 / sqrt(1 - alpha)`` times as large.
+        They are kept so divided, by an alpha that grows: see the notes.
+    ema_decay : float
+        Share that a step keeps of a running average of the parameters, which starts as a copy of
+        them, ``0 <= ema_decay < 1``; 0 for none. See `use_ema`.
+    max_grad_norm : float or None
+        Gradients are multiplied with ``min(1, max_grad_norm / norm)``, where the norm is the
+        2-norm of all of them together, in double, kept as `grad_norm`. Infinity: only measured.
+    max_grad_value : float or None
+        Each element of a gradient is limited to ``+-max_grad_value``, before the norm is taken.
+    on_nonfinite : {"propagate", "skip", "raise"}
+        What a NaN or an infinity in a gradient does: IEEE 754 decides; the step is left out and
+        counted in `skipped_steps`; a `FloatingPointError` says where it is. For the latter two
+        nothing changes, `step_count` included.
     flush_denormals : bool
         Count subnormal numbers as zero during the step. They make some processors a hundred
         times slower, and the averages of a unit that is no longer used end up there. False:
@@ -77,6 +115,14 @@ class RMSProp:
     (arXiv:1308.0850, 2013), as a recurrence of the variance ``q``: ``d = g - m``,
     ``q = alpha * q + alpha * (1 - alpha) * d**2``, ``m = alpha * m + (1 - alpha) * g``.
 
+    With bias correction step t uses ``alpha * (1 - alpha**(t - 1)) / (1 - alpha**t)`` in the
+    place of alpha, from 0 at the first step on: the averages are then ``v / (1 - alpha**t)``
+    themselves, and the variance that of the corrected averages, which cannot turn negative
+    either.
+
+    Gradients are scaled by ``grad_scale``, then limited, then clipped; ``maximize`` and weight
+    decay follow.
+
     Examples
     --------
     >>> import numpy as np
@@ -94,15 +140,24 @@ class RMSProp:
     def __init__(
         self,
         params: object,
-        lr: Number = 1e-2,
+        lr: Schedulable = 1e-2,
         alpha: Number = 0.99,
         eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        momentum: Number = 0.0,
+        weight_decay: Schedulable = 0.0,
+        momentum: Schedulable = 0.0,
         centered: bool = False,
         *,
         nesterov: bool = False,
         maximize: bool = False,
+        eps_inside_sqrt: bool = False,
+        lr_in_momentum: bool = False,
+        decoupled_weight_decay: bool = False,
+        initial_square_avg: Number = 0.0,
+        bias_correction: bool = False,
+        ema_decay: Number = 0.0,
+        max_grad_norm: Number | None = None,
+        max_grad_value: Number | None = None,
+        on_nonfinite: str = "propagate",
         flush_denormals: bool = True,
         threads: int | None = None,
         grads: object = None,
@@ -116,28 +171,57 @@ class RMSProp:
             "centered": centered,
             "nesterov": nesterov,
             "maximize": maximize,
+            "eps_inside_sqrt": eps_inside_sqrt,
+            "lr_in_momentum": lr_in_momentum,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "initial_square_avg": initial_square_avg,
+            "bias_correction": bias_correction,
+            "ema_decay": ema_decay,
+        }
+        settings = {
+            "max_grad_norm": max_grad_norm,
+            "max_grad_value": max_grad_value,
+            "on_nonfinite": on_nonfinite,
+            "flush_denormals": flush_denormals,
+            "threads": threads,
         }
         grouped = _is_list_of_groups(params)
         specs = params if grouped else [{"params": params}]
-        self._build(specs, grouped, defaults, as_flag("flush_denormals", flush_denormals), threads)
+        self._build(specs, grouped, defaults, settings)
         if not any(group.core.names for group in self._groups):
             raise ValueError("params has no arrays")
         if grads is not None:
             self.bind_grads(grads)
 
+    @classmethod
+    def from_preset(cls, name: str, params: object, **options: Any) -> RMSProp:
+        """An optimizer with the options of another implementation.
+
+        Parameters
+        ----------
+        name : str
+            One of `fused_rmsprop.PRESETS`: ``"torch"``, ``"keras"``, ``"tensorflow1"``,
+            ``"optax"``, ``"timm"``, ``"stable_baselines3"``, ``"dqn"``, ``"a3c"``.
+        params : like `params` of the class
+            What to train.
+        **options
+            As for the class; they come before those of the preset.
+
+        Raises
+        ------
+        ValueError
+            If there is no such preset.
+        """
+        return cls(params, **{**preset(name), **options})
+
     def _build(
-        self,
-        specs: Any,
-        grouped: bool,
-        defaults: dict[str, Any],
-        flush_denormals: bool,
-        threads: int | None,
+        self, specs: Any, grouped: bool, defaults: dict[str, Any], settings: dict[str, Any]
     ) -> None:
         self.defaults = parse_options(defaults, "RMSProp")
         self._stepper = _core.Stepper()
-        self._stepper.flush_denormals = flush_denormals
-        self.threads = threads
         self._groups: list[ParamGroup] = []
+        for name, value in settings.items():
+            setattr(self, name, value)
         self._grads: object = None
         self._grouped = grouped
         roots = [f"params[{i}]['params']" for i in range(len(specs))] if grouped else ["params"]
@@ -173,7 +257,7 @@ class RMSProp:
         self._stepper.add([group.core for group in added], self._grouped)
         self._groups += added
 
-    def step(self, grads: object = None) -> None:
+    def step(self, grads: object = None, grad_scale: Number = 1.0) -> None:
         """Update all parameters in place.
 
         Parameters
@@ -183,17 +267,50 @@ class RMSProp:
             position, dicts by key, parameter groups as a list of one item each. A None leaf
             leaves its parameter and state as they are. They are only read; arrays in another
             memory order than their parameters are copied into order first, which is slower.
-            None: the bound gradients.
+            None: the mean of what `accumulate` was given, or else the bound gradients.
+        grad_scale : float
+            What gradients are multiplied with first, say ``1 / loss_scale``.
 
         Raises
         ------
         TypeError, ValueError
             If a gradient does not fit its parameter or shares memory with what is written, a
-            parameter has become read-only, or nothing is bound. Nothing has changed then.
+            parameter has become read-only, nothing is bound, or a function of the step returned
+            what the option cannot be. Nothing has changed then.
+        FloatingPointError
+            With ``on_nonfinite="raise"``, if a gradient is NaN or infinite. Nothing has changed.
         RuntimeError
-            If another thread is in the middle of a step of this optimizer.
+            If another thread is in the middle of a step of this optimizer, or inside `use_ema`.
         """
-        self._stepper.step(grads)
+        for group in self._groups:
+            group.follow_schedules()
+        self._stepper.step(grads, as_number("grad_scale", grad_scale))
+
+    def accumulate(self, grads: object = None) -> None:
+        """Add gradients to those of which the next ``step()`` takes the mean.
+
+        ``step()`` multiplies their sum by ``1 / n`` after n calls. A None leaf adds nothing; a
+        parameter without any gradient in all n calls is left alone. The first call allocates an
+        array per parameter.
+
+        Parameters
+        ----------
+        grads : like the parameters, or None
+            As for `step`; None: the bound gradients.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `step` does. Nothing has been added then.
+        """
+        for group in self._groups:
+            group.need_grad_sum()
+        self._stepper.accumulate(grads)
+
+    def discard_accumulated(self) -> None:
+        """Forget the gradients that `accumulate` was given since the last step."""
+        with claimed(self._stepper):
+            self._stepper.accumulated = 0
 
     def bind_grads(self, grads: object) -> None:
         """Bind arrays that the backward pass fills, so that ``step()`` reads them; None unbinds.
@@ -235,21 +352,27 @@ class RMSProp:
 
     @property
     def lr(self) -> float:
-        """The step size of all groups; setting it sets it for all.
+        """The step size of the next step, for all groups; setting it sets it for all.
 
-        Reading it raises a `ValueError` if the groups differ.
+        Set it to a float or to a function of the step; what was set is
+        ``param_groups[0]["lr"]``. Reading it raises a `ValueError` if the groups differ.
         """
-        values = [group["lr"] for group in self._groups]
-        if len(set(values)) > 1:
-            raise ValueError(f"the groups differ in lr: {values}; read param_groups[i]['lr']")
-        return float(values[0])
+        return self._common("lr")
 
     @lr.setter
-    def lr(self, value: Number) -> None:
+    def lr(self, value: Schedulable) -> None:
         with claimed(self._stepper):
             changed = [group.checked({"lr": value}) for group in self._groups]
             for group, options in zip(self._groups, changed, strict=True):
                 group.commit(options)
+
+    def _common(self, option: str) -> float:
+        values = [group.current()[option] for group in self._groups]
+        if len(set(values)) > 1:
+            raise ValueError(
+                f"the groups differ in {option}: {values}; read param_groups[i]['{option}']"
+            )
+        return float(values[0])
 
     @property
     def threads(self) -> int | None:
@@ -275,8 +398,127 @@ class RMSProp:
         flush = as_flag("flush_denormals", value)
         with claimed(self._stepper):
             for group in self._groups:
-                group.validate(group, flush)
+                group.validate(group, flush, self.step_count)
             self._stepper.flush_denormals = flush
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """What the 2-norm of all gradients together is limited to, or None."""
+        return self._stepper.max_grad_norm
+
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: Number | None) -> None:
+        self._stepper.max_grad_norm = as_limit("max_grad_norm", value)
+
+    @property
+    def max_grad_value(self) -> float | None:
+        """What each element of a gradient is limited to, or None."""
+        value = self._stepper.max_grad_value
+        return None if value == np.inf else value
+
+    @max_grad_value.setter
+    def max_grad_value(self, value: Number | None) -> None:
+        limit = as_limit("max_grad_value", value)
+        self._stepper.max_grad_value = np.inf if limit is None else limit
+
+    @property
+    def on_nonfinite(self) -> str:
+        """What a NaN or an infinity in a gradient does: "propagate", "skip" or "raise"."""
+        return self._stepper.on_nonfinite
+
+    @on_nonfinite.setter
+    def on_nonfinite(self, value: str) -> None:
+        self._stepper.on_nonfinite = as_on_nonfinite(value)
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The 2-norm of all gradients of the last step, scaled and limited but not yet clipped.
+
+        None unless `max_grad_norm` is set or `on_nonfinite` asks for a check. The same bits for
+        any number of threads on every instruction set.
+        """
+        return self._stepper.grad_norm
+
+    @property
+    def step_count(self) -> int:
+        """How many steps have been made: what functions of the step are called with."""
+        return self._stepper.step_count
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were left out because a gradient was not finite."""
+        return self._stepper.skipped_steps
+
+    @property
+    def observation_window(self) -> float:
+        """About how many steps the running average looks back: ``1 / (1 - alpha)``."""
+        return 1 / (1 - self._common("alpha"))
+
+    @property
+    def state_nbytes(self) -> int:
+        """The bytes of all state arrays, what has been accumulated included."""
+        return sum(group.state_nbytes for group in self._groups)
+
+    def effective_lr(self, name: str) -> Array:
+        """The step size of every element of a parameter: ``lr / (sqrt(v) + eps)``.
+
+        Parameters
+        ----------
+        name : str
+            The parameter's name in `state`.
+
+        Returns
+        -------
+        ndarray
+            A new array of the parameter's shape and dtype: what the next step would multiply a
+            gradient with, were its running average to stay.
+
+        Raises
+        ------
+        KeyError
+            If there is no such parameter.
+        """
+        for group in self._groups:
+            if name in group.state:
+                options, state = group.current(), group.state[name]
+                v = state["variance" if options["centered"] else "square_avg"]
+                if options["eps_inside_sqrt"]:
+                    return np.asarray(options["lr"] / np.sqrt(v + options["eps"]), v.dtype)
+                return np.asarray(options["lr"] / (np.sqrt(v) + options["eps"]), v.dtype)
+        raise KeyError(f"there is no parameter {name!r}; there are {', '.join(self.state)}")
+
+    @contextmanager
+    def use_ema(self) -> Iterator[None]:
+        """Inside a ``with``, the parameters' arrays hold their running averages.
+
+        The values change places, in the arrays' own memory, and change back at the end, also
+        after an error. Meanwhile the optimizer refuses to step, to change and to be saved.
+
+        Raises
+        ------
+        ValueError
+            If no parameter group has an `ema_decay`, or a parameter has become read-only.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fused_rmsprop import RMSProp
+        >>> p = np.ones(1)
+        >>> opt = RMSProp(p, lr=0.1, ema_decay=0.5)
+        >>> opt.step(np.ones(1))
+        >>> with opt.use_ema():
+        ...     print(p.round(3))
+        [0.5]
+        >>> print(p.round(3))
+        [0.]
+        """
+        if not any(group["ema_decay"] for group in self._groups):
+            raise ValueError("there are no averages: make the optimizer with ema_decay=0.999, say")
+        why = "this optimizer is inside use_ema(), where the parameters are their averages"
+        with claimed(self._stepper, why), ExitStack() as stack:
+            for group in self._groups:
+                stack.enter_context(group.swapped_averages())
+            yield
 
     @property
     def state(self) -> Mapping[str, State]:
@@ -297,20 +539,10 @@ class RMSProp:
         -------
         dict
             ``"state"``: name to copies of the arrays; ``"param_groups"``: a list of the options
-            of each group, with its names as ``"params"``; ``"flush_denormals"``.
+            of each group, with its names as ``"params"``; ``"settings"``: what belongs to the
+            optimizer; ``"counters"``.
         """
-        with claimed(self._stepper):
-            return {
-                "state": {
-                    name: {key: array.copy() for key, array in state.items()}
-                    for group in self._groups
-                    for name, state in group.state.items()
-                },
-                "param_groups": [
-                    group.options() | {"params": group.core.names} for group in self._groups
-                ],
-                "flush_denormals": self.flush_denormals,
-            }
+        return state_dict_of(self._stepper, self._groups)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved state: bit for bit as if there had been no break.
@@ -319,46 +551,23 @@ class RMSProp:
         ----------
         state_dict : dict
             From `state_dict` of an optimizer of parameters with the same names, shapes and
-            dtypes. The parameters themselves are not part of it: load those as well.
+            dtypes. The parameters themselves are not part of it: load those as well, or use
+            `save` and `load`.
 
         Raises
         ------
         ValueError
             If it does not fit, with all differences. Nothing has changed then.
         """
-        state, saved_groups, flush = _parts_of(state_dict)
-        if len(saved_groups) != len(self._groups):
-            raise ValueError(
-                f"the state_dict has {len(saved_groups)} parameter groups, "
-                f"the optimizer {len(self._groups)}"
-            )
-        options, found = [], []
-        for i, (group, saved) in enumerate(zip(self._groups, saved_groups, strict=True)):
-            where = f"param_groups[{i}] of the state_dict"
-            ours, theirs = set(group.core.names), set(saved["params"])
-            found += [f"{name!r} is not in {where}" for name in sorted(ours - theirs)]
-            found += [f"{name!r} is in {where} only" for name in sorted(theirs - ours)]
-            if ours != theirs:
-                continue
-            parsed = parse_options({k: v for k, v in saved.items() if k != "params"}, where)
-            if missing := [key for key in self.defaults if key not in parsed]:
-                raise ValueError(f"{where} lacks {', '.join(missing)}")
-            group.validate(parsed, flush)
-            options.append(parsed)
-            found += group.differences(parsed, state)
-        if found:
-            raise ValueError(
-                "the saved state does not fit (names come from the structure of the parameters, "
-                "and the names of groups):\n  " + "\n  ".join(found)
-            )
-
-        with claimed(self._stepper):
-            self._stepper.flush_denormals = flush
-            for group, parsed in zip(self._groups, options, strict=True):
-                group.load(parsed, state)
+        Loading(self._stepper, self._groups, state_dict).apply()
 
     def __repr__(self) -> str:
-        rest = f"flush_denormals={self.flush_denormals}, threads={self.threads}"
+        settings = settings_of(self._stepper) | {"threads": self.threads}
+        rest = ", ".join(
+            f"{name}={value!r}"
+            for name, value in settings.items()
+            if name in ("flush_denormals", "threads") or value not in (None, "propagate")
+        )
         if not self._grouped:
             return f"RMSProp({self._groups[0].summary()}; {rest})"
         groups = "".join(f"  {group.name!r}: {group.summary()}\n" for group in self._groups)
@@ -381,8 +590,9 @@ class RMSProp:
             {**group, "name": group.name} if self._grouped else dict(group)
             for group in self._groups
         ]
+        settings = settings_of(self._stepper) | {"threads": self.threads}
         return {
-            "build": (specs, self._grouped, self.defaults, self.flush_denormals, self.threads),
+            "build": (specs, self._grouped, self.defaults, settings),
             "grads": self._grads,
             "state_dict": self.state_dict(),
             "attributes": {k: v for k, v in vars(self).items() if k not in _OWN_ATTRIBUTES},
@@ -397,25 +607,10 @@ class RMSProp:
 
 #: What a pickle rebuilds; the rest are attributes of a subclass or of a user.
 _OWN_ATTRIBUTES = {"defaults", "_stepper", "_groups", "_grads", "_grouped"}
-_SETTABLE = ("lr", "threads", "flush_denormals")
-
-
-def _parts_of(state_dict: Any) -> tuple[dict[str, Any], list[Any], bool]:
-    """The three parts of a state_dict, or a `ValueError` that says what it is instead."""
-    keys = ("state", "param_groups", "flush_denormals")
-    if not isinstance(state_dict, Mapping) or any(key not in state_dict for key in keys):
-        got = (
-            f"a dict of {', '.join(map(str, state_dict))}"
-            if isinstance(state_dict, Mapping)
-            else f"a {type(state_dict).__name__}"
-        )
-        raise ValueError(f"a state_dict of RMSProp has the keys {', '.join(keys)}; this is {got}")
-    state, groups, flush = (state_dict[key] for key in keys)
-    if not isinstance(state, Mapping) or not isinstance(groups, (list, tuple)):
-        raise ValueError("in a state_dict of RMSProp, state is a dict and param_groups a list")
-    if not all(isinstance(group, Mapping) and "params" in group for group in groups):
-        raise ValueError("in a state_dict of RMSProp, param_groups are dicts with the key 'params'")
-    return dict(state), list(groups), as_flag("flush_denormals", flush)
+_SETTABLE = (
+    *("lr", "threads", "flush_denormals"),
+    *("max_grad_norm", "max_grad_value", "on_nonfinite"),
+)
 
 
 def _is_group(item: object) -> bool:

@@ -6,7 +6,7 @@ Their bounds are checked below, in the C++ library, which knows the arrays' dtyp
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat, TypeAlias
 
 import numpy as np
@@ -15,10 +15,20 @@ from fused_rmsprop import _core
 
 #: What a user may give for a number: a float, an int, a NumPy scalar, a 0-d array.
 Number: TypeAlias = SupportsFloat
+#: Or for one that may change: a function of the number of completed steps, which returns it.
+Schedulable: TypeAlias = SupportsFloat | Callable[[int], SupportsFloat]
 
-NUMBERS = ("lr", "alpha", "eps", "weight_decay", "momentum")
-FLAGS = ("centered", "nesterov", "maximize")
+SCHEDULABLE = ("lr", "weight_decay", "momentum")
+NUMBERS = ("lr", "alpha", "eps", "weight_decay", "momentum", "ema_decay", "initial_square_avg")
+FLAGS = (
+    *("centered", "nesterov", "maximize", "eps_inside_sqrt", "lr_in_momentum"),
+    *("decoupled_weight_decay", "bias_correction"),
+)
 OPTIONS = (*NUMBERS, *FLAGS)
+#: What the state started from decides what it means: these stay as they are.
+FIXED = ("initial_square_avg", "bias_correction")
+
+ON_NONFINITE = ("propagate", "skip", "raise")
 
 # float() takes them, but nobody means a number by them.
 _NOT_NUMBERS = (bool, np.bool_, str, bytes, bytearray)
@@ -57,11 +67,35 @@ def as_threads(value: Any) -> int:
     )
 
 
+def as_limit(name: str, value: Any) -> float | None:
+    """A number > 0, infinity included, or None, or an error that names the option."""
+    if value is None:
+        return None
+    number = as_number(name, value)
+    if not number > 0:
+        raise ValueError(f"{name} must be > 0, or None for no limit, got {number}")
+    return number
+
+
+def as_on_nonfinite(value: Any) -> str:
+    """One of the three words, or a `ValueError`."""
+    if isinstance(value, str) and value in ON_NONFINITE:
+        return value
+    raise ValueError(
+        f"on_nonfinite must be one of {', '.join(map(repr, ON_NONFINITE))}, got {value!r}"
+    )
+
+
 def parse_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Convert every option to a float or a bool; refuse names that are not options'."""
+    """Convert every option to a float or a bool; refuse names that are not options'.
+
+    Functions of the step remain what they are.
+    """
     parsed: dict[str, Any] = {}
     for name, value in options.items():
-        if name in NUMBERS:
+        if name in SCHEDULABLE and callable(value):
+            parsed[name] = value
+        elif name in NUMBERS:
             parsed[name] = as_number(name, value)
         elif name in FLAGS:
             parsed[name] = as_flag(name, value)
@@ -72,6 +106,23 @@ def parse_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     return parsed
 
 
+def scheduled(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the options that are functions of the step."""
+    return tuple(name for name in SCHEDULABLE if callable(options[name]))
+
+
+def options_at(options: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The options after ``step`` completed steps: numbers in the place of functions."""
+    values = dict(options)
+    for name in scheduled(options):
+        values[name] = as_number(f"{name}({step})", options[name](step))
+    if "momentum" in scheduled(options) and values["momentum"] == 0:
+        values["nesterov"] = False  # there is nothing to look ahead along at this step
+    return values
+
+
 def core_options(options: Mapping[str, Any]) -> _core.Options:
-    """The same options as the core takes them."""
-    return _core.Options(**{name: options[name] for name in OPTIONS})
+    """The same options, all of them numbers and flags, as the core takes them."""
+    return _core.Options(
+        **{name: options[name] for name in OPTIONS if name != "initial_square_avg"}
+    )

@@ -11,10 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import OPTIONS, core_options, parse_options
+from fused_rmsprop.options import (
+    FIXED,
+    OPTIONS,
+    core_options,
+    options_at,
+    parse_options,
+    scheduled,
+)
 
 Array = NDArray[Any]
 State = Mapping[str, Array]
+
+#: What there can be beside a parameter, in the core's order; the last is not shown to users.
+_KINDS = ("square_avg", "momentum_buffer", "grad_avg", "param_avg", "grad_sum")
 
 
 def zeros_in_order_of(param: Array) -> Array:
@@ -41,9 +51,9 @@ def snapshot(nest: Any) -> Any:
 
 
 @contextmanager
-def claimed(stepper: _core.Stepper) -> Iterator[None]:
-    """Keep other threads from stepping or changing the optimizer meanwhile."""
-    stepper.acquire()
+def claimed(stepper: _core.Stepper, why: str = "") -> Iterator[None]:
+    """Keep others from stepping or changing the optimizer meanwhile; ``why`` tells them."""
+    stepper.acquire(why)
     try:
         yield
     finally:
@@ -57,18 +67,7 @@ class ParamGroup(MutableMapping[str, Any]):
     at once; a refused change leaves everything as it was. `update` changes several together.
     """
 
-    __slots__ = (
-        "_grad_avg",
-        "_momentum_buffer",
-        "_name",
-        "_options",
-        "_params",
-        "_square_avg",
-        "_stepper",
-        "_where",
-        "core",
-        "state",
-    )
+    __slots__ = ("_arrays", "_name", "_options", "_params", "_stepper", "_where", "core", "state")
     __eq__ = object.__eq__  # identity, as arrays have no truth value to compare by
     __hash__ = object.__hash__
 
@@ -88,13 +87,12 @@ class ParamGroup(MutableMapping[str, Any]):
         self._stepper = stepper
         self._options = parse_options(options, where)
         self.core = _core.Group(params, root, name)
-        self.validate(self._options, stepper.flush_denormals)
-        self._square_avg = self._zeros()
-        self._momentum_buffer = self._zeros() if self._options["momentum"] > 0 else None
-        self._grad_avg = self._zeros() if self._options["centered"] else None
+        self.validate(self._options, stepper.flush_denormals, stepper.step_count)
+        #: The arrays of every kind of state, one per parameter.
+        self._arrays: dict[str, list[Array]] = {"square_avg": self._initial_square_avg()}
         #: The state of each parameter by its name; see `RMSProp.state`.
         self.state: dict[str, State] = {}
-        self._use(self._options, self._square_avg, self._momentum_buffer, self._grad_avg)
+        self.commit(self._options)
 
     @property
     def name(self) -> str:
@@ -120,8 +118,12 @@ class ParamGroup(MutableMapping[str, Any]):
         return f"ParamGroup({self.summary()})"
 
     def summary(self) -> str:
-        """The options and the size, for a `repr`."""
-        options = ", ".join(f"{key}={value!r}" for key, value in self._options.items())
+        """The main options, those in use of the others, and the size, for a `repr`."""
+        options = ", ".join(
+            f"{key}={value!r}"
+            for key, value in self._options.items()
+            if key in ("lr", "alpha", "eps") or value
+        )
         arrays = self.core.arrays
         elements = sum(array.size for array in arrays)
         plural = "" if len(arrays) == 1 else "s"
@@ -136,105 +138,212 @@ class ParamGroup(MutableMapping[str, Any]):
         """A copy of the options, without the arrays."""
         return dict(self._options)
 
-    # What follows is for RMSProp, which has claimed the stepper when it calls commit() and load().
+    def current(self) -> dict[str, Any]:
+        """The options of the next step: numbers in the place of functions of the step."""
+        return options_at(self._options, self._stepper.step_count)
+
+    @property
+    def state_nbytes(self) -> int:
+        """The bytes of all state arrays."""
+        return sum(array.nbytes for arrays in self._arrays.values() for array in arrays)
+
+    # What follows is for RMSProp, which has claimed the stepper when it calls what changes things.
 
     def checked(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The options after ``changes``, or the error that `update` would raise."""
         if "params" in changes:
             raise ValueError("the arrays of a group cannot be replaced; add_param_group adds some")
         options = self._options | parse_options(changes, self._where)
-        self.validate(options, self._stepper.flush_denormals)
+        for name in FIXED:
+            if options[name] != self._options[name]:
+                raise ValueError(
+                    f"{self._where}: {name} is fixed, because the state began with it; "
+                    "make a new optimizer"
+                )
+        self.validate(options, self._stepper.flush_denormals, self._stepper.step_count)
         return options
 
-    def validate(self, options: Mapping[str, Any], flush_denormals: bool) -> None:
+    def validate(self, options: Mapping[str, Any], flush_denormals: bool, step: int) -> None:
         """Raise a `ValueError` that names the group unless the options suit its arrays."""
         try:
-            self.core.validate(core_options(options), flush_denormals)
+            values = options_at(options, step)
+            self.core.validate(core_options(values), flush_denormals)
+            start = values["initial_square_avg"]
+            for dtype in {array.dtype for array in self.core.arrays}:
+                if not 0 <= start <= np.finfo(dtype).max:
+                    raise ValueError(
+                        f"initial_square_avg must be >= 0 and finite in {dtype}, got {start}"
+                    )
+            if values["bias_correction"] and start != 0:
+                raise ValueError(
+                    "bias_correction divides out the zeros that square_avg starts from: it has no "
+                    f"meaning with initial_square_avg={start}"
+                )
         except ValueError as error:
             raise ValueError(f"{self._where}: {error}") from None
 
+    def follow_schedules(self) -> None:
+        """Set the options that are functions of the step to their values for the next one."""
+        if scheduled(self._options):
+            with claimed(self._stepper):
+                step = self._stepper.step_count
+                self.validate(self._options, self._stepper.flush_denormals, step)
+                self.core.set_options(core_options(options_at(self._options, step)))
+
     def commit(self, options: dict[str, Any]) -> None:
         """Use ``options``, which were checked; allocate the state that they newly need."""
-        square_avg, momentum_buffer = self._square_avg, self._momentum_buffer
-        grad_avg = self._grad_avg
-        if options["momentum"] > 0 and momentum_buffer is None:
-            momentum_buffer = self._zeros()
-        if options["centered"] and grad_avg is None:
+        arrays = dict(self._arrays)
+        if _needs(options)["momentum_buffer"] and "momentum_buffer" not in arrays:
+            arrays["momentum_buffer"] = self._zeros()
+        if options["centered"] and "grad_avg" not in arrays:
             # The variance about an average of zero is square_avg: it goes on in the same array.
-            grad_avg = self._zeros()
-        if not options["centered"] and grad_avg is not None:
+            arrays["grad_avg"] = self._zeros()
+        if not options["centered"] and (grad_avg := arrays.pop("grad_avg", None)) is not None:
             with np.errstate(all="ignore"):
-                square_avg = [v + m * m for v, m in zip(square_avg, grad_avg, strict=True)]
-            grad_avg = None
-        if momentum_buffer is self._momentum_buffer and grad_avg is self._grad_avg:
-            self.core.set_options(core_options(options))
-            self._options = options
-        else:
-            self._use(options, square_avg, momentum_buffer, grad_avg)
+                arrays["square_avg"] = [
+                    v + m * m for v, m in zip(arrays["square_avg"], grad_avg, strict=True)
+                ]
+        if options["ema_decay"] == 0:
+            arrays.pop("param_avg", None)
+        elif "param_avg" not in arrays:
+            arrays["param_avg"] = self._filled(self.core.arrays)
+        self._use(options, arrays)
+
+    def need_grad_sum(self) -> None:
+        """Allocate what `RMSProp.accumulate` adds to, unless it is there."""
+        if "grad_sum" not in self._arrays:
+            self._use(self._options, {**self._arrays, "grad_sum": self._zeros()})
+
+    @contextmanager
+    def swapped_averages(self) -> Iterator[None]:
+        """Exchange the parameters' values with their averages', for the time being."""
+        # Views: they stay writable whatever is done to the array objects meanwhile.
+        arrays = [array.view() for array in self.core.arrays if "param_avg" in self._arrays]
+        for array, what in zip(arrays, self.core.names, strict=False):
+            if not array.flags.writeable:
+                raise ValueError(f"the parameter {what!r} has become read-only")
+
+        def swap() -> None:
+            for array, average in zip(arrays, self._arrays.get("param_avg", ()), strict=True):
+                kept = array.copy(order="K")
+                array[...] = average
+                average[...] = kept
+
+        swap()
+        try:
+            yield
+        finally:
+            swap()
 
     def _zeros(self) -> list[Array]:
         return [zeros_in_order_of(array) for array in self.core.arrays]
 
-    def _use(
-        self,
-        options: dict[str, Any],
-        square_avg: list[Array],
-        momentum_buffer: list[Array] | None,
-        grad_avg: list[Array] | None,
-    ) -> None:
-        self.core.configure(core_options(options), square_avg, momentum_buffer, grad_avg)
+    def _filled(self, values: list[Array]) -> list[Array]:
+        """New arrays in the order of the parameters with these values."""
+        arrays = self._zeros()
+        for array, value in zip(arrays, values, strict=True):
+            array[...] = value
+        return arrays
+
+    def _initial_square_avg(self) -> list[Array]:
+        arrays = self._zeros()
+        if start := self._options["initial_square_avg"]:
+            for array in arrays:
+                array[...] = start
+        return arrays
+
+    def _use(self, options: dict[str, Any], arrays: dict[str, list[Array]]) -> None:
+        core = core_options(options_at(options, self._stepper.step_count))
+        if self.state and all(arrays.get(k) is self._arrays.get(k) for k in _KINDS):
+            self.core.set_options(core)
+            self._options = options
+            return
+        self.core.configure(core, [arrays.get(kind) for kind in _KINDS])
         self._options = options
-        self._square_avg = square_avg
-        self._momentum_buffer = momentum_buffer
-        self._grad_avg = grad_avg
+        self._arrays = arrays
         steps = self.core.steps
         for i, name in enumerate(self.core.names):
             # Views: whatever a user does to these array objects, the memory stays where it is.
             state: dict[str, Array] = {"step": steps[i : i + 1].reshape(())}
-            state["variance" if options["centered"] else "square_avg"] = square_avg[i].view()
-            if momentum_buffer is not None:
-                state["momentum_buffer"] = momentum_buffer[i].view()
-            if grad_avg is not None:
-                state["grad_avg"] = grad_avg[i].view()
+            for kind in _KINDS[:-1]:
+                if kind in arrays:
+                    key = "variance" if kind == "square_avg" and options["centered"] else kind
+                    state[key] = arrays[kind][i].view()
             self.state[name] = MappingProxyType(state)
+
+    def saved_state(self) -> dict[str, dict[str, Array]]:
+        """Copies of the state of each parameter by its name, with what has been accumulated."""
+        saved = {
+            name: {key: array.copy() for key, array in state.items()}
+            for name, state in self.state.items()
+        }
+        for i, (name, terms) in enumerate(zip(self.core.names, self.core.terms, strict=True)):
+            if terms > 0:
+                saved[name]["grad_sum"] = self._arrays["grad_sum"][i].copy()
+        return saved
 
     def differences(self, options: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
         """What keeps a saved state (leaf name to state) from being loaded with ``options``."""
-        needed = {"step", "variance" if options["centered"] else "square_avg"}
-        needed |= {"momentum_buffer"} if options["momentum"] > 0 else set()
-        needed |= {"grad_avg"} if options["centered"] else set()
+        needed = {"step"} | {kind for kind, need in _needs(options).items() if need}
+        if options["centered"]:
+            needed = needed - {"square_avg"} | {"variance"}
         found = []
         for name, array in zip(self.core.names, self.core.arrays, strict=True):
             state = saved.get(name)
             if not isinstance(state, Mapping):
                 found.append(f"state[{name!r}] is missing")
                 continue
-            for key in sorted(needed | (state.keys() & {"momentum_buffer"})):
+            for key in sorted(needed | (state.keys() & {"momentum_buffer", "grad_sum"})):
                 where = f"state[{name!r}][{key!r}]"
                 if key not in state:
                     found.append(f"{where} is missing")
                 elif key == "step":
                     if not _is_count(state[key]):
                         found.append(f"{where} is {state[key]!r}, not a number of steps")
-                elif not isinstance(state[key], np.ndarray):
-                    found.append(f"{where} is a {type(state[key]).__name__}, not an array")
-                elif (state[key].dtype, state[key].shape) != (array.dtype, array.shape):
-                    found.append(
-                        f"{where} is {state[key].dtype} of shape {state[key].shape}, "
-                        f"the parameter {array.dtype} of shape {array.shape}"
-                    )
+                else:
+                    found += different(where, state[key], array)
         return found
 
     def load(self, options: dict[str, Any], saved: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over options and state in which `differences` found nothing wrong."""
         names = self.core.names
-        with_momentum = all("momentum_buffer" in saved[name] for name in names)
-        momentum_buffer = (self._momentum_buffer or self._zeros()) if with_momentum else None
-        grad_avg = (self._grad_avg or self._zeros()) if options["centered"] else None
-        self._use(options, self._square_avg, momentum_buffer, grad_avg)
+        wanted = {kind for kind, need in _needs(options).items() if need}
+        if all("momentum_buffer" in saved[name] for name in names):
+            wanted.add("momentum_buffer")
+        if any("grad_sum" in saved[name] for name in names):
+            wanted.add("grad_sum")
+        arrays = {kind: self._arrays.get(kind) or self._zeros() for kind in wanted}
+        self._use(options, arrays)
         for name in names:
             for key, array in self.state[name].items():
                 array[...] = saved[name][key]
+        self.core.terms = [int("grad_sum" in saved[name]) for name in names]
+        for i, name in enumerate(names):
+            if "grad_sum" in saved[name]:
+                arrays["grad_sum"][i][...] = saved[name]["grad_sum"]
+
+
+def different(where: str, saved: Any, array: Array) -> list[str]:
+    """What keeps a saved array from being loaded into, or beside, a parameter; at most one line."""
+    if not isinstance(saved, np.ndarray):
+        return [f"{where} is a {type(saved).__name__}, not an array"]
+    if (saved.dtype, saved.shape) != (array.dtype, array.shape):
+        return [
+            f"{where} is {saved.dtype} of shape {saved.shape}, "
+            f"the parameter {array.dtype} of shape {array.shape}"
+        ]
+    return []
+
+
+def _needs(options: Mapping[str, Any]) -> dict[str, bool]:
+    """Which kinds of state the options cannot do without."""
+    momentum = options["momentum"]
+    return {
+        "square_avg": True,
+        "momentum_buffer": callable(momentum) or momentum > 0,
+        "grad_avg": options["centered"],
+        "param_avg": options["ema_decay"] > 0,
+    }
 
 
 def _is_count(value: Any) -> bool:

@@ -184,17 +184,17 @@ class RMSprop(torch.optim.RMSprop):
         grad_scale = 1.0 if loss_scale is None else 1.0 / loss_scale.item()
 
         given = [tuple(group[name] for name in _OPTIONS) for group in self.param_groups]
-        if (given, grad_scale) != self._given:
-            self._options = [_kernel_options(group, grad_scale) for group in self.param_groups]
+        if given != self._given:
+            self._options = [_kernel_options(group) for group in self.param_groups]
             self._suits = self._find_suits(self._options)
             # A tensor's value can change without anyone noticing: it is read at every step.
             tensors = any(isinstance(value, torch.Tensor) for values in given for value in values)
-            self._given = None if tensors else (given, grad_scale)
+            self._given = None if tensors else given
         options, suits = self._options, self._suits
         lists = [group["params"] for group in self.param_groups]
         # Both are false where anything is not as it was when the kernel was told of it.
         if suits == self._plan and not any(self._for_torch):
-            if self._stepper.step(lists, self.state, options):
+            if self._stepper.step(lists, self.state, options, grad_scale):
                 return loss
         elif suits == self._plan and not self._stepper.read(lists, self.state, options):
             self._plan = None
@@ -205,11 +205,11 @@ class RMSprop(torch.optim.RMSprop):
         for group, params in zip(self.param_groups, self._for_torch, strict=True):
             if params:
                 self._step_by_torch({**group, "params": params}, grad_scale)
-        if not self._stepper.step(lists, self.state, options):
+        if not self._stepper.step(lists, self.state, options, grad_scale):
             if not any(self._for_torch):
                 raise RuntimeError("parameters or their state changed during the step")
             self._assign(suits)  # torch's part made new state
-            if not self._stepper.step(lists, self.state, options):
+            if not self._stepper.step(lists, self.state, options, grad_scale):
                 raise RuntimeError("parameters or their state changed during the step")
         return loss
 
@@ -334,7 +334,7 @@ def _in_order(param: Any, tensor: Any) -> Any:
     return torch.empty_like(param, memory_format=torch.preserve_format).copy_(tensor)
 
 
-def _kernel_options(group: dict[str, Any], grad_scale: float) -> _core.Options:
+def _kernel_options(group: dict[str, Any]) -> _core.Options:
     return _core.Options(
         lr=float(group["lr"]),
         alpha=float(group["alpha"]),
@@ -344,7 +344,11 @@ def _kernel_options(group: dict[str, Any], grad_scale: float) -> _core.Options:
         centered=bool(group["centered"]),
         nesterov=bool(group["nesterov"]),
         maximize=bool(group["maximize"]),
-        grad_scale=grad_scale,
+        eps_inside_sqrt=False,
+        lr_in_momentum=False,
+        decoupled_weight_decay=False,
+        bias_correction=False,
+        ema_decay=0.0,
     )
 
 

@@ -7,42 +7,71 @@
 
 namespace reference {
 
+namespace {
+
+/// By repeated squaring, so that no library's pow() decides on the bits.
+double power(double base, std::uint64_t n) {
+    double result = 1;
+    for (std::uint64_t bit = 0; bit < 64; ++bit) {
+        if (n >> bit & 1)
+            result = result * base;
+        base = base * base;
+    }
+    return result;
+}
+
+} // namespace
+
 template <typename T>
-void step(State<T> &state, std::span<const T> grad, const fused_rmsprop::Options &options) {
+void step(State<T> &state, std::span<const T> grad, const fused_rmsprop::Options &options,
+          const fused_rmsprop::Gradients &gradients) {
     // Every scalar is computed in double and rounded once.
-    const T lr = static_cast<T>(options.lr), eps = static_cast<T>(options.eps);
-    const T weight_decay = static_cast<T>(options.weight_decay);
-    const T momentum = static_cast<T>(options.momentum);
-    const T alpha = static_cast<T>(options.alpha);
-    const T one_minus_alpha = static_cast<T>(1 - options.alpha);
-    const T alpha_one_minus_alpha = static_cast<T>(options.alpha * (1 - options.alpha));
+    const auto rounded = [](double value) { return static_cast<T>(value); };
+    ++state.steps;
+    double alpha = options.alpha;
+    if (options.bias_correction)
+        alpha = alpha * (1 - power(alpha, state.steps - 1)) / (1 - power(alpha, state.steps));
+    const T scale = rounded(gradients.grad_scale * gradients.clip_factor);
+    const T limit = rounded(gradients.max_grad_value * gradients.clip_factor);
 
     for (std::size_t i = 0; i < grad.size(); ++i) {
         T &p = state.param[i], &v = state.square_avg[i];
-        T &b = state.momentum_buffer[i], &m = state.grad_avg[i];
-        T g = grad[i];
+        T &b = state.momentum_buffer[i], &m = state.grad_avg[i], &average = state.param_avg[i];
+        T g = scale * grad[i];
+        if (g < -limit)
+            g = -limit;
+        if (g > limit)
+            g = limit;
 
         if (options.maximize)
             g = -g;
-        if (options.weight_decay != 0)
-            g = g + weight_decay * p;
+        if (options.weight_decay != 0) {
+            if (options.decoupled_weight_decay)
+                p = p - rounded(options.lr * options.weight_decay) * p;
+            else
+                g = g + rounded(options.weight_decay) * p;
+        }
         if (options.centered) {
             const T d = g - m;
-            v = alpha * v + alpha_one_minus_alpha * (d * d);
-            m = alpha * m + one_minus_alpha * g;
+            v = rounded(alpha) * v + rounded(alpha * (1 - alpha)) * (d * d);
+            m = rounded(alpha) * m + rounded(1 - alpha) * g;
         } else {
-            v = alpha * v + one_minus_alpha * (g * g);
+            v = rounded(alpha) * v + rounded(1 - alpha) * (g * g);
         }
-        const T den = std::sqrt(v) + eps;
+        const T eps = rounded(options.eps), lr = rounded(options.lr);
+        const T den = options.eps_inside_sqrt ? std::sqrt(v + eps) : std::sqrt(v) + eps;
+        const T momentum = rounded(options.momentum);
         if (options.momentum == 0) {
             p = p - lr * g / den;
-            continue;
+        } else if (options.lr_in_momentum) {
+            b = momentum * b + lr * g / den;
+            p = options.nesterov ? p - (lr * g / den + momentum * b) : p - b;
+        } else {
+            b = momentum * b + g / den;
+            p = options.nesterov ? p - lr * (g / den + momentum * b) : p - lr * b;
         }
-        b = momentum * b + g / den;
-        if (options.nesterov)
-            p = p - lr * (g / den + momentum * b);
-        else
-            p = p - lr * b;
+        if (options.ema_decay > 0)
+            average = rounded(options.ema_decay) * average + rounded(1 - options.ema_decay) * p;
     }
 }
 
@@ -56,8 +85,10 @@ bool same_bits(std::span<const T> a, std::span<const T> b) {
     return true;
 }
 
-template void step(State<float> &, std::span<const float>, const fused_rmsprop::Options &);
-template void step(State<double> &, std::span<const double>, const fused_rmsprop::Options &);
+template void step(State<float> &, std::span<const float>, const fused_rmsprop::Options &,
+                   const fused_rmsprop::Gradients &);
+template void step(State<double> &, std::span<const double>, const fused_rmsprop::Options &,
+                   const fused_rmsprop::Gradients &);
 template bool same_bits(std::span<const float>, std::span<const float>);
 template bool same_bits(std::span<const double>, std::span<const double>);
 

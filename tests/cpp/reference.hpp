@@ -13,20 +13,22 @@ namespace reference {
 /// A parameter and all state that any option needs.
 template <typename T>
 struct State {
-    std::vector<T> param, square_avg, momentum_buffer, grad_avg;
+    std::vector<T> param, square_avg, momentum_buffer, grad_avg, param_avg;
+    std::uint64_t steps = 0;
 
     explicit State(std::vector<T> start)
         : param(std::move(start)), square_avg(param.size()), momentum_buffer(param.size()),
-          grad_avg(param.size()) {}
+          grad_avg(param.size()), param_avg(param) {}
 
     fused_rmsprop::Arrays<T> arrays(std::span<const T> grad) {
-        return {param, grad, square_avg, momentum_buffer, grad_avg};
+        return {param, grad, square_avg, momentum_buffer, grad_avg, param_avg, steps};
     }
 };
 
 /// One step, in the floating-point environment of the caller.
 template <typename T>
-void step(State<T> &state, std::span<const T> grad, const fused_rmsprop::Options &options);
+void step(State<T> &state, std::span<const T> grad, const fused_rmsprop::Options &options,
+          const fused_rmsprop::Gradients &gradients = {});
 
 /// Whether two arrays have the same bits, where any NaN counts as any other: IEEE 754 leaves a
 /// NaN's sign and payload open.
@@ -39,7 +41,8 @@ bool same_bits(const State<T> &a, const State<T> &b) {
         return same_bits<T>(x, y);
     };
     return same(a.param, b.param) && same(a.square_avg, b.square_avg) &&
-           same(a.momentum_buffer, b.momentum_buffer) && same(a.grad_avg, b.grad_avg);
+           same(a.momentum_buffer, b.momentum_buffer) && same(a.grad_avg, b.grad_avg) &&
+           same(a.param_avg, b.param_avg);
 }
 
 } // namespace reference

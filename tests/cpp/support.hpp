@@ -1,6 +1,7 @@
 // What several tests share: random arrays, the instruction sets to try, the options to combine.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <random>
 #include <string>
@@ -39,29 +40,40 @@ void for_each_instruction_set(const Body &body) {
     }
 }
 
-/// Every combination of terms that the formula can have.
+/// Every combination of terms that the formula can have, each loop of the kernels among them, with
+/// all values of what does not choose the loop.
 inline std::vector<fused_rmsprop::Options> all_options() {
     std::vector<fused_rmsprop::Options> all;
-    for (const double weight_decay : {0.0, 0.07})
+    for (const double weight_decay : {0.0, 0.07, -0.07}) // negative: decoupled
         for (const bool centered : {false, true})
-            for (const double momentum : {0.0, 0.81})
-                for (const bool nesterov : {false, true})
-                    for (const bool maximize : {false, true})
-                        if (momentum > 0 || !nesterov)
-                            all.push_back({.lr = 0.013,
-                                           .alpha = 0.93,
-                                           .eps = 1e-7,
-                                           .weight_decay = weight_decay,
-                                           .momentum = momentum,
-                                           .centered = centered,
-                                           .nesterov = nesterov,
-                                           .maximize = maximize});
+            for (const bool eps_inside_sqrt : {false, true})
+                for (const double momentum : {0.0, 0.81, -0.81}) { // negative: nesterov
+                    const std::size_t i = all.size();
+                    all.push_back({.lr = 0.013,
+                                   .alpha = 0.93,
+                                   .eps = 1e-7,
+                                   .weight_decay = std::abs(weight_decay),
+                                   .momentum = std::abs(momentum),
+                                   .centered = centered,
+                                   .nesterov = momentum < 0,
+                                   .maximize = i % 5 % 2 == 1,
+                                   .eps_inside_sqrt = eps_inside_sqrt,
+                                   .lr_in_momentum = i / 3 % 2 == 1,
+                                   .decoupled_weight_decay = weight_decay < 0,
+                                   .bias_correction = i % 7 % 2 == 1,
+                                   .ema_decay = i % 4 == 2 ? 0.9 : 0.0});
+                }
     return all;
 }
 
 inline std::string describe(const fused_rmsprop::Options &options) {
     return std::string(name(fused_rmsprop::instruction_set())) +
            (options.weight_decay > 0 ? " weight_decay" : "") +
+           (options.decoupled_weight_decay ? " decoupled" : "") +
            (options.centered ? " centered" : "") + (options.momentum > 0 ? " momentum" : "") +
-           (options.nesterov ? " nesterov" : "") + (options.maximize ? " maximize" : "");
+           (options.nesterov ? " nesterov" : "") + (options.maximize ? " maximize" : "") +
+           (options.eps_inside_sqrt ? " eps_inside_sqrt" : "") +
+           (options.lr_in_momentum ? " lr_in_momentum" : "") +
+           (options.bias_correction ? " bias_correction" : "") +
+           (options.ema_decay > 0 ? " ema" : "");
 }

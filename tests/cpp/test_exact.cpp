@@ -42,43 +42,48 @@ private:
 };
 
 template <typename T>
-using Gradients = std::vector<std::vector<T>>; // one for each step
+using GradientsOf = std::vector<std::vector<T>>; // one for each step
 
 /// Steps through the first `size` elements, with each array at another offset; true if all is well.
 template <typename T>
-bool steps_agree(const reference::State<T> &start, const Gradients<T> &grads,
+bool steps_agree(const reference::State<T> &start, const GradientsOf<T> &grads,
                  const reference::State<T> &expected, const Options &options,
-                 const Execution &execution, std::size_t size, std::size_t offset) {
+                 const Execution &execution, const Gradients &rules, std::size_t size,
+                 std::size_t offset) {
     const auto first = [&](const std::vector<T> &values) { return std::span(values).first(size); };
     Guarded<T> param(first(start.param), offset), square_avg(first(start.square_avg), offset / 2),
         momentum(first(start.momentum_buffer), 3 * offset % 16),
-        grad_avg(first(start.grad_avg), 7 * offset % 16);
+        grad_avg(first(start.grad_avg), 7 * offset % 16),
+        param_avg(first(start.param_avg), 11 * offset % 16);
 
     bool good = true;
+    std::uint64_t steps = 0;
     for (const auto &values : grads) {
         Guarded<T> grad(first(values), 5 * offset % 16);
         step(Arrays<T>{param.values(), grad.values(), square_avg.values(), momentum.values(),
-                       grad_avg.values()},
-             options, execution);
+                       grad_avg.values(), param_avg.values(), steps++},
+             options, execution, rules);
         good = good && grad.unharmed() && reference::same_bits<T>(grad.values(), first(values));
     }
     return good && param.unharmed() && square_avg.unharmed() && momentum.unharmed() &&
-           grad_avg.unharmed() && reference::same_bits<T>(param.values(), first(expected.param)) &&
+           grad_avg.unharmed() && param_avg.unharmed() &&
+           reference::same_bits<T>(param.values(), first(expected.param)) &&
            reference::same_bits<T>(square_avg.values(), first(expected.square_avg)) &&
            reference::same_bits<T>(momentum.values(), first(expected.momentum_buffer)) &&
-           reference::same_bits<T>(grad_avg.values(), first(expected.grad_avg));
+           reference::same_bits<T>(grad_avg.values(), first(expected.grad_avg)) &&
+           reference::same_bits<T>(param_avg.values(), first(expected.param_avg));
 }
 
 /// `sizes` and one or two threads, against the reference, for all options and instruction sets.
 template <typename T>
-void check(const std::vector<std::size_t> &sizes, const Gradients<T> &grads, bool flush_denormals,
-           const reference::State<T> &start) {
+void check(const std::vector<std::size_t> &sizes, const GradientsOf<T> &grads, bool flush_denormals,
+           const reference::State<T> &start, const Gradients &rules = {}) {
     for (const Options &options : all_options()) {
         auto expected = start; // of any length: its elements do not depend on each other
         {
             const ScopedFpEnvironment environment(flush_denormals);
             for (const auto &grad : grads)
-                reference::step<T>(expected, grad, options);
+                reference::step<T>(expected, grad, options, rules);
         }
         for_each_instruction_set([&] {
             for (const int threads : {1, 2}) {
@@ -89,7 +94,7 @@ void check(const std::vector<std::size_t> &sizes, const Gradients<T> &grads, boo
                                               {.threads = threads,
                                                .flush_denormals = flush_denormals,
                                                .serial_below_bytes = 0},
-                                              size, offset),
+                                              rules, size, offset),
                                   describe(options), ", size ", size, ", offset ", offset,
                                   ", threads ", threads);
                 }
@@ -146,12 +151,41 @@ TEST_CASE_TEMPLATE("exact: sizes around powers of two", T, float, double) {
 }
 
 TEST_CASE_TEMPLATE("exact: special values", T, float, double) {
-    Gradients<T> grads;
+    GradientsOf<T> grads;
     for (unsigned seed = 0; seed < 6; ++seed)
         grads.push_back(special_values<T>(1000, seed));
     const reference::State<T> start(random_values<T>(1000, 1));
     SUBCASE("subnormals kept") { check<T>({3, 517, 1000}, grads, false, start); }
     SUBCASE("subnormals flushed") { check<T>({3, 517, 1000}, grads, true, start); }
+    SUBCASE("limited") { check<T>({3, 517, 1000}, grads, true, start, {0.7, 0.9, 0.8}); }
+}
+
+TEST_CASE_TEMPLATE("exact: gradients scaled, limited and clipped", T, float, double) {
+    const GradientsOf<T> grads{random_values<T>(1500, 2), random_values<T>(1500, 3)};
+    const reference::State<T> start(random_values<T>(1500, 1));
+    const Gradients cases[] = {{.grad_scale = 0.3},
+                               {.max_grad_value = 0.5},
+                               {.grad_scale = -3, .max_grad_value = 0.5, .clip_factor = 0.7},
+                               {.clip_factor = 0}};
+    for (const Gradients &rules : cases)
+        check<T>({1, 3, 16, 255, 256, 257, 511, 512, 513, 1500}, grads, true, start, rules);
+}
+
+TEST_CASE_TEMPLATE("exact: an array from memory, block by block", T, float, double) {
+    constexpr std::size_t size = 700'001; // beyond what counts as in cache
+    const auto grad = random_values<T>(size, 2);
+    const Options options{.weight_decay = 0.01, .momentum = 0.9, .ema_decay = 0.99};
+    const Gradients rules{.grad_scale = 0.5, .max_grad_value = 1, .clip_factor = 0.9};
+    const reference::State<T> start(random_values<T>(size, 1));
+    auto expected = start;
+    reference::step<T>(expected, grad, options, rules);
+    for_each_instruction_set([&] {
+        for (const int threads : {1, 2}) {
+            auto state = start;
+            step(state.arrays(grad), options, {.threads = threads}, rules);
+            CHECK(same_bits(state, expected));
+        }
+    });
 }
 
 TEST_CASE_TEMPLATE("exact: zeros of both signs", T, float, double) {

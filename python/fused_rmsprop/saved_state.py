@@ -1,0 +1,128 @@
+"""The state of an optimizer apart from it: taken, checked against another, given to it.
+
+A state_dict has the keys ``"state"`` (name to arrays), ``"param_groups"`` (options, and the names
+as ``"params"``), ``"settings"`` and ``"counters"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fused_rmsprop import _core
+from fused_rmsprop.options import OPTIONS, as_flag, as_limit, as_on_nonfinite, parse_options
+from fused_rmsprop.param_group import ParamGroup, claimed
+
+COUNTERS = ("step_count", "skipped_steps", "accumulated")
+SETTINGS = ("flush_denormals", "max_grad_norm", "max_grad_value", "on_nonfinite")
+
+
+def settings_of(stepper: _core.Stepper) -> dict[str, Any]:
+    """What the optimizer was told that can change a result."""
+    value = stepper.max_grad_value
+    return {
+        "flush_denormals": stepper.flush_denormals,
+        "max_grad_norm": stepper.max_grad_norm,
+        "max_grad_value": None if value == np.inf else value,
+        "on_nonfinite": stepper.on_nonfinite,
+    }
+
+
+def parse_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same after checks, as the core takes them."""
+    limit = as_limit("max_grad_value", settings["max_grad_value"])
+    return {
+        "flush_denormals": as_flag("flush_denormals", settings["flush_denormals"]),
+        "max_grad_norm": as_limit("max_grad_norm", settings["max_grad_norm"]),
+        "max_grad_value": np.inf if limit is None else limit,
+        "on_nonfinite": as_on_nonfinite(settings["on_nonfinite"]),
+    }
+
+
+def state_dict_of(stepper: _core.Stepper, groups: Sequence[ParamGroup]) -> dict[str, Any]:
+    """A copy of everything but the parameters, while nobody changes it."""
+    with claimed(stepper):
+        return {
+            "state": {
+                name: state for group in groups for name, state in group.saved_state().items()
+            },
+            "param_groups": [group.options() | {"params": group.core.names} for group in groups],
+            "settings": settings_of(stepper),
+            "counters": {name: getattr(stepper, name) for name in COUNTERS},
+        }
+
+
+class Loading:
+    """A state_dict that was found to fit an optimizer; nothing is changed before `apply`."""
+
+    def __init__(
+        self, stepper: _core.Stepper, groups: Sequence[ParamGroup], state_dict: object
+    ) -> None:
+        self._stepper = stepper
+        self._groups = groups
+        self._state, saved_groups, settings, self._counters = _parts_of(state_dict)
+        self._settings = parse_settings(settings)
+        if len(saved_groups) != len(groups):
+            raise ValueError(
+                f"the state_dict has {len(saved_groups)} parameter groups, "
+                f"the optimizer {len(groups)}"
+            )
+        self._options: list[dict[str, Any]] = []
+        found: list[str] = []
+        for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+            where = f"param_groups[{i}] of the state_dict"
+            found += _other_names(group.core.names, saved["params"], where)
+            if found:
+                continue
+            parsed = parse_options({k: v for k, v in saved.items() if k != "params"}, where)
+            if missing := [key for key in OPTIONS if key not in parsed]:
+                raise ValueError(f"{where} lacks {', '.join(missing)}")
+            group.validate(parsed, self._settings["flush_denormals"], self._counters["step_count"])
+            self._options.append(parsed)
+            found += group.differences(parsed, self._state)
+        if found:
+            raise ValueError(
+                "the saved state does not fit (names come from the structure of the parameters, "
+                "and the names of groups):\n  " + "\n  ".join(found)
+            )
+
+    def apply(self) -> None:
+        """Take over the options, the state, the settings and the counters."""
+        with claimed(self._stepper):
+            for name, value in {**self._settings, **self._counters}.items():
+                setattr(self._stepper, name, value)
+            for group, options in zip(self._groups, self._options, strict=True):
+                group.load(options, self._state)
+
+
+def _other_names(ours: Sequence[str], theirs: Sequence[str], where: str) -> list[str]:
+    found = [f"{name!r} is not in {where}" for name in sorted(set(ours) - set(theirs))]
+    return found + [f"{name!r} is in {where} only" for name in sorted(set(theirs) - set(ours))]
+
+
+def _parts_of(
+    state_dict: object,
+) -> tuple[dict[str, Any], list[Any], Mapping[str, Any], dict[str, int]]:
+    """The parts of a state_dict, or a `ValueError` that says what it is instead."""
+    keys = ("state", "param_groups", "settings", "counters")
+    if not isinstance(state_dict, Mapping) or any(key not in state_dict for key in keys):
+        got = (
+            f"a dict of {', '.join(map(str, state_dict))}"
+            if isinstance(state_dict, Mapping)
+            else f"a {type(state_dict).__name__}"
+        )
+        raise ValueError(f"a state_dict of RMSProp has the keys {', '.join(keys)}; this is {got}")
+    state, groups, settings, counters = (state_dict[key] for key in keys)
+    if not isinstance(state, Mapping) or not isinstance(groups, (list, tuple)):
+        raise ValueError("in a state_dict of RMSProp, state is a dict and param_groups a list")
+    if not all(isinstance(group, Mapping) and "params" in group for group in groups):
+        raise ValueError("in a state_dict of RMSProp, param_groups are dicts with the key 'params'")
+    for what, part, names in (("settings", settings, SETTINGS), ("counters", counters, COUNTERS)):
+        if not isinstance(part, Mapping) or set(part) != set(names):
+            raise ValueError(f"in a state_dict of RMSProp, {what} are {', '.join(names)}")
+    for name, count in counters.items():
+        if not isinstance(count, int) or count < 0:
+            raise ValueError(f"in a state_dict of RMSProp, {name} is an int >= 0, not {count!r}")
+    return dict(state), list(groups), settings, dict(counters)
