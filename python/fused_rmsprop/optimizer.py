@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import ChainMap
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from fused_rmsprop import _core
+from fused_rmsprop import _core, checkpoint
 from fused_rmsprop.options import (
+    FIXED,
     OPTIONS,
     Number,
     Schedulable,
@@ -23,8 +25,16 @@ from fused_rmsprop.options import (
     parse_options,
 )
 from fused_rmsprop.param_group import Array, ParamGroup, State, claimed
+from fused_rmsprop.param_specs import checked_container, is_group, is_list_of_groups
 from fused_rmsprop.presets import preset
-from fused_rmsprop.saved_state import Loading, settings_of, state_dict_of
+from fused_rmsprop.saved_state import (
+    SETTINGS,
+    Loading,
+    as_content,
+    from_content,
+    settings_of,
+    state_dict_of,
+)
 
 
 class RMSProp:
@@ -185,7 +195,7 @@ class RMSProp:
             "flush_denormals": flush_denormals,
             "threads": threads,
         }
-        grouped = _is_list_of_groups(params)
+        grouped = is_list_of_groups(params)
         specs = params if grouped else [{"params": params}]
         self._build(specs, grouped, defaults, settings)
         if not any(group.core.names for group in self._groups):
@@ -240,7 +250,7 @@ class RMSProp:
             options = {k: v for k, v in spec.items() if k not in ("params", "name")}
             group = ParamGroup(
                 self._stepper,
-                _checked_container(spec["params"], root),
+                checked_container(spec["params"], root),
                 self.defaults | options,
                 root=root,
                 name=name,
@@ -335,7 +345,7 @@ class RMSProp:
             which begins the names of its arrays in `state`; by default its index.
         """
         index = len(self._groups)
-        if not _is_group(param_group):
+        if not is_group(param_group):
             raise TypeError("a parameter group is a dict with the key 'params'")
         grouped, self._grouped = self._grouped, True
         try:
@@ -561,6 +571,78 @@ class RMSProp:
         """
         Loading(self._stepper, self._groups, state_dict).apply()
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the parameters and all that `load` needs to go on into one file.
+
+        A file that was there is replaced in the end, at once: a crash, whenever it comes, leaves
+        the old file or the new one, whole.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            Ends in ``.npz``, which `numpy.load` opens and holds no pickle, or in
+            ``.safetensors`` (``pip install 'fused-rmsprop[safetensors]'``). Parameters are in it
+            as ``params/<name>``, their state as ``state/<name>/<key>``.
+
+        Raises
+        ------
+        ValueError, ImportError, OSError
+            If the suffix is another, safetensors is not installed, or the file cannot be written.
+
+        Notes
+        -----
+        A schedule of `fused_rmsprop.schedules` is saved; of any other function only the fact,
+        and `load` asks for it. Bound gradients and `threads` are not saved.
+        """
+        state_dict = self.state_dict()
+        params = {
+            name: array
+            for group in self._groups
+            for name, array in zip(group.core.names, group.core.arrays, strict=True)
+        }
+        checkpoint.write(path, *as_content(state_dict, params, self.defaults))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], params: object, **options: Any) -> RMSProp:
+        """An optimizer that goes on from a file of `save`, bit for bit.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            The file.
+        params : like `params` of the class
+            Arrays with the names, shapes and dtypes of the saved ones, in the same groups. They
+            take over the saved values.
+        **options
+            Of the class, to be used instead of the saved ones; for all groups.
+
+        Returns
+        -------
+        RMSProp
+            With the saved state, options, settings and counters.
+
+        Raises
+        ------
+        ValueError
+            If the parameters or the state do not fit, with all differences; if the file is
+            damaged or no checkpoint (`fused_rmsprop.checkpoint.CheckpointError`); if an option
+            was saved as a function and is not given. No parameter has changed then.
+        OSError
+            If the file cannot be read.
+        """
+        arrays, metadata = checkpoint.read(path)
+        unsaved = {k: options.pop(k) for k in ("threads", "grads") if k in options}
+        if unknown := options.keys() - {*OPTIONS, *SETTINGS}:
+            raise TypeError(f"RMSProp.load has no argument {min(unknown)!r}")
+        if fixed := options.keys() & {*FIXED}:
+            raise ValueError(f"{min(fixed)} is fixed: the saved state began with it")
+        state_dict, saved_params, defaults = from_content(arrays, metadata, options)
+        if is_list_of_groups(params):
+            params = [{k: g[k] for k in ("params", "name") if k in g} for g in params]
+        opt = cls(params, **defaults, **state_dict["settings"], **unsaved)
+        Loading(opt._stepper, opt._groups, state_dict, saved_params).apply()
+        return opt
+
     def __repr__(self) -> str:
         settings = settings_of(self._stepper) | {"threads": self.threads}
         rest = ", ".join(
@@ -611,45 +693,3 @@ _SETTABLE = (
     *("lr", "threads", "flush_denormals"),
     *("max_grad_norm", "max_grad_value", "on_nonfinite"),
 )
-
-
-def _is_group(item: object) -> bool:
-    return isinstance(item, Mapping) and "params" in item
-
-
-def _is_list_of_groups(params: object) -> bool:
-    """Whether this is torch's list of dicts; an error if it only looks like one."""
-    if _has_options(params):
-        raise ValueError("parameter groups come in a list: [{'params': ..., 'lr': ...}]")
-    if not isinstance(params, (list, tuple)):
-        return False
-    if not any(_is_group(item) or _has_options(item) for item in params):
-        return False
-    for i, item in enumerate(params):
-        if not _is_group(item):
-            raise ValueError(
-                f"params[{i}] is not a parameter group, a dict with the key 'params', "
-                "but params looks like a list of such"
-            )
-    return True
-
-
-def _has_options(item: object) -> bool:
-    """Whether a dict has values that only a parameter group has: numbers under options' names."""
-    return isinstance(item, dict) and any(
-        isinstance(item.get(name), (int, float)) for name in OPTIONS
-    )
-
-
-def _checked_container(params: object, root: str) -> object:
-    """Refuse iterators and views, whose items gradients could not be matched with by position."""
-    if params is None or isinstance(params, (str, bytes)):
-        raise TypeError(f"{root} is {params!r}; pass an array, or a list, tuple or dict of arrays")
-    if isinstance(params, Iterable) and not isinstance(params, (list, tuple, dict)):
-        if not hasattr(params, "__array__"):
-            container = "dict" if isinstance(params, ItemsView) else "list"
-            raise TypeError(
-                f"{root} is a {type(params).__name__}; pass a list, tuple or dict of arrays, "
-                f"e.g. {container}({root})"
-            )
-    return params

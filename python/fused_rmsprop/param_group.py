@@ -170,7 +170,7 @@ class ParamGroup(MutableMapping[str, Any]):
             self.core.validate(core_options(values), flush_denormals)
             start = values["initial_square_avg"]
             for dtype in {array.dtype for array in self.core.arrays}:
-                if not 0 <= start <= np.finfo(dtype).max:
+                if not 0 <= start <= float(np.finfo(dtype).max):
                     raise ValueError(
                         f"initial_square_avg must be >= 0 and finite in {dtype}, got {start}"
                     )

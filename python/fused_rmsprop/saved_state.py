@@ -1,7 +1,8 @@
 """The state of an optimizer apart from it: taken, checked against another, given to it.
 
 A state_dict has the keys ``"state"`` (name to arrays), ``"param_groups"`` (options, and the names
-as ``"params"``), ``"settings"`` and ``"counters"``.
+as ``"params"``), ``"settings"`` and ``"counters"``. In a file it lies beside the parameters: arrays
+under ``params/<name>`` and ``state/<name>/<key>``, the rest as metadata.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 
 from fused_rmsprop import _core
 from fused_rmsprop.options import OPTIONS, as_flag, as_limit, as_on_nonfinite, parse_options
-from fused_rmsprop.param_group import ParamGroup, claimed
+from fused_rmsprop.param_group import Array, ParamGroup, claimed, different
+from fused_rmsprop.schedules.plain import as_plain, from_plain
 
 COUNTERS = ("step_count", "skipped_steps", "accumulated")
 SETTINGS = ("flush_denormals", "max_grad_norm", "max_grad_value", "on_nonfinite")
@@ -58,10 +60,15 @@ class Loading:
     """A state_dict that was found to fit an optimizer; nothing is changed before `apply`."""
 
     def __init__(
-        self, stepper: _core.Stepper, groups: Sequence[ParamGroup], state_dict: object
+        self,
+        stepper: _core.Stepper,
+        groups: Sequence[ParamGroup],
+        state_dict: object,
+        params: Mapping[str, Any] | None = None,
     ) -> None:
         self._stepper = stepper
         self._groups = groups
+        self._params = params
         self._state, saved_groups, settings, self._counters = _parts_of(state_dict)
         self._settings = parse_settings(settings)
         if len(saved_groups) != len(groups):
@@ -81,6 +88,9 @@ class Loading:
                 raise ValueError(f"{where} lacks {', '.join(missing)}")
             group.validate(parsed, self._settings["flush_denormals"], self._counters["step_count"])
             self._options.append(parsed)
+            if params is not None:
+                for name, array in zip(group.core.names, group.core.arrays, strict=True):
+                    found += different(f"the saved parameter {name!r}", params.get(name), array)
             found += group.differences(parsed, self._state)
         if found:
             raise ValueError(
@@ -89,12 +99,73 @@ class Loading:
             )
 
     def apply(self) -> None:
-        """Take over the options, the state, the settings and the counters."""
+        """Take over the options, the state, the settings, the counters and the parameters."""
         with claimed(self._stepper):
             for name, value in {**self._settings, **self._counters}.items():
                 setattr(self._stepper, name, value)
             for group, options in zip(self._groups, self._options, strict=True):
                 group.load(options, self._state)
+                if self._params is not None:
+                    for name, array in zip(group.core.names, group.core.arrays, strict=True):
+                        array[...] = self._params[name]
+
+
+def as_content(
+    state_dict: Mapping[str, Any], params: Mapping[str, Array], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays and the metadata of a file with all that; `from_content` takes it apart."""
+    arrays = {f"params/{name}": array for name, array in params.items()}
+    for name, entries in state_dict["state"].items():
+        arrays |= {f"state/{name}/{key}": array for key, array in entries.items()}
+    return arrays, {
+        "state": {name: list(entries) for name, entries in state_dict["state"].items()},
+        "param_groups": [
+            {"params": group["params"], "options": {k: as_plain(group[k]) for k in OPTIONS}}
+            for group in state_dict["param_groups"]
+        ],
+        "settings": state_dict["settings"],
+        "counters": state_dict["counters"],
+        "defaults": {name: as_plain(value) for name, value in defaults.items()},
+    }
+
+
+def from_content(
+    arrays: Mapping[str, Array], metadata: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Array], dict[str, Any]]:
+    """The state_dict, the parameters and the defaults, where ``overrides`` come before options."""
+
+    def options(saved: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: overrides[name] if name in overrides else _option_from_plain(name, value)
+            for name, value in saved.items()
+        }
+
+    groups = [
+        {"params": group["params"], **options(group["options"])}
+        for group in metadata["param_groups"]
+    ]
+    settings = {k: overrides.get(k, value) for k, value in metadata["settings"].items()}
+    state = {
+        name: {key: arrays[f"state/{name}/{key}"] for key in keys}
+        for name, keys in metadata["state"].items()
+    }
+    state_dict = {"state": state, "param_groups": groups, "settings": settings}
+    params = {name: arrays[f"params/{name}"] for name in state}
+    return (
+        {**state_dict, "counters": metadata["counters"]},
+        params,
+        options(metadata["defaults"]),
+    )
+
+
+def _option_from_plain(option: str, value: Any) -> Any:
+    try:
+        return from_plain(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{option} was saved as a function: {error}; pass it again, "
+            f"RMSProp.load(path, params, {option}=...)"
+        ) from None
 
 
 def _other_names(ours: Sequence[str], theirs: Sequence[str], where: str) -> list[str]:
