@@ -15,7 +15,10 @@ from reference import same_bits
 Array = NDArray[Any]
 EVERYTHING: dict[str, Any] = {
     "lr": schedules.Join(
-        [schedules.Linear(0.0, end_value=0.1, transition_steps=3), schedules.Cosine(0.1, transition_steps=9)],
+        [
+            schedules.Linear(0.0, end_value=0.1, transition_steps=3),
+            schedules.Cosine(0.1, transition_steps=9),
+        ],
         boundaries=[3],
     ),
     "alpha": 0.9,

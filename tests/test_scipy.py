@@ -185,6 +185,14 @@ def test_other_errors_of_a_callback_are_raised() -> None:
         minimize(callback=fail)
 
 
+@pytest.mark.parametrize(
+    "options", [{"weight_decay": 0.1, "decoupled_weight_decay": True}, {"weight_decay": float}]
+)
+def test_weight_decay_without_an_objective_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="has no objective to minimize"):
+        minimize(options=options)
+
+
 def test_a_learning_rate_by_the_step() -> None:
     steps: list[int] = []
 

@@ -30,7 +30,7 @@ def halved(step: int) -> float:
 
 
 def test_functions_of_the_step_give_the_bits_of_numbers() -> None:
-    functions: dict[str, Callable[[int], float]] = {
+    functions: dict[str, Any] = {
         "lr": schedules.Cosine(0.1, transition_steps=5),
         "momentum": lambda t: 0.5 + 0.05 * t,
         "weight_decay": lambda t: 0.01 * t,
@@ -43,7 +43,7 @@ def test_functions_of_the_step_give_the_bits_of_numbers() -> None:
         assert opt.lr == functions["lr"](t)
         g = draw(300)
         opt.step(g)
-        values = {name: function(t) for name, function in functions.items()}
+        values: dict[str, Any] = {name: function(t) for name, function in functions.items()}
         expected, state = rmsprop(expected, g, state, alpha=0.9, eps=1e-8, **values)
         assert same_bits(p, expected)
     assert opt.param_groups[0]["lr"] is functions["lr"]
@@ -61,12 +61,10 @@ def test_skipped_and_refused_steps_do_not_count() -> None:
     opt.step(np.full(3, np.nan, np.float32))
     with pytest.raises(ValueError, match="grads"):
         opt.step(draw(4))
-    seen.clear()
-    opt.step(draw(3))
-    assert set(seen) == {0}
-    seen.clear()
-    opt.step(draw(3))
-    assert set(seen) == {1}
+    for _ in range(3):
+        opt.step(draw(3))
+        assert opt.lr == 0.1
+    assert seen == [0, 1, 2, 3]  # once for each step
 
 
 def test_each_group_has_its_own_functions() -> None:
@@ -151,7 +149,8 @@ def test_reduce_on_plateau_refuses_a_function() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_use_ema_swaps_and_swaps_back(dtype: type[Any]) -> None:
-    params = {"W": np.asfortranarray(draw(7, 5, dtype=dtype)), "s": draw(dtype=dtype), "n": None}
+    params: dict[str, Any] = {"W": np.asfortranarray(draw(7, 5, dtype=dtype)), "n": None}
+    params["s"] = draw(dtype=dtype)
     opt = RMSProp(params, ema_decay=0.8)
     assert same_bits(opt.state["W"]["param_avg"], params["W"])
     averages = {k: v.copy() for k, v in params.items() if v is not None}
@@ -178,9 +177,14 @@ def test_use_ema_restores_after_an_error_and_when_frozen_inside() -> None:
     opt = RMSProp(p, ema_decay=0.5)
     opt.step(draw(5))
     before = p.copy()
-    with pytest.raises(KeyError), opt.use_ema():
-        p.flags.writeable = False
-        raise KeyError
+
+    def evaluate() -> None:
+        with opt.use_ema():
+            p.flags.writeable = False
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        evaluate()
     assert same_bits(p, before)
     with pytest.raises(ValueError, match="'param' has become read-only"), opt.use_ema():
         pass

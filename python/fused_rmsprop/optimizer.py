@@ -373,8 +373,8 @@ class RMSProp:
     def lr(self, value: Schedulable) -> None:
         with claimed(self._stepper):
             changed = [group.checked({"lr": value}) for group in self._groups]
-            for group, options in zip(self._groups, changed, strict=True):
-                group.commit(options)
+            for group, checked in zip(self._groups, changed, strict=True):
+                group.commit(checked)
 
     def _common(self, option: str) -> float:
         values = [group.current()[option] for group in self._groups]
@@ -408,7 +408,7 @@ class RMSProp:
         flush = as_flag("flush_denormals", value)
         with claimed(self._stepper):
             for group in self._groups:
-                group.validate(group, flush, self.step_count)
+                group.validate(group.current(), flush)
             self._stepper.flush_denormals = flush
 
     @property

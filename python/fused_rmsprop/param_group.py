@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,13 @@ def claimed(stepper: _core.Stepper, why: str = "") -> Iterator[None]:
         stepper.release()
 
 
+class Checked(NamedTuple):
+    """Options that were found good, and their values at the next step."""
+
+    options: dict[str, Any]
+    values: dict[str, Any]
+
+
 class ParamGroup(MutableMapping[str, Any]):
     """Parameters that share options: a mapping from ``"params"`` and each option to its value.
 
@@ -67,7 +74,10 @@ class ParamGroup(MutableMapping[str, Any]):
     at once; a refused change leaves everything as it was. `update` changes several together.
     """
 
-    __slots__ = ("_arrays", "_name", "_options", "_params", "_stepper", "_where", "core", "state")
+    __slots__ = (
+        *("_arrays", "_name", "_options", "_params", "_stepper", "_values", "_values_step"),
+        *("_where", "core", "state"),
+    )
     __eq__ = object.__eq__  # identity, as arrays have no truth value to compare by
     __hash__ = object.__hash__
 
@@ -85,14 +95,17 @@ class ParamGroup(MutableMapping[str, Any]):
         self._where = where
         self._params = snapshot(params)
         self._stepper = stepper
-        self._options = parse_options(options, where)
         self.core = _core.Group(params, root, name)
-        self.validate(self._options, stepper.flush_denormals, stepper.step_count)
+        checked = self.validated(
+            parse_options(options, where), stepper.flush_denormals, stepper.step_count
+        )
         #: The arrays of every kind of state, one per parameter.
-        self._arrays: dict[str, list[Array]] = {"square_avg": self._initial_square_avg()}
+        self._arrays: dict[str, list[Array]] = {
+            "square_avg": self._zeros(checked.options["initial_square_avg"])
+        }
         #: The state of each parameter by its name; see `RMSProp.state`.
         self.state: dict[str, State] = {}
-        self.commit(self._options)
+        self.commit(checked)
 
     @property
     def name(self) -> str:
@@ -140,7 +153,10 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def current(self) -> dict[str, Any]:
         """The options of the next step: numbers in the place of functions of the step."""
-        return options_at(self._options, self._stepper.step_count)
+        step = self._stepper.step_count
+        if step != self._values_step:  # so that functions are called once for each step
+            self._values, self._values_step = options_at(self._options, step), step
+        return self._values
 
     @property
     def state_nbytes(self) -> int:
@@ -149,7 +165,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
     # What follows is for RMSProp, which has claimed the stepper when it calls what changes things.
 
-    def checked(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+    def checked(self, changes: Mapping[str, Any]) -> Checked:
         """The options after ``changes``, or the error that `update` would raise."""
         if "params" in changes:
             raise ValueError("the arrays of a group cannot be replaced; add_param_group adds some")
@@ -160,13 +176,17 @@ class ParamGroup(MutableMapping[str, Any]):
                     f"{self._where}: {name} is fixed, because the state began with it; "
                     "make a new optimizer"
                 )
-        self.validate(options, self._stepper.flush_denormals, self._stepper.step_count)
-        return options
+        return self.validated(options, self._stepper.flush_denormals, self._stepper.step_count)
 
-    def validate(self, options: Mapping[str, Any], flush_denormals: bool, step: int) -> None:
-        """Raise a `ValueError` that names the group unless the options suit its arrays."""
+    def validated(self, options: dict[str, Any], flush_denormals: bool, step: int) -> Checked:
+        """``options`` as of that step, or an error that names the group."""
+        values = options_at(options, step)
+        self.validate(values, flush_denormals)
+        return Checked(options, values)
+
+    def validate(self, values: Mapping[str, Any], flush_denormals: bool) -> None:
+        """Raise a `ValueError` that names the group unless the values suit its arrays."""
         try:
-            values = options_at(options, step)
             self.core.validate(core_options(values), flush_denormals)
             start = values["initial_square_avg"]
             for dtype in {array.dtype for array in self.core.arrays}:
@@ -185,14 +205,14 @@ class ParamGroup(MutableMapping[str, Any]):
     def follow_schedules(self) -> None:
         """Set the options that are functions of the step to their values for the next one."""
         if scheduled(self._options):
+            values = self.current()
             with claimed(self._stepper):
-                step = self._stepper.step_count
-                self.validate(self._options, self._stepper.flush_denormals, step)
-                self.core.set_options(core_options(options_at(self._options, step)))
+                self.validate(values, self._stepper.flush_denormals)
+                self.core.set_options(core_options(values))
 
-    def commit(self, options: dict[str, Any]) -> None:
-        """Use ``options``, which were checked; allocate the state that they newly need."""
-        arrays = dict(self._arrays)
+    def commit(self, checked: Checked) -> None:
+        """Use options that were checked; allocate the state that they newly need."""
+        options, arrays = checked.options, dict(self._arrays)
         if _needs(options)["momentum_buffer"] and "momentum_buffer" not in arrays:
             arrays["momentum_buffer"] = self._zeros()
         if options["centered"] and "grad_avg" not in arrays:
@@ -206,13 +226,17 @@ class ParamGroup(MutableMapping[str, Any]):
         if options["ema_decay"] == 0:
             arrays.pop("param_avg", None)
         elif "param_avg" not in arrays:
-            arrays["param_avg"] = self._filled(self.core.arrays)
-        self._use(options, arrays)
+            arrays["param_avg"] = self._zeros()
+            for average, array in zip(arrays["param_avg"], self.core.arrays, strict=True):
+                average[...] = array
+        self._use(checked, arrays)
 
     def need_grad_sum(self) -> None:
         """Allocate what `RMSProp.accumulate` adds to, unless it is there."""
         if "grad_sum" not in self._arrays:
-            self._use(self._options, {**self._arrays, "grad_sum": self._zeros()})
+            with claimed(self._stepper):
+                checked = Checked(self._options, self.current())
+                self._use(checked, {**self._arrays, "grad_sum": self._zeros()})
 
     @contextmanager
     def swapped_averages(self) -> Iterator[None]:
@@ -235,32 +259,27 @@ class ParamGroup(MutableMapping[str, Any]):
         finally:
             swap()
 
-    def _zeros(self) -> list[Array]:
-        return [zeros_in_order_of(array) for array in self.core.arrays]
-
-    def _filled(self, values: list[Array]) -> list[Array]:
-        """New arrays in the order of the parameters with these values."""
-        arrays = self._zeros()
-        for array, value in zip(arrays, values, strict=True):
-            array[...] = value
-        return arrays
-
-    def _initial_square_avg(self) -> list[Array]:
-        arrays = self._zeros()
-        if start := self._options["initial_square_avg"]:
+    def _zeros(self, start: float = 0.0) -> list[Array]:
+        arrays = [zeros_in_order_of(array) for array in self.core.arrays]
+        if start:
             for array in arrays:
                 array[...] = start
         return arrays
 
-    def _use(self, options: dict[str, Any], arrays: dict[str, list[Array]]) -> None:
-        core = core_options(options_at(options, self._stepper.step_count))
-        if self.state and all(arrays.get(k) is self._arrays.get(k) for k in _KINDS):
+    def _use(self, checked: Checked, arrays: dict[str, list[Array]]) -> None:
+        options, core = checked.options, core_options(checked.values)
+        unchanged = self.state and all(arrays.get(k) is self._arrays.get(k) for k in _KINDS)
+        if unchanged:
             self.core.set_options(core)
-            self._options = options
-            return
-        self.core.configure(core, [arrays.get(kind) for kind in _KINDS])
-        self._options = options
-        self._arrays = arrays
+        else:
+            self.core.configure(core, [arrays.get(kind) for kind in _KINDS])
+        self._options, self._arrays = options, arrays
+        self._values, self._values_step = checked.values, self._stepper.step_count
+        if not unchanged:
+            self._show_state()
+
+    def _show_state(self) -> None:
+        options, arrays = self._options, self._arrays
         steps = self.core.steps
         for i, name in enumerate(self.core.names):
             # Views: whatever a user does to these array objects, the memory stays where it is.
@@ -304,8 +323,9 @@ class ParamGroup(MutableMapping[str, Any]):
                     found += different(where, state[key], array)
         return found
 
-    def load(self, options: dict[str, Any], saved: Mapping[str, Mapping[str, Any]]) -> None:
+    def load(self, checked: Checked, saved: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over options and state in which `differences` found nothing wrong."""
+        options = checked.options
         names = self.core.names
         wanted = {kind for kind, need in _needs(options).items() if need}
         if all("momentum_buffer" in saved[name] for name in names):
@@ -313,7 +333,7 @@ class ParamGroup(MutableMapping[str, Any]):
         if any("grad_sum" in saved[name] for name in names):
             wanted.add("grad_sum")
         arrays = {kind: self._arrays.get(kind) or self._zeros() for kind in wanted}
-        self._use(options, arrays)
+        self._use(checked, arrays)
         for name in names:
             for key, array in self.state[name].items():
                 array[...] = saved[name][key]

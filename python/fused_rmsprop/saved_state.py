@@ -14,7 +14,7 @@ import numpy as np
 
 from fused_rmsprop import _core
 from fused_rmsprop.options import OPTIONS, as_flag, as_limit, as_on_nonfinite, parse_options
-from fused_rmsprop.param_group import Array, ParamGroup, claimed, different
+from fused_rmsprop.param_group import Array, Checked, ParamGroup, claimed, different
 from fused_rmsprop.schedules.plain import as_plain, from_plain
 
 COUNTERS = ("step_count", "skipped_steps", "accumulated")
@@ -76,7 +76,7 @@ class Loading:
                 f"the state_dict has {len(saved_groups)} parameter groups, "
                 f"the optimizer {len(groups)}"
             )
-        self._options: list[dict[str, Any]] = []
+        self._checked: list[Checked] = []
         found: list[str] = []
         for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
             where = f"param_groups[{i}] of the state_dict"
@@ -86,8 +86,11 @@ class Loading:
             parsed = parse_options({k: v for k, v in saved.items() if k != "params"}, where)
             if missing := [key for key in OPTIONS if key not in parsed]:
                 raise ValueError(f"{where} lacks {', '.join(missing)}")
-            group.validate(parsed, self._settings["flush_denormals"], self._counters["step_count"])
-            self._options.append(parsed)
+            self._checked.append(
+                group.validated(
+                    parsed, self._settings["flush_denormals"], self._counters["step_count"]
+                )
+            )
             if params is not None:
                 for name, array in zip(group.core.names, group.core.arrays, strict=True):
                     found += different(f"the saved parameter {name!r}", params.get(name), array)
@@ -103,8 +106,8 @@ class Loading:
         with claimed(self._stepper):
             for name, value in {**self._settings, **self._counters}.items():
                 setattr(self._stepper, name, value)
-            for group, options in zip(self._groups, self._options, strict=True):
-                group.load(options, self._state)
+            for group, checked in zip(self._groups, self._checked, strict=True):
+                group.load(checked, self._state)
                 if self._params is not None:
                     for name, array in zip(group.core.names, group.core.arrays, strict=True):
                         array[...] = self._params[name]

@@ -90,8 +90,9 @@ def rmsprop(
         Print how it ended.
     **options
         As in `RMSProp`: ``alpha``, ``eps``, ``momentum``, ``centered``, ``nesterov``, ... With
-        ``weight_decay`` the objective is ``fun(x) + weight_decay / 2 * sum(x**2)``: `gtol` and
-        `return_best` mean this sum, while ``fun`` and ``jac`` in the result are without it.
+        ``weight_decay``, a number here and not decoupled, the objective is
+        ``fun(x) + weight_decay / 2 * sum(x**2)``: `gtol` and `return_best` mean this sum, while
+        ``fun`` and ``jac`` in the result are without it.
 
     Returns
     -------
@@ -131,15 +132,13 @@ def rmsprop(
     return_best, disp = as_flag("return_best", return_best), as_flag("disp", disp)
 
     x = _own(x0)
-    opt = RMSProp(x, lr=0.0 if callable(lr) else lr, **options)
+    opt = RMSProp(x, lr=lr, **options)
     at = _Objective(fun, jac, args, opt.param_groups[0]["weight_decay"])
     stops = _stopper(callback)
 
     point = kept = at(x)
     nit, stopped = 0, False
     while not stopped and point.finite and point.slope > gtol and nit < maxiter:
-        if callable(lr):
-            opt.lr = lr(nit)
         opt.step(point.jac)
         nit += 1
         point = at(x)
@@ -216,6 +215,11 @@ def _refuse(jac: object, bounds: object, constraints: Any, options: dict[str, An
         raise ValueError("rmsprop has no constraints: add a penalty to fun, or use method='SLSQP'")
     if "maximize" in options:
         raise ValueError("minimize() does not maximize: return the negative of fun and gradient")
+    if options.get("decoupled_weight_decay") or callable(options.get("weight_decay")):
+        raise ValueError(
+            "weight decay that is decoupled, or a function of the step, has no objective to "
+            "minimize: pass a number as weight_decay"
+        )
     if "grads" in options:
         raise ValueError("gradients come from jac; there are none to bind")
 
