@@ -96,6 +96,7 @@ class ParamGroup(MutableMapping[str, Any]):
         self._params = snapshot(params)
         self._stepper = stepper
         self.core = _core.Group(params, root, name)
+        self._values_step = -1
         checked = self.validated(
             parse_options(options, where), stepper.flush_denormals, stepper.step_count
         )
