@@ -7,7 +7,9 @@
 //
 // Bytes per element, in elements' sizes: param and square_avg are read and written and grad is read
 // (5); momentum_buffer and grad_avg are read and written where they are used (2 each). So 20, 28,
-// 28, 36 bytes in float32.
+// 28, 36 bytes in float32. "around" is a step with all that a training loop does around it:
+// gradients scaled, found finite, clipped by their norm, weight decay, momentum, and a running
+// average of the parameters; the norm takes a second read of the gradients (40 bytes).
 //
 // Names are step|streams/case/dtype/set/threads/elements and divider/dtype/set: yardstick_ratios.py
 // reads them. Each step is checked against the tests' scalar reference before it is timed.
@@ -17,6 +19,7 @@
 #include "parallel.hpp"
 #include "reference.hpp"
 
+#include <atomic>
 #include <set>
 #include <string>
 #include <type_traits>
@@ -30,8 +33,10 @@ namespace {
 struct Case {
     const char *name;
     Options options;
+    bool clipped = false;
     std::size_t accesses() const {
-        return 5 + (options.momentum > 0 ? 2 : 0) + (options.centered ? 2 : 0);
+        return 5 + (options.momentum > 0 ? 2 : 0) + (options.centered ? 2 : 0) +
+               (options.ema_decay > 0 ? 2 : 0) + (clipped ? 1 : 0);
     }
 };
 
@@ -40,6 +45,9 @@ const Case cases[] = {
     {"momentum", {.lr = 1e-3, .alpha = 0.9, .momentum = 0.9}},
     {"centered", {.lr = 1e-3, .alpha = 0.9, .centered = true}},
     {"all", {.lr = 1e-3, .alpha = 0.9, .weight_decay = 1e-4, .momentum = 0.9, .centered = true}},
+    {"around",
+     {.lr = 1e-3, .alpha = 0.9, .weight_decay = 1e-4, .momentum = 0.9, .ema_decay = 0.999},
+     true},
 };
 
 // L1, L2, near and far in L3, DRAM (a plain float32 step of 1 Ki elements touches 12 KiB).
@@ -84,12 +92,29 @@ void count(benchmark::State &state, std::size_t elements, std::size_t bytes_per_
     state.SetBytesProcessed(total * static_cast<std::int64_t>(bytes_per_element));
 }
 
+/// One step; returns what was done to the gradients.
 template <typename T>
-bool agrees_with_reference(Arena<T> &arena, const Options &options, const Execution &execution) {
+Gradients make_step(Arena<T> &arena, const Case &what, const Execution &execution) {
+    const Tensor tensor(arena.state.arrays(arena.grad), what.options);
+    const std::span tensors(&tensor, 1);
+    Gradients gradients;
+    if (what.clipped) {
+        gradients.grad_scale = 0.5;
+        const GradNorm found = grad_norm(tensors, gradients, execution);
+        if (found.nonfinite != GradNorm::none)
+            return gradients;
+        gradients.clip_factor = clip_factor(found.norm, 1);
+    }
+    step(tensors, execution, gradients);
+    return gradients;
+}
+
+template <typename T>
+bool agrees_with_reference(Arena<T> &arena, const Case &what, const Execution &execution) {
     auto expected = arena.state;
     for (int i = 0; i < 2; ++i) {
-        reference::step<T>(expected, arena.grad, options);
-        step(arena.state.arrays(arena.grad), options, execution);
+        const Gradients gradients = make_step(arena, what, execution);
+        reference::step<T>(expected, arena.grad, what.options, gradients);
     }
     return reference::same_bits(arena.state, expected);
 }
@@ -101,13 +126,13 @@ void bench_step(benchmark::State &state, const std::string &which, const Case &w
     auto &arena = Arena<T>::of(size);
     const Execution execution{.threads = threads};
     static std::set<std::string> checked; // Google Benchmark comes here several times
-    if (checked.insert(which).second && !agrees_with_reference(arena, what.options, execution))
+    if (checked.insert(which).second && !agrees_with_reference(arena, what, execution))
         return state.SkipWithError("differs from the reference");
 
     for (int i = 0; i < 5; ++i) // the check has driven a part of the arrays out of a large cache
-        step(arena.state.arrays(arena.grad), what.options, execution);
+        make_step(arena, what, execution);
     for (auto _ : state) {
-        step(arena.state.arrays(arena.grad), what.options, execution);
+        make_step(arena, what, execution);
         benchmark::ClobberMemory();
     }
     count(state, size, what.accesses() * sizeof(T));
@@ -116,11 +141,21 @@ void bench_step(benchmark::State &state, const std::string &which, const Case &w
 template <typename T>
 void bench_streams(benchmark::State &state, const Case &what, InstructionSet set, int threads,
                    std::size_t size) {
-    const bool momentum = what.options.momentum > 0, centered = what.options.centered;
+    const bool momentum = what.options.momentum > 0;
+    const bool centered = what.options.centered || what.options.ema_decay > 0; // as many bytes
     const auto streams = streams_for<T>(set, momentum, centered);
     auto &arena = Arena<T>::of(size);
     auto &s = arena.state;
+    const auto reads = reads_for<T>(set);
+    std::atomic<std::uint32_t> seen = 0;
     for (auto _ : state) {
+        if (what.clipped)
+            run_team(threads, [&](int index, int team) {
+                const std::size_t n = static_cast<std::size_t>(team);
+                const std::size_t from = size * static_cast<std::size_t>(index) / n;
+                const std::size_t to = size * static_cast<std::size_t>(index + 1) / n;
+                seen += reads(arena.grad.data() + from, to - from);
+            });
         run_team(threads, [&](int index, int team) {
             const std::size_t n = static_cast<std::size_t>(team), line = 64 / sizeof(T);
             const auto cut = [&](int i) {

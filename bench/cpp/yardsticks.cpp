@@ -51,6 +51,19 @@ Divider<T> divider_for([[maybe_unused]] InstructionSet set) {
 #endif
 }
 
+template <typename T>
+Reads<T> reads_for([[maybe_unused]] InstructionSet set) {
+#if defined(__x86_64__)
+    return set == InstructionSet::avx512 ? avx512::reads<T>
+           : set == InstructionSet::avx2 ? avx2::reads<T>
+                                         : sse2::reads<T>;
+#else
+    return baseline::reads<T>;
+#endif
+}
+
+template Reads<float> reads_for(InstructionSet);
+template Reads<double> reads_for(InstructionSet);
 template Streams<float> streams_for(InstructionSet, bool, bool);
 template Streams<double> streams_for(InstructionSet, bool, bool);
 template Divider<float> divider_for(InstructionSet);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include <fused_rmsprop/instruction_sets.hpp>
 
@@ -15,6 +16,13 @@ using Streams = void (*)(const fused_rmsprop::kernels::Arrays<T> &, std::size_t 
 
 template <typename T>
 Streams<T> streams_for(fused_rmsprop::InstructionSet set, bool momentum, bool centered);
+
+/// Reads one array.
+template <typename T>
+using Reads = std::uint32_t (*)(const T *array, std::size_t size);
+
+template <typename T>
+Reads<T> reads_for(fused_rmsprop::InstructionSet set);
 
 /// `rounds` times value = c / sqrt(value) for `divider_values` values that stay in registers.
 template <typename T>

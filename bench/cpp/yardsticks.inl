@@ -28,6 +28,19 @@ void streams(const kernels::Arrays<T> &arrays, std::size_t size) {
     }
 }
 
+/// Reads an array once; the result keeps the compiler from leaving it out.
+template <typename T>
+std::uint32_t reads(const T *array, std::size_t size) {
+    const char *const bytes = reinterpret_cast<const char *>(array);
+    std::uint32_t all = 0;
+    for (std::size_t i = 0; i < size * sizeof(T) / 4; ++i) {
+        std::uint32_t word;
+        __builtin_memcpy(&word, bytes + 4 * i, 4);
+        all ^= word;
+    }
+    return all;
+}
+
 template <typename T>
 Streams<T> select_streams(bool momentum, bool centered) {
     if (momentum)

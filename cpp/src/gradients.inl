@@ -14,49 +14,45 @@ void limit(T *out, const T *grad, const Scaling<T> &scaling, std::size_t size) {
     }
 }
 
-// Vectors of a fixed length, which the compiler makes of as many registers as it takes: so that the
-// order of the additions is the same for every instruction set.
-constexpr std::size_t length = 8;
-typedef double Doubles __attribute__((vector_size(length * sizeof(double))));
-
+/// Adds the squares of elements from `grad` on: always a whole row of lanes, so that the compiler
+/// makes vectors of it as wide as there are, and the order of additions is the same for all.
 template <typename T>
-struct VectorOf {
-    typedef T Type __attribute__((vector_size(length * sizeof(T))));
-};
-
-/// Adds the squares of a whole row of lanes.
-template <typename T, typename Flags>
-inline void add_row(Doubles *sums, Flags &nonfinite, const T *row, const Scaling<T> &scaling) {
-    using Vector = typename VectorOf<T>::Type;
-    for (std::size_t i = 0; i < SquareSum::lanes / length; ++i) {
-        Vector x;
-        __builtin_memcpy(&x, row + i * length, sizeof x);
-        x = scaling.scale * x;
-        nonfinite |= x - x != 0; // 0, but for a NaN or an infinity NaN
-        x = x < -scaling.limit ? -scaling.limit - Vector{} : x;
-        x = x > scaling.limit ? scaling.limit - Vector{} : x;
-        const Doubles wide = scaling.magnified * __builtin_convertvector(x, Doubles);
-        sums[i] += wide * wide;
+inline void add_row(double *lane, T *poison, const T *grad, const Scaling<T> &scaling) {
+    for (std::size_t k = 0; k < SquareSum::lanes; ++k) {
+        T x = scaling.scale * grad[k];
+        poison[k] += x - x; // 0, but NaN for a NaN or an infinity
+        x = x < -scaling.limit ? -scaling.limit : x;
+        x = x > scaling.limit ? scaling.limit : x;
+        const double wide = scaling.magnified * static_cast<double>(x);
+        lane[k] += wide * wide;
     }
 }
 
 template <typename T>
 void add_squares(SquareSum &sum, const T *grad, const Scaling<T> &scaling, std::size_t size) {
     constexpr std::size_t lanes = SquareSum::lanes;
-    Doubles sums[lanes / length];
-    __builtin_memcpy(sums, sum.lane, sizeof sums);
-    decltype(typename VectorOf<T>::Type{} != 0) nonfinite{};
+    constexpr std::size_t ahead = 4096 / sizeof(T), line = 64 / sizeof(T);
+    const Scaling<T> s = scaling;
+    double lane[lanes];
+    T poison[lanes] = {};
+    for (std::size_t k = 0; k < lanes; ++k)
+        lane[k] = sum.lane[k];
     std::size_t i = 0;
-    for (; i + lanes <= size; i += lanes)
-        add_row(sums, nonfinite, grad + i, scaling);
+    for (; i + lanes <= size; i += lanes) {
+        for (std::size_t k = 0; k < lanes; k += line)
+            __builtin_prefetch(grad + i + ahead + k); // from memory, three times as fast
+        add_row(lane, poison, grad + i, s);
+    }
     if (i < size) {
         T rest[lanes] = {};
-        __builtin_memcpy(rest, grad + i, (size - i) * sizeof(T));
-        add_row(sums, nonfinite, rest, scaling);
+        for (std::size_t k = 0; i + k < size; ++k)
+            rest[k] = grad[i + k];
+        add_row(lane, poison, rest, s);
     }
-    __builtin_memcpy(sum.lane, sums, sizeof sums);
-    for (std::size_t k = 0; k < length; ++k)
-        sum.finite = sum.finite && !nonfinite[k];
+    for (std::size_t k = 0; k < lanes; ++k) {
+        sum.lane[k] = lane[k];
+        sum.finite = sum.finite && poison[k] == 0;
+    }
 }
 
 template <typename T>
