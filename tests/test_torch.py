@@ -484,6 +484,60 @@ def test_a_step_allocates_nothing() -> None:
     assert all(event.self_cpu_memory_usage == 0 for event in profile.key_averages())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("extra", [{}, {"momentum": 0.9, "centered": True}])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"eps_inside_sqrt": True},
+        {"lr_in_momentum": True, "decoupled_weight_decay": True, "weight_decay": 0.1},
+        {"initial_square_avg": 1.0, "eps_inside_sqrt": True},
+        {"bias_correction": True},
+    ],
+)
+def test_the_options_of_the_numpy_class(dtype: Any, extra: Any, own: Any) -> None:
+    import fused_rmsprop
+
+    shapes = [(300,), (3, 4), ()]
+    generator = torch.Generator().manual_seed(5)
+    params = [torch.randn(s, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
+    arrays = [p.detach().numpy().copy() for p in params]
+    opt = RMSprop(params, lr=0.01, **extra, **own)
+    theirs = fused_rmsprop.RMSProp(arrays, lr=0.01, **extra, **own)
+    for step in range(6):
+        for p in params:
+            p.grad = torch.randn(p.shape, dtype=dtype, generator=generator)
+        if step == 2:
+            params[1].grad = None
+        opt.step()
+        theirs.step([None if p.grad is None else p.grad.numpy() for p in params])
+    for p, array in zip(params, arrays, strict=True):
+        assert np.array_equal(p.detach().numpy(), array)
+
+
+def test_own_options_in_groups_copies_and_state_dicts() -> None:
+    p, q = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    opt = RMSprop([p], eps_inside_sqrt=True)
+    opt.add_param_group({"params": [q], "eps_inside_sqrt": False, "bias_correction": True})
+    groups = [(g["eps_inside_sqrt"], g["bias_correction"]) for g in opt.param_groups]
+    assert groups == [(True, False), (False, True)]
+    assert copy.deepcopy(opt).param_groups[1]["bias_correction"] is True
+    with pytest.raises(ValueError, match="it has no meaning with initial_square_avg=1"):
+        opt.add_param_group({"params": [torch.ones(1)], "bias_correction": True,
+                             "initial_square_avg": 1.0})  # fmt: skip
+    assert len(opt.param_groups) == 2
+    with pytest.raises(ValueError, match="initial_square_avg must be >= 0"):
+        RMSprop([p], initial_square_avg=-1.0)
+    fresh = RMSprop([p, q], eps_inside_sqrt=True)
+    fresh.load_state_dict(torch.optim.RMSprop([p, q]).state_dict())
+    assert fresh.param_groups[0]["eps_inside_sqrt"] is True
+    half = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
+    half.grad = torch.ones_like(half)
+    with pytest.raises(ValueError, match="eps_inside_sqrt is the kernel's alone"):
+        RMSprop([half], eps_inside_sqrt=True).step()
+    assert (half == 1).all()
+
+
 def test_nesterov_is_checked() -> None:
     p = torch.ones(2, requires_grad=True)
     with pytest.raises(ValueError, match="nesterov needs momentum"):

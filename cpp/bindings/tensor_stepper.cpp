@@ -205,8 +205,14 @@ bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
     slot.step = view.data;
     __builtin_prefetch(slot.step, 1);
     slot.step_dtype = view.dtype;
-    tensor.grad = gradient(slot, tensor.dtype, grad);
     tensor.options = &options_[slot.group];
+    if (tensor.options->bias_correction) {
+        const double steps = view.dtype == DType::float32
+                                 ? double{*static_cast<const float *>(slot.step)}
+                                 : *static_cast<const double *>(slot.step);
+        tensor.step = static_cast<std::uint64_t>(std::clamp(steps, 0.0, 0x1p53));
+    }
+    tensor.grad = gradient(slot, tensor.dtype, grad);
     return true;
 }
 

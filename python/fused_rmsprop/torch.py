@@ -14,14 +14,20 @@ from torch.optim.optimizer import _get_scalar_dtype, _use_grad_for_differentiabl
 from torch.optim.rmsprop import rmsprop
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import as_flag, as_threads
+from fused_rmsprop.options import as_flag, as_number, as_threads
 
 __all__ = ["RMSprop"]
 
 _C_FUNCTIONS = True  # whether to read tensors through torch's C functions where it has them
+#: What torch's optimizer does not have: the kernel's alone.
+_FLAGS = (
+    *("nesterov", "eps_inside_sqrt", "lr_in_momentum", "decoupled_weight_decay"),
+    "bias_correction",
+)
+_OWN = (*_FLAGS, "initial_square_avg")
 _OPTIONS = (
-    *("lr", "alpha", "eps", "weight_decay", "momentum"),
-    *("centered", "nesterov", "maximize", "differentiable", "capturable"),
+    *("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize"),
+    *("differentiable", "capturable", *_OWN),
 )
 _STATE = ("step", "square_avg", "momentum_buffer", "grad_avg")
 
@@ -46,8 +52,11 @@ class RMSprop(torch.optim.RMSprop):
         Left to torch's own implementation.
     foreach : bool, optional
         How torch updates what the kernel does not; the kernel takes all tensors together anyway.
-    nesterov : bool, default False
-        Nesterov momentum, ``p - lr * (g / den + momentum * b)``; needs ``momentum > 0``.
+    nesterov, eps_inside_sqrt, lr_in_momentum, decoupled_weight_decay, bias_correction : bool
+        As in `fused_rmsprop.RMSProp`, which has the formulas; by default False. Only the kernel
+        knows them.
+    initial_square_avg : float, default 0
+        What ``square_avg`` starts from.
     flush_denormals : bool, default True
         Whether subnormal numbers count as zero, which is many times faster on some processors.
     threads : int, optional
@@ -88,10 +97,23 @@ class RMSprop(torch.optim.RMSprop):
         differentiable: bool = False,
         *,
         nesterov: bool = False,
+        eps_inside_sqrt: bool = False,
+        lr_in_momentum: bool = False,
+        decoupled_weight_decay: bool = False,
+        bias_correction: bool = False,
+        initial_square_avg: float = 0.0,
         flush_denormals: bool = True,
         threads: int | None = None,
     ) -> None:
-        as_flag("nesterov", nesterov)
+        own = {
+            "nesterov": nesterov,
+            "eps_inside_sqrt": eps_inside_sqrt,
+            "lr_in_momentum": lr_in_momentum,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "bias_correction": bias_correction,
+            "initial_square_avg": initial_square_avg,
+        }
+        self._own_defaults = own
         self._set_up(as_flag("flush_denormals", flush_denormals), as_threads(threads))
         super().__init__(
             params,
@@ -106,11 +128,16 @@ class RMSprop(torch.optim.RMSprop):
             maximize,
             differentiable,
         )
-        self.defaults["nesterov"] = nesterov
-        for group in self.param_groups:
-            group.setdefault("nesterov", nesterov)
-            if group["nesterov"] and not group["momentum"] > 0:
-                raise ValueError("nesterov needs momentum > 0")
+        self.defaults.update(own)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`."""
+        if isinstance(param_group, dict):
+            group = {**self.defaults, **self._own_defaults, **param_group}
+            _check_own(group)
+            for name in _OWN:
+                param_group.setdefault(name, group[name])
+        super().add_param_group(param_group)
 
     def _set_up(self, flush_denormals: bool, threads: int) -> None:
         # GradScaler then leaves unscaling and skipping to step().
@@ -140,9 +167,11 @@ class RMSprop(torch.optim.RMSprop):
         if settings := state.pop("_settings", None):  # unpickled, or copied
             self._set_up(*settings)
         super().__setstate__(state)
-        self.defaults.setdefault("nesterov", False)
-        for group in self.param_groups:
-            group.setdefault("nesterov", False)
+        initial = {"initial_square_avg": 0.0}
+        self._own_defaults = {n: self.defaults.get(n, initial.get(n, False)) for n in _OWN}
+        for group in self.param_groups:  # from a torch optimizer's state_dict
+            for name in _OWN:
+                group.setdefault(name, self._own_defaults[name])
         self._plan = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -278,6 +307,8 @@ class RMSprop(torch.optim.RMSprop):
         for key in wanted:
             if key not in state:
                 state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                if key in ("square_avg", "variance"):
+                    state[key].fill_(group["initial_square_avg"])
             elif not self._stepper.same_order(p, state[key]):
                 state[key] = _in_order(p, state[key])
         return state
@@ -287,9 +318,10 @@ class RMSprop(torch.optim.RMSprop):
         for group, params in zip(self.param_groups, self._for_torch, strict=True):
             if any(p.grad is not None and p.grad.is_sparse for p in params):
                 raise RuntimeError("RMSprop does not support sparse gradients")
-            if group["nesterov"] and any(p.grad is not None for p in params):
+            own = [name for name in _OWN if group[name]]
+            if own and any(p.grad is not None for p in params):
                 raise ValueError(
-                    "nesterov is the kernel's alone, which cannot update some parameters of the "
+                    f"{own[0]} is the kernel's alone, which cannot update some parameters of the "
                     "group: only dense float32 and float64 ones on the CPU, and without "
                     "capturable and differentiable"
                 )
@@ -327,6 +359,22 @@ class RMSprop(torch.optim.RMSprop):
 _FLOATS = (torch.float32, torch.float64)
 
 
+def _check_own(group: dict[str, Any]) -> None:
+    """Refuse what has no meaning among the options that torch does not check."""
+    for name in _FLAGS:
+        as_flag(name, group[name])
+    start = as_number("initial_square_avg", group["initial_square_avg"])
+    if not 0 <= start < float("inf"):
+        raise ValueError(f"initial_square_avg must be >= 0 and finite, got {start}")
+    if group["bias_correction"] and start:
+        raise ValueError(
+            "bias_correction divides out the zeros that square_avg starts from: it has no "
+            f"meaning with initial_square_avg={start}"
+        )
+    if group["nesterov"] and not group.get("momentum", 1) > 0:
+        raise ValueError("nesterov needs momentum > 0")
+
+
 def _in_order(param: Any, tensor: Any) -> Any:
     """A copy of a tensor in the memory order and the dtype of a parameter."""
     if tensor.layout != torch.strided:
@@ -342,13 +390,9 @@ def _kernel_options(group: dict[str, Any]) -> _core.Options:
         weight_decay=float(group["weight_decay"]),
         momentum=float(group["momentum"]),
         centered=bool(group["centered"]),
-        nesterov=bool(group["nesterov"]),
         maximize=bool(group["maximize"]),
-        eps_inside_sqrt=False,
-        lr_in_momentum=False,
-        decoupled_weight_decay=False,
-        bias_correction=False,
         ema_decay=0.0,
+        **{name: bool(group[name]) for name in _FLAGS},
     )
 
 

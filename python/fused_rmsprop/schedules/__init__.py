@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step: ``opt.lr = schedule(step)``.
+"""Learning rates as functions of the step: ``RMSProp(params, lr=schedule)``.
 
 A schedule is called with the number of completed steps, 0 at the first update, and returns a
 float. It keeps no state: resuming at step 1000 is calling it with 1000. Schedules are immutable
@@ -21,7 +21,7 @@ optax and Keras disagree on the order:
 
 `ReduceOnPlateau` is not a function of the step but of a metric, and keeps state.
 
-The values serve as well for momentum or weight decay. Only `ReduceOnPlateau` knows that there are
+Schedules serve as well for momentum and weight decay. Only `ReduceOnPlateau` knows that there are
 optimizers.
 """
 
