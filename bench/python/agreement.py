@@ -120,7 +120,7 @@ def single_file(package: str, folder: str, module: str) -> Any:
     return importlib.import_module(f"{parent.__name__}.{module}")
 
 
-#: The two classes that are written like those of torch, and need nothing else but what is beside them.
+#: Two classes that need nothing but torch and the files beside their own.
 SINGLE_FILES = {
     "timm": ("timm", "optim", "rmsprop_tf"),
     "stable_baselines3": ("stable_baselines3", "common/sb2_compat", "rmsprop_tf_like"),
@@ -182,6 +182,9 @@ def _keras_cases() -> Iterator[Case]:
             yield Case(options, options, "decoupled weight decay", float32=3e-6)
         else:
             yield Case(options, options)
+    # A power of two: on torch 1 / global_clipnorm passes through float32.
+    yield Case({"global_clipnorm": 4.0}, {"max_grad_norm": 4.0})
+    yield Case({"clipvalue": 0.5}, {"max_grad_value": 0.5})
 
 
 def _train_keras(given: Problem, **options: Any) -> list[Array]:

@@ -33,6 +33,7 @@ from fused_rmsprop.saved_state import (
     as_content,
     from_content,
     settings_of,
+    snapshot_of,
     state_dict_of,
 )
 
@@ -591,15 +592,11 @@ class RMSProp:
 
         Notes
         -----
-        A schedule of `fused_rmsprop.schedules` is saved; of any other function only the fact,
+        What is written is copied first, so other threads may go on stepping meanwhile. A schedule
+        of `fused_rmsprop.schedules` is saved; of any other function only the fact,
         and `load` asks for it. Bound gradients and `threads` are not saved.
         """
-        state_dict = self.state_dict()
-        params = {
-            name: array
-            for group in self._groups
-            for name, array in zip(group.core.names, group.core.arrays, strict=True)
-        }
+        state_dict, params = snapshot_of(self._stepper, self._groups)
         checkpoint.write(path, *as_content(state_dict, params, self.defaults))
 
     @classmethod

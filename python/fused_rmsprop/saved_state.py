@@ -46,14 +46,29 @@ def parse_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def state_dict_of(stepper: _core.Stepper, groups: Sequence[ParamGroup]) -> dict[str, Any]:
     """A copy of everything but the parameters, while nobody changes it."""
     with claimed(stepper):
-        return {
-            "state": {
-                name: state for group in groups for name, state in group.saved_state().items()
-            },
-            "param_groups": [group.options() | {"params": group.core.names} for group in groups],
-            "settings": settings_of(stepper),
-            "counters": {name: getattr(stepper, name) for name in COUNTERS},
+        return _copies(stepper, groups)
+
+
+def snapshot_of(
+    stepper: _core.Stepper, groups: Sequence[ParamGroup]
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The same and copies of the parameters by their names, as of one moment."""
+    with claimed(stepper):
+        params = {
+            name: array.copy(order="K")
+            for group in groups
+            for name, array in zip(group.core.names, group.core.arrays, strict=True)
         }
+        return _copies(stepper, groups), params
+
+
+def _copies(stepper: _core.Stepper, groups: Sequence[ParamGroup]) -> dict[str, Any]:
+    return {
+        "state": {name: state for group in groups for name, state in group.saved_state().items()},
+        "param_groups": [group.options() | {"params": group.core.names} for group in groups],
+        "settings": settings_of(stepper),
+        "counters": {name: getattr(stepper, name) for name in COUNTERS},
+    }
 
 
 class Loading:
