@@ -4,7 +4,8 @@
     python tools/check_machine_code.py build/release/cpp/libfused_rmsprop.a
 
 For every instruction set, counts the loops (functions) that take square roots of full-width
-vectors: each variant of the formula must be one, for float32 and for float64. Then looks for code
+vectors: each variant of the formula must be one, for float32 and for float64. So must the sums of
+squares be vectors, of doubles. Then looks for code
 of wider sets outside of their kernels: in a weak symbol, which the linker may have kept in place of
 another library's copy, or in a static initialiser, it would crash an older processor.
 
@@ -29,6 +30,12 @@ FULL_WIDTH = {  # by instruction set and dtype: the square root of a whole vecto
     "avx2": {"float32": r"^vsqrtps\s.*%ymm\d+$", "float64": r"^vsqrtpd\s.*%ymm\d+$"},
     "avx512": {"float32": r"^vsqrtps\s.*%zmm\d+$", "float64": r"^vsqrtpd\s.*%zmm\d+$"},
     "neon": {"float32": r"^fsqrt\s+v\d+\.4s", "float64": r"^fsqrt\s+v\d+\.2d"},
+}
+NORM = {  # by instruction set: the product of whole vectors of doubles, in sums of squares
+    "sse2": r"^mulpd\s.*%xmm\d+$",
+    "avx2": r"^vmulpd\s.*%ymm\d+$",
+    "avx512": r"^vmulpd\s.*%zmm\d+$",
+    "neon": r"^fmul\s+v\d+\.2d",
 }
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 INSTRUCTION = re.compile(r"^\s*[0-9a-f]+:\s+(.+)$")
@@ -67,6 +74,17 @@ def count_vectorised(code: dict[str, list[str]]) -> Counter[tuple[str, str]]:
                 packed = re.compile(pattern)
                 counts[isa, dtype] += any(packed.match(instruction) for instruction in body)
     return counts
+
+
+def scalar_norms(code: dict[str, list[str]]) -> list[str]:
+    """The loops that sum squares (one for each dtype) without full-width vectors."""
+    return [
+        name
+        for name, body in code.items()
+        for isa, pattern in NORM.items()
+        if f"kernels{len(isa)}{isa}12_GLOBAL__N_1" in name and "11add_squares" in name
+        if not any(re.match(pattern, instruction) for instruction in body)
+    ]
 
 
 def stray_wide_code(code: dict[str, list[str]]) -> list[str]:
@@ -108,6 +126,10 @@ def main(path: str) -> int:
             f"{isa:7s} {dtype}  {count:2d} of {wanted} loops take full-width square roots"
             f"{'' if good else '  <- NOT VECTORISED'}"
         )
+    scalar = scalar_norms(code)
+    print(f"sums of squares without full-width vectors: {len(scalar)}")
+    print("".join(f"  {name}\n" for name in scalar), end="")
+    failed |= bool(scalar) or not any("11add_squares" in name for name in code)
     if any(isa == "neon" for isa, _ in counts):
         return int(failed)  # the baseline of aarch64: there is nothing wider to stray
     failed |= {isa for isa, _ in counts} != {"sse2", "avx2", "avx512"}
