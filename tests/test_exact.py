@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fused_rmsprop import RMSProp, _core
-from reference import flushed_denormals, initial_state, rmsprop, same_bits
+from reference import flushed_denormals, grad_norm, initial_state, rmsprop, same_bits
 
 Array = NDArray[Any]
 GUARD = 7  # elements on each side of an array, and what they are filled with
@@ -114,8 +114,14 @@ def check_steps(
     special: bool,
     flush_denormals: bool,
     steps: int = 3,
+    clipped: bool = False,
 ) -> None:
-    """Step many leaves together, with slices cut anywhere, and compare each with the reference."""
+    """Step many leaves together, with slices cut anywhere, and compare each with the reference.
+
+    ``clipped``: with gradients that are scaled, limited and clipped by their norm.
+    """
+    limits: dict[str, Any] = {"max_grad_norm": 3.0, "max_grad_value": 0.8} if clipped else {}
+    scale = 0.7 if clipped else 1.0
     rng = np.random.default_rng(17)
     guarded = Guarded()
     starts: list[Array] = [rng.standard_normal(size).astype(dtype) for size in sizes]
@@ -126,7 +132,7 @@ def check_steps(
                 np.array([tiny / 2, -tiny / 3, tiny * 5], dtype), len(start[::3])
             )
     params = [guarded.copy(start, i % 16) for i, start in enumerate(starts)]
-    opt = RMSProp(params, **options, threads=threads, flush_denormals=flush_denormals)
+    opt = RMSProp(params, **options, **limits, threads=threads, flush_denormals=flush_denormals)
     opt._stepper.serial_below_bytes = 0
     reference_options = {k: v for k, v in options.items() if k != "initial_square_avg"}
     expected = [(p, initial_state(p, options["initial_square_avg"])) for p in starts]
@@ -135,7 +141,13 @@ def check_steps(
             special_values(dtype, size, rng) if special else rng.standard_normal(size).astype(dtype)
             for size in sizes
         ]
-        opt.step([guarded.copy(g, (3 * i + 1) % 16) for i, g in enumerate(grads)])
+        opt.step([guarded.copy(g, (3 * i + 1) % 16) for i, g in enumerate(grads)], scale)
+        if clipped:
+            norm = grad_norm(grads, scale, limits["max_grad_value"])
+            reference_options["grad_scale"] = scale
+            reference_options["max_grad_value"] = limits["max_grad_value"]
+            reference_options["clip_factor"] = min(1.0, limits["max_grad_norm"] / norm)
+            assert opt.grad_norm == norm
         for i, g in enumerate(grads):
             p, state = expected[i]
             if flush_denormals and special:
@@ -161,6 +173,10 @@ def test_every_combination(instruction_set: str, dtype: type[Any]) -> None:
         check_steps(
             [1, 70, 300], dtype, options,
             threads=1 + i % 2, special=i % 3 == 0, flush_denormals=i % 5 > 0, steps=4,
+        )  # fmt: skip
+        check_steps(
+            [20, 270], dtype, options,
+            threads=2 - i % 2, special=False, flush_denormals=i % 2 > 0, clipped=True,
         )  # fmt: skip
 
 
