@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +173,81 @@ def test_what_does_not_fit_is_listed_before_anything_is_touched(path: Path) -> N
     assert not any(array.any() for array in wrong.values())
     with pytest.raises(ValueError, match=r"(?s)'d' is not in .*'b' is in .* only.*'c' is in"):
         RMSProp.load(path, {"a": np.zeros(3), "d": np.zeros(2)})
-    with pytest.raises(ValueError, match="has 1 parameter groups, the optimizer 2"):
+    with pytest.raises(ValueError, match="has 1 parameter groups, not 2"):
         RMSProp.load(path, [{"params": np.zeros(3)}, {"params": np.zeros(3), "name": "x"}])
+
+
+def test_differences_of_all_groups_are_listed(path: Path) -> None:
+    RMSProp([{"params": {"A": np.ones(3), "C": np.ones(1)}}, {"params": {"B": np.ones(2)}}]).save(
+        path
+    )
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        RMSProp.load(path, [{"params": {"A": np.ones(3)}}, {"params": {"B": np.ones(7)}}])
+    assert "'0.C' is in" in str(caught.value)
+    assert "parameter '1.B'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("group", "defaults"),
+    [
+        ({"momentum": 0.9}, {"nesterov": True}),
+        ({"initial_square_avg": 0.0}, {"initial_square_avg": 1.0, "bias_correction": True}),
+        ({"eps": 1e-8}, {"eps": 1e-50}),
+    ],
+)
+def test_defaults_that_no_group_could_use(path: Path, group: Any, defaults: Any) -> None:
+    opt = RMSProp([{"params": np.ones(3, np.float32), **group}], **defaults)
+    opt.step([np.ones(3, np.float32)])
+    opt.save(path)
+    assert_same(opt, RMSProp.load(path, [{"params": np.zeros(3, np.float32)}]))
+
+
+def test_functions_and_numbers_side_by_side(path: Path) -> None:
+    a, b = np.ones(3), np.ones(3)
+    opt = RMSProp([{"params": a}, {"params": b, "lr": 0.1}], lr=lambda t: 0.5 / (1 + t))
+    opt.step([np.ones(3), np.ones(3)])
+    opt.save(path)
+    other = RMSProp.load(path, [{"params": a}, {"params": b}], lr=lambda t: 0.25 / t)
+    assert [group.current()["lr"] for group in other.param_groups] == [0.25, 0.1]
+
+
+def test_a_group_added_later(path: Path) -> None:
+    a, b = {"W": np.ones(3)}, np.ones(2)
+    opt = RMSProp(a)
+    opt.add_param_group({"params": b, "name": "b", "lr": 0.5})
+    opt.save(path)
+    other = RMSProp.load(path, [{"params": a}, {"params": b}])
+    assert list(other.state) == list(opt.state) == ["W", "b"]
+
+
+def test_saving_while_another_thread_steps(path: Path) -> None:
+    p = np.zeros(50_000)
+    opt = RMSProp(p, threads=1)
+    done = threading.Event()
+
+    def train() -> None:
+        while not done.is_set():
+            with contextlib.suppress(RuntimeError):  # a save has claimed it
+                opt.step(np.ones(50_000))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        saved = 0
+        while saved < 10:
+            with contextlib.suppress(RuntimeError):  # a step has claimed it
+                opt.save(path)
+                saved += 1
+                other = RMSProp.load(path, np.zeros(50_000))
+                (values,) = (other.param_groups[0]["params"],)
+                expected = np.zeros(50_000)
+                again = RMSProp(expected, threads=1)
+                for _ in range(other.step_count):
+                    again.step(np.ones(50_000))
+                assert same_bits(values, expected)
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_other_files_are_refused(path: Path) -> None:

@@ -101,7 +101,7 @@ def test_the_norm_of_many_chunks_is_the_same_for_any_number_of_threads(
 
 def test_a_norm_beyond_what_squares_can_hold() -> None:
     opt = RMSProp(np.zeros(1000), max_grad_norm=1.0, on_nonfinite="raise")
-    for size in (1e200, 1e-200):
+    for size in (1e200, 1e-200, 3e-308):
         opt.step(np.full(1000, size))
         assert opt.grad_norm == pytest.approx(size * math.sqrt(1000), rel=1e-14)
     opt.step(np.zeros(1000))
@@ -140,6 +140,14 @@ def test_nonfinite_gradients_propagate_by_default(bad: float) -> None:
     assert np.isnan(p[3])
 
 
+def test_measuring_alone_limits_nothing() -> None:
+    for bad in (NAN, INF):
+        a, b = np.ones(3), np.ones(3)
+        RMSProp([a, b], lr=0.1, max_grad_norm=INF).step([np.array([1, bad, 1]), np.ones(3)])
+        assert np.isnan(a[1])
+        assert np.isfinite([*b, a[0], a[2]]).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
 def test_skip_and_raise_change_nothing(instruction_set: str, bad: float, dtype: type[Any]) -> None:
@@ -165,6 +173,18 @@ def test_skip_and_raise_change_nothing(instruction_set: str, bad: float, dtype: 
         assert (opt.skipped_steps, opt.step_count) == (1, 1)
         opt.step(grads)
         assert opt.step_count == 2
+
+
+def test_where_a_gradient_of_nan_is_said_quickly() -> None:
+    opt = RMSProp({"w": np.zeros((1000, 3000), np.float32)}, on_nonfinite="raise")
+    grad = np.ones((1000, 3000), np.float32)
+    grad[7:, :] = np.nan
+    message = r"grads\['w'\] has 2979000 NaN or infinite elements, the first at index \(7, 0\): nan"
+    with pytest.raises(FloatingPointError, match=message):
+        opt.step({"w": grad})
+    zero = RMSProp(np.zeros(()), on_nonfinite="raise")
+    with pytest.raises(FloatingPointError, match=r"the first at index \(\): inf"):
+        zero.step(np.array(INF))
 
 
 def test_a_gradient_that_overflows_when_scaled_is_not_finite() -> None:

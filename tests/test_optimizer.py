@@ -291,7 +291,12 @@ def test_a_state_dict_that_does_not_fit() -> None:
     refused("max_grad_norm must be > 0", lambda s: s["settings"].update(max_grad_norm=-1))
     refused("on_nonfinite must be", lambda s: s["settings"].update(on_nonfinite=3))
     refused("counters are step_count", lambda s: s["counters"].update(more=3))
-    refused("step_count is an int >= 0", lambda s: s["counters"].update(step_count=-3))
+    for count in (-3, 2**63, True, 1.0):
+        refused("step_count is an int >= 0",
+                lambda s, count=count: s["counters"].update(step_count=count))  # fmt: skip
+    refused("has a grad_sum, and nothing was accumulated",
+            lambda s: s["state"]["b"].update(grad_sum=s["state"]["b"]["square_avg"]))  # fmt: skip
+    refused("dicts with the key 'params', names", lambda s: s["param_groups"][0].update(params=5))
     for bad in (np.array([1, 2]), -1, np.uint64(2**64 - 1), 0.0):
         refused("not a number of steps", lambda s, bad=bad: s["state"]["b"].update(step=bad))
     refused("not an array", lambda s: s["state"]["b"].update(square_avg=[1, 2]))

@@ -531,6 +531,20 @@ def test_own_options_in_groups_copies_and_state_dicts() -> None:
     fresh = RMSprop([p, q], eps_inside_sqrt=True)
     fresh.load_state_dict(torch.optim.RMSprop([p, q]).state_dict())
     assert fresh.param_groups[0]["eps_inside_sqrt"] is True
+    fresh = RMSprop([{"params": [p, q], "eps_inside_sqrt": True, "initial_square_avg": 0.5}])
+    fresh.load_state_dict(torch.optim.RMSprop([p, q]).state_dict())
+    group = fresh.param_groups[0]
+    assert (group["eps_inside_sqrt"], group["initial_square_avg"]) == (True, 0.5)
+    p.grad = torch.ones(3)
+    for change in ({"eps_inside_sqrt": "no"}, {"bias_correction": True},
+                   {"initial_square_avg": 1e39}):  # fmt: skip
+        before = dict(group)
+        group.update(change)
+        with pytest.raises((TypeError, ValueError), match=next(iter(change))):
+            fresh.step()
+        assert (p == 1).all()
+        assert not fresh.state
+        group.update(before)
     half = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
     half.grad = torch.ones_like(half)
     with pytest.raises(ValueError, match="eps_inside_sqrt is the kernel's alone"):

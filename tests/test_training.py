@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fused_rmsprop import PRESETS, RMSProp, schedules
+from fused_rmsprop.param_group import ParamGroup
 from reference import initial_state, rmsprop, same_bits
 
 Array = NDArray[Any]
@@ -139,6 +141,24 @@ def test_schedules_survive_copies_and_state_dicts() -> None:
     assert isinstance(fresh.param_groups[0]["lr"], schedules.Exponential)
 
 
+def test_copies_do_not_call_a_function_for_steps_that_are_over() -> None:
+    seen: list[int] = []
+
+    def lr(step: int) -> float:
+        seen.append(step)
+        return 0.1 / step
+
+    p = np.ones(3)
+    opt = RMSProp(p)
+    opt.step(np.ones(3))
+    opt.lr = lr
+    opt.step(np.ones(3))
+    other = copy.deepcopy(opt)
+    other.step(np.ones(3))
+    opt.accumulate(np.ones(3))  # does not need it
+    assert set(seen) == {1, 2}
+
+
 def test_reduce_on_plateau_refuses_a_function() -> None:
     with pytest.raises((TypeError, ValueError), match="schedule"):
         schedules.ReduceOnPlateau(RMSProp(draw(3), lr=halved))
@@ -166,7 +186,7 @@ def test_use_ema_swaps_and_swaps_back(dtype: type[Any]) -> None:
     with opt.use_ema():
         assert same_bits(params["W"], averages["W"])
         assert same_bits(np.atleast_1d(params["s"]), np.atleast_1d(averages["s"]))
-        assert same_bits(opt.state["W"]["param_avg"], trained["W"])
+        params["W"][0, 0] = 77  # is lost
     assert same_bits(params["W"], trained["W"])
     assert same_bits(opt.state["W"]["param_avg"], averages["W"])
     assert addresses == [params["W"].ctypes.data, opt.state["W"]["param_avg"].ctypes.data]
@@ -201,7 +221,11 @@ def test_use_ema_restores_after_an_error_and_when_frozen_inside() -> None:
         lambda opt: opt.save("never.npz"),
         lambda opt: setattr(opt, "lr", 0.5),
         lambda opt: opt.param_groups[0].update(ema_decay=0.0),
-        lambda opt: opt.load_state_dict(RMSProp(np.ones(5, np.float32)).state_dict()),
+        lambda opt: opt.load_state_dict(
+            RMSProp(np.ones(5, np.float32), ema_decay=0.5).state_dict()
+        ),
+        lambda opt: opt.add_param_group({"params": np.ones(2), "name": "more"}),
+        lambda opt: opt.discard_accumulated(),
         copy.deepcopy,
     ],
 )
@@ -211,11 +235,55 @@ def test_inside_use_ema_nothing_else_is_possible(action: Callable[[RMSProp], Any
     opt.step(np.ones(5, np.float32))
     with opt.use_ema():
         inside = p.copy()
-        with pytest.raises((RuntimeError, ValueError), match=r"inside use_ema\(\)|does not fit"):
+        with pytest.raises(RuntimeError, match=r"inside use_ema\(\)"):
             action(opt)
         assert same_bits(p, inside)
     opt.step(np.ones(5, np.float32))
     assert opt.step_count == 2
+
+
+def test_a_plateau_inside_use_ema_is_not_lost() -> None:
+    opt = RMSProp(np.ones(5), lr=0.5, ema_decay=0.5)
+    plateau = schedules.ReduceOnPlateau(opt, patience=0)
+    plateau.update(1.0)
+    with opt.use_ema(), pytest.raises(RuntimeError, match="inside use_ema"):
+        plateau.update(2.0)
+    assert plateau.update(2.0)
+    assert opt.lr == 0.05
+
+
+def test_use_ema_undoes_what_an_interrupt_left_half_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = draw(3), draw(3)
+    opt = RMSProp([{"params": a}, {"params": b}], ema_decay=0.5)
+    opt.step([draw(3), draw(3)])
+    before = [a.copy(), b.copy()]
+    whole = ParamGroup.showing_averages
+
+    def interrupted(group: ParamGroup) -> Any:
+        if group is opt.param_groups[1]:
+            raise KeyboardInterrupt
+        return whole(group)
+
+    monkeypatch.setattr(ParamGroup, "showing_averages", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opt.use_ema().__enter__()
+    assert [a.tobytes(), b.tobytes()] == [array.tobytes() for array in before]
+    opt.step([draw(3), draw(3)])
+
+
+def test_a_child_forked_inside_use_ema_is_inside_it_too() -> None:
+    opt = RMSProp(np.ones(5), ema_decay=0.5)
+    opt.step(np.ones(5))
+    with opt.use_ema():
+        child = os.fork()
+        if child == 0:
+            try:
+                opt.step(np.ones(5))
+            except RuntimeError:
+                os._exit(7)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
 
 
 def test_ema_in_some_groups_turned_on_and_off() -> None:

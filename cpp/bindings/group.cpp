@@ -11,7 +11,7 @@ Group::Group(const py::object &nest, const std::string &root, const std::string 
              std::vector<Tree::Leaf> &&leaves)
     : nest_(nest), root_(root), tree_(nest, name, leaves),
       steps_(static_cast<py::ssize_t>(leaves.size())), counters_(steps_.mutable_data()),
-      terms_(leaves.size()) {
+      summed_(leaves.size()) {
     std::fill_n(counters_, leaves.size(), 0);
     parameters_.reserve(leaves.size());
     for (const Tree::Leaf &leaf : leaves) {
@@ -55,6 +55,12 @@ void Group::validate(const Options &options, bool flush_denormals) const {
             fused_rmsprop::validate(options, dtype, flush_denormals);
         seen[static_cast<int>(dtype)] = true;
     }
+}
+
+void Group::set_summed(const std::vector<bool> &summed) {
+    if (summed.size() != parameters_.size())
+        throw py::value_error("summed needs one flag per parameter");
+    summed_ = summed;
 }
 
 void Group::configure(const Options &options, const std::array<py::object, state_count> &state) {

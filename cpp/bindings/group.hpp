@@ -64,10 +64,11 @@ public:
     }
     void count_step(std::size_t index) { counters_[index] += 1; }
 
-    /// How many gradients are in each parameter's grad_sum.
-    const std::vector<std::int64_t> &terms() const { return terms_; }
-    void set_terms(const std::vector<std::int64_t> &terms) { terms_ = terms; }
-    void count_term(std::size_t index) { terms_[index] += 1; }
+    /// Whether there is anything in each parameter's grad_sum.
+    const std::vector<bool> &summed() const { return summed_; }
+    bool summed(std::size_t index) const { return summed_[index]; }
+    void set_summed(const std::vector<bool> &summed);
+    void mark_summed(std::size_t index) { summed_[index] = true; }
 
 private:
     Group(const py::object &nest, const std::string &root, const std::string &name,
@@ -80,7 +81,7 @@ private:
     std::vector<py::handle> given_; ///< the arrays of parameters_, in order
     py::array_t<std::int64_t> steps_;
     std::int64_t *counters_; ///< the memory of steps_, whatever a user does to the array object
-    std::vector<std::int64_t> terms_;
+    std::vector<bool> summed_;
     Options options_;
     std::uint64_t layout_ = 0;
 };

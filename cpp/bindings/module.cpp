@@ -65,8 +65,9 @@ PYBIND11_MODULE(_core, m) {
           py::arg("threads"));
 
     py::class_<Gradients>(m, "Gradients", py::is_final())
-        .def(py::init([](double grad_scale, double max_grad_value) {
-                 return Gradients{.grad_scale = grad_scale, .max_grad_value = max_grad_value};
+        .def(py::init([](double grad_scale, const std::optional<double> &max_grad_value) {
+                 return Gradients{.grad_scale = grad_scale,
+                                  .max_grad_value = max_grad_value.value_or(Gradients::unlimited)};
              }),
              py::kw_only(), py::arg("grad_scale"), py::arg("max_grad_value"));
 
@@ -105,7 +106,8 @@ PYBIND11_MODULE(_core, m) {
         .def("validate", &Group::validate, py::arg("options"), py::arg("flush_denormals"))
         .def("set_options", &Group::set_options, py::arg("options"))
         .def("configure", &Group::configure, py::arg("options"), py::arg("state"))
-        .def_property("terms", &Group::terms, &Group::set_terms);
+        .def_property(
+            "summed", [](const Group &group) { return group.summed(); }, &Group::set_summed);
 
     py::class_<Stepper>(m, "Stepper", py::is_final())
         .def(py::init<>())

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <utility>
 
 #include <pthread.h>
 
@@ -58,7 +57,9 @@ std::string Stepper::grad_root(std::size_t group) const {
 
 void Stepper::acquire(const std::string &why) {
     const int current = generation.load(std::memory_order_relaxed);
-    if (owner_ == current)
+    // A child forked by another thread's step has no such claim to respect; one that was forked
+    // inside a named claim is inside it, too.
+    if (owner_ == current || (owner_ != 0 && !why_owned_.empty()))
         throw std::runtime_error(!why_owned_.empty()
                                      ? why_owned_
                                      : "this optimizer is in the middle of a step, or of a change, "
@@ -195,17 +196,16 @@ void Stepper::accumulate(const py::object &grads) {
                         .size = tensors_[i].size,
                         .sum = slots_[i].parameter().state_data(grad_sum),
                         .term = tensors_[i].grad,
-                        .empty = slots_[i].group->terms()[slots_[i].index] == 0});
+                        .empty = !slots_[i].group->summed(slots_[i].index)});
     {
         std::optional<py::gil_scoped_release> released;
         if (bytes() >= release_gil_from_bytes)
             released.emplace();
-        fused_rmsprop::accumulate(
-            sums, {.threads = threads_used_, .flush_denormals = execution_.flush_denormals});
+        fused_rmsprop::accumulate(sums, beside_steps());
     }
     for (std::size_t i = 0; i < slots_.size(); ++i)
         if (tensors_[i].grad != nullptr)
-            slots_[i].group->count_term(slots_[i].index);
+            slots_[i].group->mark_summed(slots_[i].index);
     ++accumulated_;
 }
 
@@ -223,7 +223,7 @@ void Stepper::set_accumulated(std::int64_t count) {
     accumulated_ = count;
     if (count == 0)
         for (const auto &group : groups_)
-            group->set_terms(std::vector<std::int64_t>(group->parameters().size()));
+            group->set_summed(std::vector<bool>(group->parameters().size()));
 }
 
 /// Takes what was accumulated for the gradients, and checks everything.
@@ -232,7 +232,7 @@ void Stepper::read_sums() {
     for (const auto &group : groups_)
         group->check_containers();
     for (std::size_t i = 0; i < slots_.size(); ++i) {
-        const bool some = slots_[i].group->terms()[slots_[i].index] > 0;
+        const bool some = slots_[i].group->summed(slots_[i].index);
         if (some)
             check_parameter(slots_[i]);
         tensors_[i].grad = some ? slots_[i].parameter().state_data(grad_sum) : nullptr;
@@ -269,6 +269,14 @@ void Stepper::read(const py::object &grads) {
     }
 }
 
+/// For work around a step: on as many threads as steps, where these find out how many that is.
+Execution Stepper::beside_steps() const {
+    Execution execution = execution_;
+    if (execution.threads == 0)
+        execution.threads = threads_used_;
+    return execution;
+}
+
 /// The bytes of parameters in the step under way.
 std::size_t Stepper::bytes() const {
     std::size_t bytes = 0;
@@ -281,7 +289,8 @@ std::size_t Stepper::bytes() const {
 void Stepper::run(double grad_scale) {
     Execution execution = execution_; // which the user may change in another thread meanwhile
     execution.tuner = execution.threads == 0 ? &tuner_ : nullptr;
-    Gradients gradients{.grad_scale = grad_scale, .max_grad_value = max_grad_value_};
+    Gradients gradients{.grad_scale = grad_scale,
+                        .max_grad_value = max_grad_value_.value_or(Gradients::unlimited)};
     const OnNonfinite on_nonfinite = on_nonfinite_;
     const std::optional<double> max_grad_norm = max_grad_norm_;
     for (std::size_t i = 0; i < slots_.size(); ++i)
@@ -292,10 +301,7 @@ void Stepper::run(double grad_scale) {
         released.emplace();
     std::optional<GradNorm> found;
     if (max_grad_norm || on_nonfinite != propagate) {
-        Execution measuring = execution; // by as many as the steps, if these find out how many
-        if (std::exchange(measuring.tuner, nullptr) != nullptr)
-            measuring.threads = threads_used_;
-        found = fused_rmsprop::grad_norm(tensors_, gradients, measuring);
+        found = fused_rmsprop::grad_norm(tensors_, gradients, beside_steps());
     }
     const bool refused = found && found->nonfinite != GradNorm::none && on_nonfinite != propagate;
     if (found && max_grad_norm)
@@ -329,16 +335,20 @@ void Stepper::raise_nonfinite(std::size_t leaf) const {
                                  : slots_[leaf].grad_what;
     const py::module_ numpy = py::module_::import("numpy");
     const py::object wrong = numpy.attr("logical_not")(numpy.attr("isfinite")(grad));
-    const py::list places = numpy.attr("argwhere")(wrong).attr("tolist")();
+    const auto count = numpy.attr("count_nonzero")(wrong).cast<std::size_t>();
     std::string message = what;
-    if (py::len(places) == 0) {
+    if (count == 0) {
         message += " is finite, but overflows when it is multiplied with grad_scale";
     } else {
-        const auto first = py::tuple(py::reinterpret_borrow<py::list>(places[0]));
-        message += " has " + std::to_string(py::len(places)) + " NaN or infinite element" +
-                   (py::len(places) == 1 ? "" : "s") + ", the first at index " +
-                   std::string(py::str(py::object(first))) + ": " +
-                   std::string(py::str(py::float_(grad[first])));
+        const py::tuple place =
+            numpy.attr("unravel_index")(wrong.attr("argmax")(), grad.attr("shape"));
+        py::list index;
+        for (const py::handle i : place)
+            index.append(py::int_(py::reinterpret_borrow<py::object>(i)));
+        message += " has " + std::to_string(count) + " NaN or infinite element" +
+                   (count == 1 ? "" : "s") + ", the first at index " +
+                   std::string(py::str(py::tuple(index))) + ": " +
+                   std::string(py::str(py::float_(grad[place])));
     }
     PyErr_SetString(PyExc_FloatingPointError, (message + "; nothing has changed").c_str());
     throw py::error_already_set();

@@ -46,8 +46,8 @@ public:
 
     const std::optional<double> &max_grad_norm() const { return max_grad_norm_; }
     void set_max_grad_norm(const std::optional<double> &norm) { max_grad_norm_ = norm; }
-    double max_grad_value() const { return max_grad_value_; }
-    void set_max_grad_value(double value) { max_grad_value_ = value; }
+    const std::optional<double> &max_grad_value() const { return max_grad_value_; }
+    void set_max_grad_value(const std::optional<double> &value) { max_grad_value_ = value; }
     /// What is done with a gradient that is NaN or infinite: "propagate", "skip" or "raise".
     std::string on_nonfinite() const { return on_nonfinite_names[on_nonfinite_]; }
     void set_on_nonfinite(const std::string &what);
@@ -85,6 +85,7 @@ private:
     void read_sums();
     const void *gradient(Slot &slot, const py::object &grad);
     void prefetch(std::size_t leaf) const;
+    Execution beside_steps() const;
     std::size_t bytes() const;
     void run(double grad_scale);
     [[noreturn]] void raise_nonfinite(std::size_t leaf) const;
@@ -105,7 +106,7 @@ private:
     int threads_used_ = 1;
 
     std::optional<double> max_grad_norm_; ///< none: not measured
-    double max_grad_value_ = Gradients::unlimited;
+    std::optional<double> max_grad_value_;
     OnNonfinite on_nonfinite_ = propagate;
     std::optional<double> grad_norm_;
     std::int64_t step_count_ = 0, skipped_steps_ = 0, accumulated_ = 0;

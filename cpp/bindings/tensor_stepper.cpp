@@ -210,7 +210,7 @@ bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
         const double steps = view.dtype == DType::float32
                                  ? double{*static_cast<const float *>(slot.step)}
                                  : *static_cast<const double *>(slot.step);
-        tensor.step = static_cast<std::uint64_t>(std::clamp(steps, 0.0, 0x1p53));
+        tensor.step = steps > 0 ? static_cast<std::uint64_t>(std::min(steps, 0x1p53)) : 0;
     }
     tensor.grad = gradient(slot, tensor.dtype, grad);
     return true;

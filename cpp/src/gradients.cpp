@@ -119,7 +119,7 @@ GradNorm grad_norm(std::span<const Tensor> tensors, const Gradients &gradients,
     if (result.nonfinite == GradNorm::none && std::isinf(result.norm))
         magnified = 0x1p-600;
     else if (result.norm < 0x1p-900)
-        magnified = 0x1p+500;
+        magnified = 0x1p+600;
     if (magnified != 1)
         result = sum(magnified);
     result.norm = std::sqrt(result.norm) / magnified;

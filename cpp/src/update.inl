@@ -5,9 +5,9 @@
 // the copy that the linker keeps for all.
 //
 // A plain step reads param, grad and square_avg and writes param and square_avg: 20 bytes per
-// float32 element, 8 more for each of momentum_buffer and grad_avg. In cache it is bound by the
-// divider (one square root and one division per element; quotient.inl takes the division off it),
-// in memory by the bandwidth.
+// float32 element, 8 more for each of momentum_buffer, grad_avg and param_avg. In cache it is bound
+// by the divider (one square root and one division per element; quotient.inl takes the division off
+// it), in memory by the bandwidth.
 //
 // Each line rounds as the NumPy expression beside it does (tests/reference.py): the order of the
 // operations is part of the contract, and contraction to fused multiply-add is off.

@@ -38,7 +38,7 @@ def rmsprop_step(
 
 @final
 class Gradients:
-    def __init__(self, *, grad_scale: float, max_grad_value: float) -> None: ...
+    def __init__(self, *, grad_scale: float, max_grad_value: float | None) -> None: ...
 
 @final
 class Options:
@@ -73,7 +73,7 @@ class Group:
     def validate(self, options: Options, flush_denormals: bool) -> None: ...
     def set_options(self, options: Options) -> None: ...
     def configure(self, options: Options, state: Sequence[list[NDArray[Any]] | None]) -> None: ...
-    terms: list[int]
+    summed: list[bool]
 
 @final
 class Stepper:
@@ -81,7 +81,7 @@ class Stepper:
     flush_denormals: bool
     serial_below_bytes: int
     max_grad_norm: float | None
-    max_grad_value: float
+    max_grad_value: float | None
     on_nonfinite: str
     accumulated: int
     step_count: int

@@ -114,10 +114,9 @@ lr_in_momentum, decoupled_weight_decay, bias_correction, ema_decay
         raise TypeError(f"{names[0]} must be a number here: rmsprop_step does not count steps")
     if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
         raise ValueError(f"step must be an int >= 0, got {step!r}")
-    limit = as_limit("max_grad_value", max_grad_value)
     gradients = _core.Gradients(
         grad_scale=as_number("grad_scale", grad_scale),
-        max_grad_value=np.inf if limit is None else limit,
+        max_grad_value=as_limit("max_grad_value", max_grad_value),
     )
     _core.rmsprop_step(
         param,

@@ -15,6 +15,7 @@ from fused_rmsprop import _core, checkpoint
 from fused_rmsprop.options import (
     FIXED,
     OPTIONS,
+    SETTINGS,
     Number,
     Schedulable,
     as_flag,
@@ -28,7 +29,6 @@ from fused_rmsprop.param_group import Array, ParamGroup, State, claimed
 from fused_rmsprop.param_specs import checked_container, is_group, is_list_of_groups
 from fused_rmsprop.presets import preset
 from fused_rmsprop.saved_state import (
-    SETTINGS,
     Loading,
     as_content,
     from_content,
@@ -68,7 +68,8 @@ class RMSProp:
         L2 penalty ``>= 0``: ``weight_decay * p`` is added to the gradient.
     momentum : float or callable
         Share of the momentum buffer that a step keeps, ``0 <= momentum < 1``; 0 for none:
-        ``b = momentum * b + g / (sqrt(v) + eps)``, ``p = p - lr * b``.
+        ``b = momentum * b + g / (sqrt(v) + eps)``, ``p = p - lr * b``. A step at which a function
+        returns 0 is one without momentum and leaves the buffer as it is, as in torch.
     centered : bool
         Divide by the standard deviation of the gradient instead of its root mean square. The
         variance is kept itself, so it cannot turn negative as ``v - grad_avg**2`` does.
@@ -103,7 +104,7 @@ class RMSProp:
     on_nonfinite : {"propagate", "skip", "raise"}
         What a NaN or an infinity in a gradient does: IEEE 754 decides; the step is left out and
         counted in `skipped_steps`; a `FloatingPointError` says where it is. For the latter two
-        nothing changes, `step_count` included.
+        nothing changes, `step_count` included; skipping drops what was accumulated.
     flush_denormals : bool
         Count subnormal numbers as zero during the step. They make some processors a hundred
         times slower, and the averages of a unit that is no longer used end up there. False:
@@ -226,10 +227,16 @@ class RMSProp:
         return cls(params, **{**preset(name), **options})
 
     def _build(
-        self, specs: Any, grouped: bool, defaults: dict[str, Any], settings: dict[str, Any]
+        self,
+        specs: Any,
+        grouped: bool,
+        defaults: dict[str, Any],
+        settings: dict[str, Any],
+        step_count: int = 0,
     ) -> None:
         self.defaults = parse_options(defaults, "RMSProp")
         self._stepper = _core.Stepper()
+        self._stepper.step_count = step_count
         self._groups: list[ParamGroup] = []
         for name, value in settings.items():
             setattr(self, name, value)
@@ -424,13 +431,11 @@ class RMSProp:
     @property
     def max_grad_value(self) -> float | None:
         """What each element of a gradient is limited to, or None."""
-        value = self._stepper.max_grad_value
-        return None if value == np.inf else value
+        return self._stepper.max_grad_value
 
     @max_grad_value.setter
     def max_grad_value(self, value: Number | None) -> None:
-        limit = as_limit("max_grad_value", value)
-        self._stepper.max_grad_value = np.inf if limit is None else limit
+        self._stepper.max_grad_value = as_limit("max_grad_value", value)
 
     @property
     def on_nonfinite(self) -> str:
@@ -467,7 +472,7 @@ class RMSProp:
 
     @property
     def state_nbytes(self) -> int:
-        """The bytes of all state arrays, what has been accumulated included."""
+        """The bytes of the state arrays of parameters' size, and of accumulated gradients."""
         return sum(group.state_nbytes for group in self._groups)
 
     def effective_lr(self, name: str) -> Array:
@@ -502,8 +507,9 @@ class RMSProp:
     def use_ema(self) -> Iterator[None]:
         """Inside a ``with``, the parameters' arrays hold their running averages.
 
-        The values change places, in the arrays' own memory, and change back at the end, also
-        after an error. Meanwhile the optimizer refuses to step, to change and to be saved.
+        They are written into the arrays' own memory, and the trained values again at the end,
+        also after an error; what is written to a parameter in between is lost. Meanwhile the
+        optimizer refuses to step, to be saved, and changes of its groups, `lr` among them.
 
         Raises
         ------
@@ -528,7 +534,7 @@ class RMSProp:
         why = "this optimizer is inside use_ema(), where the parameters are their averages"
         with claimed(self._stepper, why), ExitStack() as stack:
             for group in self._groups:
-                stack.enter_context(group.swapped_averages())
+                stack.enter_context(group.showing_averages())
             yield
 
     @property
@@ -538,7 +544,8 @@ class RMSProp:
         Names are the keys and indices that lead to the parameter, joined by dots
         (``"layer1.W"``), with the group's name or index in front where there are groups;
         ``"param"`` for a single array. Each has ``step`` (0-d, int64), ``square_avg`` or, if
-        centered, ``variance`` and ``grad_avg``, and with momentum ``momentum_buffer``.
+        centered, ``variance`` and ``grad_avg``, with momentum ``momentum_buffer``, and with
+        `ema_decay` ``param_avg``.
         """
         # A ChainMap iterates over its last map first.
         return MappingProxyType(ChainMap(*(group.state for group in reversed(self._groups))))
@@ -600,7 +607,15 @@ class RMSProp:
         checkpoint.write(path, *as_content(state_dict, params, self.defaults))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], params: object, **options: Any) -> RMSProp:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        params: Any,
+        *,
+        threads: int | None = None,
+        grads: object = None,
+        **options: Any,
+    ) -> RMSProp:
         """An optimizer that goes on from a file of `save`, bit for bit.
 
         Parameters
@@ -609,9 +624,12 @@ class RMSProp:
             The file.
         params : like `params` of the class
             Arrays with the names, shapes and dtypes of the saved ones, in the same groups. They
-            take over the saved values.
+            take over the saved values. Options in the groups are not looked at.
+        threads, grads
+            As for the class; they are not saved.
         **options
-            Of the class, to be used instead of the saved ones; for all groups.
+            Of the class, to be used instead of the saved ones: for all groups, or, where some had
+            a function that could not be saved, for these.
 
         Returns
         -------
@@ -628,16 +646,30 @@ class RMSProp:
             If the file cannot be read.
         """
         arrays, metadata = checkpoint.read(path)
-        unsaved = {k: options.pop(k) for k in ("threads", "grads") if k in options}
         if unknown := options.keys() - {*OPTIONS, *SETTINGS}:
             raise TypeError(f"RMSProp.load has no argument {min(unknown)!r}")
         if fixed := options.keys() & {*FIXED}:
             raise ValueError(f"{min(fixed)} is fixed: the saved state began with it")
         state_dict, saved_params, defaults = from_content(arrays, metadata, options)
-        if is_list_of_groups(params):
-            params = [{k: g[k] for k in ("params", "name") if k in g} for g in params]
-        opt = cls(params, **defaults, **state_dict["settings"], **unsaved)
+        saved_groups = state_dict["param_groups"]
+        grouped = is_list_of_groups(params)
+        specs = list(params) if grouped else [{"params": params}]
+        if len(specs) != len(saved_groups):
+            raise ValueError(f"{path} has {len(saved_groups)} parameter groups, not {len(specs)}")
+        opt = cls.__new__(cls)
+        opt._build(
+            [
+                {**saved, "params": spec["params"], "name": spec.get("name", saved["name"])}
+                for spec, saved in zip(specs, saved_groups, strict=True)
+            ],
+            grouped,
+            defaults,
+            state_dict["settings"] | {"threads": threads},
+            state_dict["counters"]["step_count"],
+        )
         Loading(opt._stepper, opt._groups, state_dict, saved_params).apply()
+        if grads is not None:
+            opt.bind_grads(grads)
         return opt
 
     def __repr__(self) -> str:
@@ -671,7 +703,7 @@ class RMSProp:
         ]
         settings = settings_of(self._stepper) | {"threads": self.threads}
         return {
-            "build": (specs, self._grouped, self.defaults, settings),
+            "build": (specs, self._grouped, self.defaults, settings, self.step_count),
             "grads": self._grads,
             "state_dict": self.state_dict(),
             "attributes": {k: v for k, v in vars(self).items() if k not in _OWN_ATTRIBUTES},

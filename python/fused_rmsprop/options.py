@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, SupportsFloat, TypeAlias
 
 import numpy as np
@@ -84,6 +85,30 @@ def as_on_nonfinite(value: Any) -> str:
     raise ValueError(
         f"on_nonfinite must be one of {', '.join(map(repr, ON_NONFINITE))}, got {value!r}"
     )
+
+
+#: What belongs to an optimizer and can change a result: how each is read.
+SETTINGS: Mapping[str, Callable[[Any], Any]] = {
+    "flush_denormals": partial(as_flag, "flush_denormals"),
+    "max_grad_norm": partial(as_limit, "max_grad_norm"),
+    "max_grad_value": partial(as_limit, "max_grad_value"),
+    "on_nonfinite": as_on_nonfinite,
+}
+
+
+def check_start(options: Mapping[str, Any], dtype: str, largest: float) -> None:
+    """Refuse a start of `square_avg` that arrays of this dtype, or the other options, cannot have.
+
+    The core's `validate` does not know of it, because the caller makes the arrays.
+    """
+    start = options["initial_square_avg"]
+    if not 0 <= start <= largest:
+        raise ValueError(f"initial_square_avg must be >= 0 and finite in {dtype}, got {start}")
+    if options["bias_correction"] and start != 0:
+        raise ValueError(
+            "bias_correction divides out the zeros that square_avg starts from: it has no "
+            f"meaning with initial_square_avg={start}"
+        )
 
 
 def parse_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fused_rmsprop import _core
 from fused_rmsprop.options import (
     FIXED,
     OPTIONS,
+    check_start,
     core_options,
     options_at,
     parse_options,
@@ -189,17 +190,8 @@ class ParamGroup(MutableMapping[str, Any]):
         """Raise a `ValueError` that names the group unless the values suit its arrays."""
         try:
             self.core.validate(core_options(values), flush_denormals)
-            start = values["initial_square_avg"]
             for dtype in {array.dtype for array in self.core.arrays}:
-                if not 0 <= start <= float(np.finfo(dtype).max):
-                    raise ValueError(
-                        f"initial_square_avg must be >= 0 and finite in {dtype}, got {start}"
-                    )
-            if values["bias_correction"] and start != 0:
-                raise ValueError(
-                    "bias_correction divides out the zeros that square_avg starts from: it has no "
-                    f"meaning with initial_square_avg={start}"
-                )
+                check_start(values, str(dtype), float(np.finfo(dtype).max))
         except ValueError as error:
             raise ValueError(f"{self._where}: {error}") from None
 
@@ -236,29 +228,28 @@ class ParamGroup(MutableMapping[str, Any]):
         """Allocate what `RMSProp.accumulate` adds to, unless it is there."""
         if "grad_sum" not in self._arrays:
             with claimed(self._stepper):
-                checked = Checked(self._options, self.current())
-                self._use(checked, {**self._arrays, "grad_sum": self._zeros()})
+                self._use_arrays({**self._arrays, "grad_sum": self._zeros()})
 
     @contextmanager
-    def swapped_averages(self) -> Iterator[None]:
-        """Exchange the parameters' values with their averages', for the time being."""
+    def showing_averages(self) -> Iterator[None]:
+        """The parameters hold their averages' values, if there are any, for the time being."""
+        averages = self._arrays.get("param_avg")
+        if averages is None:
+            yield
+            return
         # Views: they stay writable whatever is done to the array objects meanwhile.
-        arrays = [array.view() for array in self.core.arrays if "param_avg" in self._arrays]
-        for array, what in zip(arrays, self.core.names, strict=False):
+        arrays = [array.view() for array in self.core.arrays]
+        for array, what in zip(arrays, self.core.names, strict=True):
             if not array.flags.writeable:
                 raise ValueError(f"the parameter {what!r} has become read-only")
-
-        def swap() -> None:
-            for array, average in zip(arrays, self._arrays.get("param_avg", ()), strict=True):
-                kept = array.copy(order="K")
-                array[...] = average
-                average[...] = kept
-
-        swap()
+        values = [array.copy(order="K") for array in arrays]
         try:
+            for array, average in zip(arrays, averages, strict=True):
+                array[...] = average
             yield
         finally:
-            swap()
+            for array, value in zip(arrays, values, strict=True):
+                array[...] = value
 
     def _zeros(self, start: float = 0.0) -> list[Array]:
         arrays = [zeros_in_order_of(array) for array in self.core.arrays]
@@ -268,16 +259,18 @@ class ParamGroup(MutableMapping[str, Any]):
         return arrays
 
     def _use(self, checked: Checked, arrays: dict[str, list[Array]]) -> None:
-        options, core = checked.options, core_options(checked.values)
-        unchanged = self.state and all(arrays.get(k) is self._arrays.get(k) for k in _KINDS)
-        if unchanged:
+        self._options, self._values = checked.options, checked.values
+        self._values_step = self._stepper.step_count
+        self._use_arrays(arrays)
+
+    def _use_arrays(self, arrays: dict[str, list[Array]]) -> None:
+        core = core_options(self._values)
+        if self.state and all(arrays.get(k) is self._arrays.get(k) for k in _KINDS):
             self.core.set_options(core)
-        else:
-            self.core.configure(core, [arrays.get(kind) for kind in _KINDS])
-        self._options, self._arrays = options, arrays
-        self._values, self._values_step = checked.values, self._stepper.step_count
-        if not unchanged:
-            self._show_state()
+            return
+        self.core.configure(core, [arrays.get(kind) for kind in _KINDS])
+        self._arrays = arrays
+        self._show_state()
 
     def _show_state(self) -> None:
         options, arrays = self._options, self._arrays
@@ -297,8 +290,8 @@ class ParamGroup(MutableMapping[str, Any]):
             name: {key: array.copy() for key, array in state.items()}
             for name, state in self.state.items()
         }
-        for i, (name, terms) in enumerate(zip(self.core.names, self.core.terms, strict=True)):
-            if terms > 0:
+        for i, (name, summed) in enumerate(zip(self.core.names, self.core.summed, strict=True)):
+            if summed:
                 saved[name]["grad_sum"] = self._arrays["grad_sum"][i].copy()
         return saved
 
@@ -318,7 +311,7 @@ class ParamGroup(MutableMapping[str, Any]):
                 if key not in state:
                     found.append(f"{where} is missing")
                 elif key == "step":
-                    if not _is_count(state[key]):
+                    if not is_count(state[key]):
                         found.append(f"{where} is {state[key]!r}, not a number of steps")
                 else:
                     found += different(where, state[key], array)
@@ -338,7 +331,7 @@ class ParamGroup(MutableMapping[str, Any]):
         for name in names:
             for key, array in self.state[name].items():
                 array[...] = saved[name][key]
-        self.core.terms = [int("grad_sum" in saved[name]) for name in names]
+        self.core.summed = ["grad_sum" in saved[name] for name in names]
         for i, name in enumerate(names):
             if "grad_sum" in saved[name]:
                 arrays["grad_sum"][i][...] = saved[name]["grad_sum"]
@@ -367,7 +360,7 @@ def _needs(options: Mapping[str, Any]) -> dict[str, bool]:
     }
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
     """Whether ``value`` is a whole number that a step counter can hold."""
     array = np.asarray(value)
     if array.shape != () or not np.issubdtype(array.dtype, np.integer):

@@ -10,37 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from fused_rmsprop import _core
-from fused_rmsprop.options import OPTIONS, as_flag, as_limit, as_on_nonfinite, parse_options
-from fused_rmsprop.param_group import Array, Checked, ParamGroup, claimed, different
-from fused_rmsprop.schedules.plain import as_plain, from_plain
+from fused_rmsprop.options import OPTIONS, SETTINGS, parse_options
+from fused_rmsprop.param_group import Array, Checked, ParamGroup, claimed, different, is_count
+from fused_rmsprop.schedules.plain import as_plain, from_plain, is_lost
 
 COUNTERS = ("step_count", "skipped_steps", "accumulated")
-SETTINGS = ("flush_denormals", "max_grad_norm", "max_grad_value", "on_nonfinite")
 
 
 def settings_of(stepper: _core.Stepper) -> dict[str, Any]:
     """What the optimizer was told that can change a result."""
-    value = stepper.max_grad_value
-    return {
-        "flush_denormals": stepper.flush_denormals,
-        "max_grad_norm": stepper.max_grad_norm,
-        "max_grad_value": None if value == np.inf else value,
-        "on_nonfinite": stepper.on_nonfinite,
-    }
-
-
-def parse_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same after checks, as the core takes them."""
-    limit = as_limit("max_grad_value", settings["max_grad_value"])
-    return {
-        "flush_denormals": as_flag("flush_denormals", settings["flush_denormals"]),
-        "max_grad_norm": as_limit("max_grad_norm", settings["max_grad_norm"]),
-        "max_grad_value": np.inf if limit is None else limit,
-        "on_nonfinite": as_on_nonfinite(settings["on_nonfinite"]),
-    }
+    return {name: getattr(stepper, name) for name in SETTINGS}
 
 
 def state_dict_of(stepper: _core.Stepper, groups: Sequence[ParamGroup]) -> dict[str, Any]:
@@ -65,7 +45,9 @@ def snapshot_of(
 def _copies(stepper: _core.Stepper, groups: Sequence[ParamGroup]) -> dict[str, Any]:
     return {
         "state": {name: state for group in groups for name, state in group.saved_state().items()},
-        "param_groups": [group.options() | {"params": group.core.names} for group in groups],
+        "param_groups": [
+            group.options() | {"params": group.core.names, "name": group.name} for group in groups
+        ],
         "settings": settings_of(stepper),
         "counters": {name: getattr(stepper, name) for name in COUNTERS},
     }
@@ -85,7 +67,7 @@ class Loading:
         self._groups = groups
         self._params = params
         self._state, saved_groups, settings, self._counters = _parts_of(state_dict)
-        self._settings = parse_settings(settings)
+        self._settings = {name: parse(settings[name]) for name, parse in SETTINGS.items()}
         if len(saved_groups) != len(groups):
             raise ValueError(
                 f"the state_dict has {len(saved_groups)} parameter groups, "
@@ -95,10 +77,11 @@ class Loading:
         found: list[str] = []
         for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
             where = f"param_groups[{i}] of the state_dict"
-            found += _other_names(group.core.names, saved["params"], where)
-            if found:
+            if other_names := _other_names(group.core.names, saved["params"], where):
+                found += other_names
                 continue
-            parsed = parse_options({k: v for k, v in saved.items() if k != "params"}, where)
+            options = {k: v for k, v in saved.items() if k not in ("params", "name")}
+            parsed = parse_options(options, where)
             if missing := [key for key in OPTIONS if key not in parsed]:
                 raise ValueError(f"{where} lacks {', '.join(missing)}")
             self._checked.append(
@@ -110,6 +93,12 @@ class Loading:
                 for name, array in zip(group.core.names, group.core.arrays, strict=True):
                     found += different(f"the saved parameter {name!r}", params.get(name), array)
             found += group.differences(parsed, self._state)
+        if self._counters["accumulated"] == 0:
+            found += [
+                f"state[{name!r}] has a grad_sum, and nothing was accumulated"
+                for name, state in self._state.items()
+                if isinstance(state, Mapping) and "grad_sum" in state
+            ]
         if found:
             raise ValueError(
                 "the saved state does not fit (names come from the structure of the parameters, "
@@ -138,7 +127,11 @@ def as_content(
     return arrays, {
         "state": {name: list(entries) for name, entries in state_dict["state"].items()},
         "param_groups": [
-            {"params": group["params"], "options": {k: as_plain(group[k]) for k in OPTIONS}}
+            {
+                "params": group["params"],
+                "name": group["name"],
+                "options": {k: as_plain(group[k]) for k in OPTIONS},
+            }
             for group in state_dict["param_groups"]
         ],
         "settings": state_dict["settings"],
@@ -150,30 +143,36 @@ def as_content(
 def from_content(
     arrays: Mapping[str, Array], metadata: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Array], dict[str, Any]]:
-    """The state_dict, the parameters and the defaults, where ``overrides`` come before options."""
+    """The state_dict, the parameters and the defaults, where ``overrides`` come before options.
 
-    def options(saved: Mapping[str, Any]) -> dict[str, Any]:
+    One for an option that some groups have as a function that was not saved is for those alone.
+    """
+    saved_groups, defaults = metadata["param_groups"], metadata["defaults"]
+    lost = {
+        name
+        for options in (defaults, *(group["options"] for group in saved_groups))
+        for name, value in options.items()
+        if is_lost(value)
+    }
+
+    def options_of(saved: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            name: overrides[name] if name in overrides else _option_from_plain(name, value)
+            name: overrides[name]
+            if name in overrides and (name not in lost or is_lost(value))
+            else _option_from_plain(name, value)
             for name, value in saved.items()
         }
 
-    groups = [
-        {"params": group["params"], **options(group["options"])}
-        for group in metadata["param_groups"]
-    ]
+    names = ("params", "name")
+    groups = [{k: g[k] for k in names} | options_of(g["options"]) for g in saved_groups]
     settings = {k: overrides.get(k, value) for k, value in metadata["settings"].items()}
     state = {
         name: {key: arrays[f"state/{name}/{key}"] for key in keys}
         for name, keys in metadata["state"].items()
     }
     state_dict = {"state": state, "param_groups": groups, "settings": settings}
-    params = {name: arrays[f"params/{name}"] for name in state}
-    return (
-        {**state_dict, "counters": metadata["counters"]},
-        params,
-        options(metadata["defaults"]),
-    )
+    state_dict["counters"] = metadata["counters"]
+    return state_dict, {name: arrays[f"params/{name}"] for name in state}, options_of(defaults)
 
 
 def _option_from_plain(option: str, value: Any) -> Any:
@@ -206,12 +205,16 @@ def _parts_of(
     state, groups, settings, counters = (state_dict[key] for key in keys)
     if not isinstance(state, Mapping) or not isinstance(groups, (list, tuple)):
         raise ValueError("in a state_dict of RMSProp, state is a dict and param_groups a list")
-    if not all(isinstance(group, Mapping) and "params" in group for group in groups):
-        raise ValueError("in a state_dict of RMSProp, param_groups are dicts with the key 'params'")
+    if not all(
+        isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups
+    ):
+        raise ValueError(
+            "in a state_dict of RMSProp, param_groups are dicts with the key 'params', names"
+        )
     for what, part, names in (("settings", settings, SETTINGS), ("counters", counters, COUNTERS)):
         if not isinstance(part, Mapping) or set(part) != set(names):
             raise ValueError(f"in a state_dict of RMSProp, {what} are {', '.join(names)}")
     for name, count in counters.items():
-        if not isinstance(count, int) or count < 0:
+        if isinstance(count, bool) or not is_count(count):
             raise ValueError(f"in a state_dict of RMSProp, {name} is an int >= 0, not {count!r}")
-    return dict(state), list(groups), settings, dict(counters)
+    return dict(state), list(groups), settings, {k: int(v) for k, v in counters.items()}

@@ -6,7 +6,7 @@ Needs torch, which ``import fused_rmsprop`` does not import.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,17 +14,21 @@ from torch.optim.optimizer import _get_scalar_dtype, _use_grad_for_differentiabl
 from torch.optim.rmsprop import rmsprop
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import as_flag, as_number, as_threads
+from fused_rmsprop.options import as_flag, as_number, as_threads, check_start
 
 __all__ = ["RMSprop"]
 
 _C_FUNCTIONS = True  # whether to read tensors through torch's C functions where it has them
-#: What torch's optimizer does not have: the kernel's alone.
-_FLAGS = (
-    *("nesterov", "eps_inside_sqrt", "lr_in_momentum", "decoupled_weight_decay"),
-    "bias_correction",
-)
-_OWN = (*_FLAGS, "initial_square_avg")
+#: What torch's optimizer does not have, the kernel's alone, and the defaults.
+_OWN: dict[str, Any] = {
+    "nesterov": False,
+    "eps_inside_sqrt": False,
+    "lr_in_momentum": False,
+    "decoupled_weight_decay": False,
+    "bias_correction": False,
+    "initial_square_avg": 0.0,
+}
+_FLAGS = [name for name, default in _OWN.items() if default is False]
 _OPTIONS = (
     *("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize"),
     *("differentiable", "capturable", *_OWN),
@@ -105,7 +109,7 @@ class RMSprop(torch.optim.RMSprop):
         flush_denormals: bool = True,
         threads: int | None = None,
     ) -> None:
-        own = {
+        self._own_defaults = {
             "nesterov": nesterov,
             "eps_inside_sqrt": eps_inside_sqrt,
             "lr_in_momentum": lr_in_momentum,
@@ -113,7 +117,6 @@ class RMSprop(torch.optim.RMSprop):
             "bias_correction": bias_correction,
             "initial_square_avg": initial_square_avg,
         }
-        self._own_defaults = own
         self._set_up(as_flag("flush_denormals", flush_denormals), as_threads(threads))
         super().__init__(
             params,
@@ -128,7 +131,7 @@ class RMSprop(torch.optim.RMSprop):
             maximize,
             differentiable,
         )
-        self.defaults.update(own)
+        self.defaults.update(self._own_defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`."""
@@ -167,12 +170,20 @@ class RMSprop(torch.optim.RMSprop):
         if settings := state.pop("_settings", None):  # unpickled, or copied
             self._set_up(*settings)
         super().__setstate__(state)
-        initial = {"initial_square_avg": 0.0}
-        self._own_defaults = {n: self.defaults.get(n, initial.get(n, False)) for n in _OWN}
-        for group in self.param_groups:  # from a torch optimizer's state_dict
+        self._own_defaults = {n: self.defaults.get(n, value) for n, value in _OWN.items()}
+        for group in self.param_groups:
             for name in _OWN:
                 group.setdefault(name, self._own_defaults[name])
         self._plan = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; torch's own optimizer's leaves the options that it does not have alone."""
+        kept = [{name: group[name] for name in _OWN} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, saved, own in zip(
+            self.param_groups, state_dict["param_groups"], kept, strict=True
+        ):
+            group.update({name: value for name, value in own.items() if name not in saved})
 
     def state_dict(self) -> dict[str, Any]:
         """The state as `torch.optim.RMSprop` has it; see `torch.optim.Optimizer.state_dict`."""
@@ -214,6 +225,8 @@ class RMSprop(torch.optim.RMSprop):
 
         given = [tuple(group[name] for name in _OPTIONS) for group in self.param_groups]
         if given != self._given:
+            for group in self.param_groups:
+                _check_own(group, group["params"])
             self._options = [_kernel_options(group) for group in self.param_groups]
             self._suits = self._find_suits(self._options)
             # A tensor's value can change without anyone noticing: it is read at every step.
@@ -306,9 +319,8 @@ class RMSprop(torch.optim.RMSprop):
         wanted += ["momentum_buffer"] * (group["momentum"] > 0) + ["grad_avg"] * group["centered"]
         for key in wanted:
             if key not in state:
-                state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
-                if key in ("square_avg", "variance"):
-                    state[key].fill_(group["initial_square_avg"])
+                start = group["initial_square_avg"] if key in ("square_avg", "variance") else 0
+                state[key] = torch.full_like(p, start, memory_format=torch.preserve_format)
             elif not self._stepper.same_order(p, state[key]):
                 state[key] = _in_order(p, state[key])
         return state
@@ -322,8 +334,8 @@ class RMSprop(torch.optim.RMSprop):
             if own and any(p.grad is not None for p in params):
                 raise ValueError(
                     f"{own[0]} is the kernel's alone, which cannot update some parameters of the "
-                    "group: only dense float32 and float64 ones on the CPU, and without "
-                    "capturable and differentiable"
+                    "group: only dense float32 and float64 ones on the CPU, without capturable and "
+                    "differentiable, with eps > 0, alpha < 1 and momentum < 1"
                 )
 
     def _step_by_torch(self, group: dict[str, Any], grad_scale: float) -> None:
@@ -359,19 +371,15 @@ class RMSprop(torch.optim.RMSprop):
 _FLOATS = (torch.float32, torch.float64)
 
 
-def _check_own(group: dict[str, Any]) -> None:
+def _check_own(group: dict[str, Any], params: Iterable[Any] = ()) -> None:
     """Refuse what has no meaning among the options that torch does not check."""
     for name in _FLAGS:
         as_flag(name, group[name])
     start = as_number("initial_square_avg", group["initial_square_avg"])
-    if not 0 <= start < float("inf"):
-        raise ValueError(f"initial_square_avg must be >= 0 and finite, got {start}")
-    if group["bias_correction"] and start:
-        raise ValueError(
-            "bias_correction divides out the zeros that square_avg starts from: it has no "
-            f"meaning with initial_square_avg={start}"
-        )
-    if group["nesterov"] and not group.get("momentum", 1) > 0:
+    dtypes = {p.dtype for p in params} & {*_FLOATS} or {torch.float64}
+    for dtype in dtypes:
+        check_start({**group, "initial_square_avg": start}, str(dtype), torch.finfo(dtype).max)
+    if group["nesterov"] and not group["momentum"] > 0:
         raise ValueError("nesterov needs momentum > 0")
 
 

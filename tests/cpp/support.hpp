@@ -58,7 +58,7 @@ inline std::vector<fused_rmsprop::Options> all_options() {
                                    .nesterov = momentum < 0,
                                    .maximize = i % 5 % 2 == 1,
                                    .eps_inside_sqrt = eps_inside_sqrt,
-                                   .lr_in_momentum = i / 3 % 2 == 1,
+                                   .lr_in_momentum = i % 11 % 2 == 1,
                                    .decoupled_weight_decay = weight_decay < 0,
                                    .bias_correction = i % 7 % 2 == 1,
                                    .ema_decay = i % 4 == 2 ? 0.9 : 0.0});

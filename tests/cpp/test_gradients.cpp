@@ -94,7 +94,7 @@ TEST_CASE_TEMPLATE("grad_norm: finds the first tensor with a NaN or an infinity"
 }
 
 TEST_CASE("grad_norm: squares that float64 cannot hold") {
-    for (const double size : {1e300, 1e200, 1e-200, 1e-300}) {
+    for (const double size : {1e300, 1e200, 1e-200, 1e-300, 3e-308}) {
         const std::vector<double> grad(10'000, size);
         const auto found = grad_norm(std::vector{only_grad(grad)});
         CHECK(std::abs(found.norm / size - 100) < 1e-12);
@@ -109,6 +109,8 @@ TEST_CASE("clip_factor: as NumPy's minimum(1, max_norm / norm)") {
     CHECK(clip_factor(2, Gradients::unlimited) == 1);
     CHECK(clip_factor(Gradients::unlimited, 1) == 0);
     CHECK(std::isnan(clip_factor(std::nan(""), 1)));
+    CHECK(clip_factor(std::nan(""), Gradients::unlimited) == 1);
+    CHECK(clip_factor(Gradients::unlimited, Gradients::unlimited) == 1);
 }
 
 TEST_CASE_TEMPLATE("accumulate: sums, cut anywhere", T, float, double) {

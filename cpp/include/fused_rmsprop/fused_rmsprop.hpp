@@ -159,9 +159,9 @@ GradNorm grad_norm(std::span<const Tensor> tensors, const Gradients &gradients =
                    const Execution &execution = {});
 
 /// What to multiply gradients of this norm with so that it is `max_norm` at most:
-/// min(1, max_norm / norm), NaN for a NaN.
+/// min(1, max_norm / norm), NaN for a NaN; 1 where nothing is limited.
 inline double clip_factor(double norm, double max_norm) {
-    return norm <= max_norm ? 1 : max_norm / norm;
+    return norm <= max_norm || max_norm == Gradients::unlimited ? 1 : max_norm / norm;
 }
 
 /// One array that is to be summed up over several calls.

@@ -33,6 +33,15 @@ def as_plain(value: Any) -> Any:
     return {"function": repr(value)} if callable(value) else value
 
 
+def is_lost(plain: Any) -> bool:
+    """Whether `as_plain` could keep no more of a function, or of a part of it, than that."""
+    if isinstance(plain, list):
+        return any(is_lost(item) for item in plain)
+    if not isinstance(plain, Mapping):
+        return False
+    return "function" in plain or any(is_lost(value) for value in plain["arguments"].values())
+
+
 def from_plain(value: Any) -> Any:
     """What `as_plain` was given.
 

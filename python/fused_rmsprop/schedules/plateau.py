@@ -126,7 +126,14 @@ class ReduceOnPlateau:
         """
         current = as_number("metric", metric)
         rates = _rates(self.optimizer, self.min_lr)
+        before = dict(vars(self))
+        try:
+            return self._take_note(current, rates)
+        except BaseException:  # the optimizer refuses a change, say inside use_ema()
+            vars(self).update(before)
+            raise
 
+    def _take_note(self, current: float, rates: list[_Rate]) -> bool:
         self.last_epoch += 1
         if self._is_better(current):
             self.best = current
