@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fused_rmsprop import _core, checkpoint
+from fused_rmsprop import _core
 from fused_rmsprop.options import (
     FIXED,
     OPTIONS,
@@ -28,14 +28,7 @@ from fused_rmsprop.options import (
 from fused_rmsprop.param_group import Array, ParamGroup, State, claimed
 from fused_rmsprop.param_specs import checked_container, is_group, is_list_of_groups
 from fused_rmsprop.presets import preset
-from fused_rmsprop.saved_state import (
-    Loading,
-    as_content,
-    from_content,
-    settings_of,
-    snapshot_of,
-    state_dict_of,
-)
+from fused_rmsprop.saved_state import Loading, settings_of, snapshot_of, state_dict_of
 
 
 class RMSProp:
@@ -301,8 +294,11 @@ class RMSProp:
             If another thread is in the middle of a step of this optimizer, or inside `use_ema`.
         """
         for group in self._groups:
-            group.follow_schedules()
-        self._stepper.step(grads, as_number("grad_scale", grad_scale))
+            if group.scheduled:
+                group.follow_schedules()
+        if type(grad_scale) is not float:
+            grad_scale = as_number("grad_scale", grad_scale)
+        self._stepper.step(grads, grad_scale)
 
     def accumulate(self, grads: object = None) -> None:
         """Add gradients to those of which the next ``step()`` takes the mean.
@@ -603,6 +599,10 @@ class RMSProp:
         of `fused_rmsprop.schedules` is saved; of any other function only the fact,
         and `load` asks for it. Bound gradients and `threads` are not saved.
         """
+        # Imported when needed: together they take longer than the rest of the package.
+        from fused_rmsprop import checkpoint
+        from fused_rmsprop.saved_file import as_content
+
         state_dict, params = snapshot_of(self._stepper, self._groups)
         checkpoint.write(path, *as_content(state_dict, params, self.defaults))
 
@@ -645,6 +645,9 @@ class RMSProp:
         OSError
             If the file cannot be read.
         """
+        from fused_rmsprop import checkpoint
+        from fused_rmsprop.saved_file import from_content
+
         arrays, metadata = checkpoint.read(path)
         if unknown := options.keys() - {*OPTIONS, *SETTINGS}:
             raise TypeError(f"RMSProp.load has no argument {min(unknown)!r}")

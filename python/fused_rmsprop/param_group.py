@@ -77,7 +77,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
     __slots__ = (
         *("_arrays", "_name", "_options", "_params", "_stepper", "_values", "_values_step"),
-        *("_where", "core", "state"),
+        *("_where", "core", "scheduled", "state"),
     )
     __eq__ = object.__eq__  # identity, as arrays have no truth value to compare by
     __hash__ = object.__hash__
@@ -98,6 +98,8 @@ class ParamGroup(MutableMapping[str, Any]):
         self._stepper = stepper
         self.core = _core.Group(params, root, name)
         self._values_step = -1
+        #: Whether an option is a function of the step.
+        self.scheduled = False
         checked = self.validated(
             parse_options(options, where), stepper.flush_denormals, stepper.step_count
         )
@@ -197,11 +199,10 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def follow_schedules(self) -> None:
         """Set the options that are functions of the step to their values for the next one."""
-        if scheduled(self._options):
-            values = self.current()
-            with claimed(self._stepper):
-                self.validate(values, self._stepper.flush_denormals)
-                self.core.set_options(core_options(values))
+        values = self.current()
+        with claimed(self._stepper):
+            self.validate(values, self._stepper.flush_denormals)
+            self.core.set_options(core_options(values))
 
     def commit(self, checked: Checked) -> None:
         """Use options that were checked; allocate the state that they newly need."""
@@ -260,6 +261,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def _use(self, checked: Checked, arrays: dict[str, list[Array]]) -> None:
         self._options, self._values = checked.options, checked.values
+        self.scheduled = bool(scheduled(checked.options))
         self._values_step = self._stepper.step_count
         self._use_arrays(arrays)
 
