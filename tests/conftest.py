@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from fused_rmsprop import _core
@@ -18,3 +19,8 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     _core.set_instruction_set(name)
     yield name
     _core.set_instruction_set(SETS["in_use"])
+
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("any speed", deadline=None)
+hypothesis.settings.load_profile("any speed")

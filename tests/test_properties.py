@@ -26,6 +26,10 @@ options = st.fixed_dictionaries(
         "centered": st.booleans(),
         "nesterov": st.booleans(),
         "maximize": st.booleans(),
+        "eps_inside_sqrt": st.booleans(),
+        "lr_in_momentum": st.booleans(),
+        "decoupled_weight_decay": st.booleans(),
+        "bias_correction": st.booleans(),
         "flush_denormals": st.booleans(),
     }
 )

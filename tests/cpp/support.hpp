@@ -40,6 +40,17 @@ void for_each_instruction_set(const Body &body) {
     }
 }
 
+/// The message with which a call refuses, empty if it does not.
+template <typename Call>
+std::string refusal(const Call &call) {
+    try {
+        call();
+    } catch (const std::invalid_argument &error) {
+        return error.what();
+    }
+    return "";
+}
+
 /// Every combination of terms that the formula can have, each loop of the kernels among them, with
 /// all values of what does not choose the loop.
 inline std::vector<fused_rmsprop::Options> all_options() {

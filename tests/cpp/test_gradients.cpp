@@ -24,16 +24,6 @@ Tensor only_grad(const std::vector<T> &grad) {
 
 Execution on(int threads) { return {.threads = threads, .serial_below_bytes = 0}; }
 
-template <typename Call>
-std::string refusal(const Call &call) {
-    try {
-        call();
-    } catch (const std::invalid_argument &error) {
-        return error.what();
-    }
-    return "";
-}
-
 } // namespace
 
 TEST_CASE("grad_norm: accurate, the same bits for every set and number of threads") {

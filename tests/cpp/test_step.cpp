@@ -54,17 +54,6 @@ std::vector<T> filled(std::size_t size, T value) {
     return std::vector<T>(size, value);
 }
 
-/// A message of step() or validate(), empty if it throws nothing.
-template <typename Call>
-std::string refusal(const Call &call) {
-    try {
-        call();
-    } catch (const std::invalid_argument &error) {
-        return error.what();
-    }
-    return "";
-}
-
 bool contains(const std::string &text, const std::string &part) {
     return text.find(part) != std::string::npos;
 }
