@@ -190,18 +190,18 @@ void Stepper::accumulate(const py::object &grads) {
     const Claim claim(*this);
     const Forget forget{given_};
     read(given_or_bound(grads));
-    std::vector<Sum> sums;
+    sums_.clear();
     for (std::size_t i = 0; i < slots_.size(); ++i)
-        sums.push_back({.dtype = tensors_[i].dtype,
-                        .size = tensors_[i].size,
-                        .sum = slots_[i].parameter().state_data(grad_sum),
-                        .term = tensors_[i].grad,
-                        .empty = !slots_[i].group->summed(slots_[i].index)});
+        sums_.push_back({.dtype = tensors_[i].dtype,
+                         .size = tensors_[i].size,
+                         .sum = slots_[i].parameter().state_data(grad_sum),
+                         .term = tensors_[i].grad,
+                         .empty = !slots_[i].group->summed(slots_[i].index)});
     {
         std::optional<py::gil_scoped_release> released;
         if (bytes() >= release_gil_from_bytes)
             released.emplace();
-        fused_rmsprop::accumulate(sums, beside_steps());
+        fused_rmsprop::accumulate(sums_, beside_steps());
     }
     for (std::size_t i = 0; i < slots_.size(); ++i)
         if (tensors_[i].grad != nullptr)

@@ -101,6 +101,7 @@ private:
     WrittenMemory written_;
     py::object bound_ = py::none();
     std::vector<py::object> given_; ///< of the step under way; kept for its capacity
+    std::vector<Sum> sums_;         ///< likewise
     Execution execution_{.threads = 0, .tuner = nullptr};
     ThreadTuner tuner_;
     int threads_used_ = 1;
