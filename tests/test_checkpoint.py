@@ -144,7 +144,10 @@ def test_options_given_to_load_come_before_the_saved_ones(path: Path) -> None:
     opt.step([np.ones(3)])
     opt.save(path)
     p = [np.zeros(3)]
-    message = r"lr was saved as a function: .*<lambda>.*pass it again, RMSProp\.load\("
+    message = (
+        r"lr of param_groups\[0\] was saved as a function, and a file cannot hold "
+        r"<function .*<lambda>>: pass one again, RMSProp\.load\(path, params, lr=\.\.\.\), or in"
+    )
     with pytest.raises(ValueError, match=message):
         RMSProp.load(path, p)
     assert not p[0].any()
@@ -152,7 +155,7 @@ def test_options_given_to_load_come_before_the_saved_ones(path: Path) -> None:
     assert (other.lr, other.max_grad_norm, other.step_count) == (0.5, 2.0, 1)
     assert other.param_groups[0]["weight_decay"] == 0.1
     other.step()
-    with pytest.raises(TypeError, match="no argument 'learning_rate'"):
+    with pytest.raises(ValueError, match="RMSProp.load has no option 'learning_rate'; is lr meant"):
         RMSProp.load(path, p, learning_rate=0.5)
     with pytest.raises(ValueError, match="bias_correction is fixed"):
         RMSProp.load(path, p, lr=0.1, bias_correction=True)
@@ -209,6 +212,25 @@ def test_functions_and_numbers_side_by_side(path: Path) -> None:
     opt.save(path)
     other = RMSProp.load(path, [{"params": a}, {"params": b}], lr=lambda t: 0.25 / t)
     assert [group.current()["lr"] for group in other.param_groups] == [0.25, 0.1]
+
+
+def test_functions_of_groups_are_taken_from_the_groups(path: Path) -> None:
+    def groups() -> list[dict[str, Any]]:
+        return [
+            {"params": np.ones(3), "lr": lambda t: 0.5 / (1 + t), "momentum": 0.9},
+            {"params": np.ones(3), "lr": lambda t: 0.25, "momentum": 0.5},
+        ]
+
+    opt = RMSProp(groups(), lr=lambda t: 1.0)
+    opt.step([np.ones(3), np.ones(3)])
+    opt.save(path)
+    given = groups()
+    given[0]["momentum"] = 0.1  # is that of the file
+    other = RMSProp.load(path, given)
+    assert [group.current()["lr"] for group in other.param_groups] == [0.25, 0.25]
+    assert [group["momentum"] for group in other.param_groups] == [0.9, 0.5]
+    with pytest.raises(ValueError, match=r"lr of param_groups\[1\] was saved as a function"):
+        RMSProp.load(path, [given[0], {"params": np.ones(3)}])
 
 
 def test_a_group_added_later(path: Path) -> None:
@@ -310,7 +332,7 @@ def test_schedules_of_every_kind_are_saved(path: Path) -> None:
         assert RMSProp.load(path, np.zeros(2)).param_groups[0]["lr"] == kind
     mixed = schedules.Join([schedules.Constant(0.1), lambda t: 0.2], boundaries=[2])
     RMSProp(np.ones(2), lr=mixed).save(path)
-    with pytest.raises(ValueError, match="lr was saved as a function"):
+    with pytest.raises(ValueError, match=r"lr of param_groups\[0\] was saved as a function"):
         RMSProp.load(path, np.zeros(2))
     assert RMSProp.load(path, np.zeros(2), lr=mixed).param_groups[0]["lr"] is mixed
 

@@ -271,9 +271,9 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"lr": -0.1}, ValueError, "lr must be finite and >= 0, got -0.1"),
     ({"lr": np.inf}, ValueError, "lr must be finite and >= 0, got inf"),
     ({"lr": np.nan}, ValueError, "lr must be finite"),
-    ({"lr": "0.1"}, TypeError, "lr must be a number, got '0.1'"),
-    ({"lr": None}, TypeError, "lr must be a number, got None"),
-    ({"lr": True}, TypeError, "lr must be a number, got True"),
+    ({"lr": "0.1"}, TypeError, "lr must be a number, or a function of the step, got '0.1'"),
+    ({"lr": None}, TypeError, "lr must be a number, or a function of the step, got None"),
+    ({"lr": True}, TypeError, "lr must be a number, or a function of the step, got True"),
     ({"lr": 1e39}, ValueError, "overflows in float32"),
     ({"alpha": 1.0}, ValueError, "alpha must be >= 0 and < 1, got 1"),
     ({"alpha": -0.1}, ValueError, "alpha must be >= 0 and < 1"),
@@ -284,8 +284,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"momentum": 1.0}, ValueError, "momentum must be >= 0 and < 1"),
     ({"momentum": np.nan}, ValueError, "momentum must be >= 0 and < 1"),
     ({"nesterov": True}, ValueError, "nesterov needs momentum > 0"),
-    ({"lr": {"W": 0}}, TypeError, "lr must be a number, got {'W': 0}"),
-    ({"lr": 1j}, TypeError, "lr must be a number, got 1j"),
+    ({"lr": {"W": 0}}, TypeError, "lr must be a number, or a function of the step, got {'W': 0}"),
+    ({"lr": 1j}, TypeError, "lr must be a number, or a function of the step, got 1j"),
     ({"lr": np.complex128(1)}, TypeError, "lr must be a number"),
     ({"lr": 10**400}, ValueError, "lr is too large"),
     ({"centered": 1}, TypeError, "centered must be True or False, got 1"),
@@ -353,7 +353,9 @@ def test_groups() -> None:
     p, q = np.ones(3), np.ones(2)
     with pytest.raises(ValueError, match=r"params\[1\] is not a parameter group"):
         RMSProp([{"params": p}, q])
-    with pytest.raises(ValueError, match="no option 'learning_rate'; the options are lr, alpha"):
+    with pytest.raises(
+        ValueError, match="no option 'learning_rate'; is lr meant. The options are lr, alpha"
+    ):
         RMSProp([{"params": p, "learning_rate": 0.1}])
     with pytest.raises(ValueError, match="called 'a.b' in state"):
         RMSProp({"a": {"b": p}, "a.b": q})

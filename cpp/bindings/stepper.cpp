@@ -350,7 +350,10 @@ void Stepper::raise_nonfinite(std::size_t leaf) const {
                    std::string(py::str(py::tuple(index))) + ": " +
                    std::string(py::str(py::float_(grad[place])));
     }
-    PyErr_SetString(PyExc_FloatingPointError, (message + "; nothing has changed").c_str());
+    message += "; nothing has changed";
+    if (sum)
+        message += ", and the sums are kept: discard_accumulated() drops them";
+    PyErr_SetString(PyExc_FloatingPointError, message.c_str());
     throw py::error_already_set();
 }
 

@@ -14,6 +14,7 @@ key, dtype, shape and checksum of each array, and holds the metadata.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -260,6 +261,8 @@ def _replacing(target: str) -> Iterator[IO[bytes]]:
     if old and not stat.S_ISREG(old.st_mode):
         raise OSError(f"{target!r} is not a regular file, and would be replaced by one")
     directory, name = os.path.split(target)
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(errno.ENOENT, "the folder of the checkpoint does not exist", target)
     host = zlib.crc32(os.uname().nodename.encode())
     prefix = f".{name[:40]}.{host:08x}."  # 40 characters of UTF-8 leave room for the rest
     _remove_leftovers(directory, prefix)

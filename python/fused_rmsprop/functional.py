@@ -12,7 +12,7 @@ from fused_rmsprop.options import (
     Number,
     as_flag,
     as_limit,
-    as_number,
+    as_scale,
     as_threads,
     core_options,
     parse_options,
@@ -115,7 +115,7 @@ lr_in_momentum, decoupled_weight_decay, bias_correction, ema_decay
     if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
         raise ValueError(f"step must be an int >= 0, got {step!r}")
     gradients = _core.Gradients(
-        grad_scale=as_number("grad_scale", grad_scale),
+        grad_scale=as_scale(grad_scale),
         max_grad_value=as_limit("max_grad_value", max_grad_value),
     )
     _core.rmsprop_step(

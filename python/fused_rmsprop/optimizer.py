@@ -20,10 +20,11 @@ from fused_rmsprop.options import (
     Schedulable,
     as_flag,
     as_limit,
-    as_number,
     as_on_nonfinite,
+    as_scale,
     as_threads,
     parse_options,
+    unknown_option,
 )
 from fused_rmsprop.param_group import Array, ParamGroup, State, claimed
 from fused_rmsprop.param_specs import checked_container, is_group, is_list_of_groups
@@ -215,8 +216,11 @@ class RMSProp:
         Raises
         ------
         ValueError
-            If there is no such preset.
+            If there is no such preset, or option.
         """
+        known = (*OPTIONS, *SETTINGS, "threads", "grads")
+        if cls is RMSProp and (unknown := options.keys() - {*known}):
+            raise ValueError(unknown_option(min(unknown), "RMSProp", known))
         return cls(params, **{**preset(name), **options})
 
     def _build(
@@ -280,7 +284,7 @@ class RMSProp:
             memory order than their parameters are copied into order first, which is slower.
             None: the mean of what `accumulate` was given, or else the bound gradients.
         grad_scale : float
-            What gradients are multiplied with first, say ``1 / loss_scale``.
+            What gradients are multiplied with first, ``> 0``, say ``1 / loss_scale``.
 
         Raises
         ------
@@ -296,8 +300,8 @@ class RMSProp:
         for group in self._groups:
             if group.scheduled:
                 group.follow_schedules()
-        if type(grad_scale) is not float:
-            grad_scale = as_number("grad_scale", grad_scale)
+        if type(grad_scale) is not float or not grad_scale > 0:
+            grad_scale = as_scale(grad_scale)
         self._stepper.step(grads, grad_scale)
 
     def accumulate(self, grads: object = None) -> None:
@@ -368,8 +372,8 @@ class RMSProp:
     def lr(self) -> float:
         """The step size of the next step, for all groups; setting it sets it for all.
 
-        Set it to a float or to a function of the step; what was set is
-        ``param_groups[0]["lr"]``. Reading it raises a `ValueError` if the groups differ.
+        Set it to a float or to a function of the step, which ends the one that was there; what
+        was set is ``param_groups[0]["lr"]``. Reading it raises a `ValueError` if the groups differ.
         """
         return self._common("lr")
 
@@ -384,7 +388,8 @@ class RMSProp:
         values = [group.current()[option] for group in self._groups]
         if len(set(values)) > 1:
             raise ValueError(
-                f"the groups differ in {option}: {values}; read param_groups[i]['{option}']"
+                f"the groups differ in {option}: {values}; "
+                f"read param_groups[i].current()['{option}']"
             )
         return float(values[0])
 
@@ -527,7 +532,10 @@ class RMSProp:
         """
         if not any(group["ema_decay"] for group in self._groups):
             raise ValueError("there are no averages: make the optimizer with ema_decay=0.999, say")
-        why = "this optimizer is inside use_ema(), where the parameters are their averages"
+        why = (
+            "this optimizer is inside use_ema(), where the parameters are their averages: "
+            "leave the with block first"
+        )
         with claimed(self._stepper, why), ExitStack() as stack:
             for group in self._groups:
                 stack.enter_context(group.showing_averages())
@@ -624,12 +632,14 @@ class RMSProp:
             The file.
         params : like `params` of the class
             Arrays with the names, shapes and dtypes of the saved ones, in the same groups. They
-            take over the saved values. Options in the groups are not looked at.
+            take over the saved values. Of the groups' options only functions are looked at that
+            could not be saved.
         threads, grads
             As for the class; they are not saved.
         **options
             Of the class, to be used instead of the saved ones: for all groups, or, where some had
-            a function that could not be saved, for these.
+            a function that could not be saved, for these. What needs state that was not saved is
+            set afterwards: ``opt.param_groups[0]["momentum"] = 0.9``.
 
         Returns
         -------
@@ -650,20 +660,20 @@ class RMSProp:
 
         arrays, metadata = checkpoint.read(path)
         if unknown := options.keys() - {*OPTIONS, *SETTINGS}:
-            raise TypeError(f"RMSProp.load has no argument {min(unknown)!r}")
+            raise ValueError(unknown_option(min(unknown), "RMSProp.load", (*OPTIONS, *SETTINGS)))
         if fixed := options.keys() & {*FIXED}:
             raise ValueError(f"{min(fixed)} is fixed: the saved state began with it")
-        state_dict, saved_params, defaults = from_content(arrays, metadata, options)
-        saved_groups = state_dict["param_groups"]
         grouped = is_list_of_groups(params)
         specs = list(params) if grouped else [{"params": params}]
+        saved_groups = metadata["param_groups"]
         if len(specs) != len(saved_groups):
             raise ValueError(f"{path} has {len(saved_groups)} parameter groups, not {len(specs)}")
+        state_dict, saved_params, defaults = from_content(arrays, metadata, options, specs)
         opt = cls.__new__(cls)
         opt._build(
             [
                 {**saved, "params": spec["params"], "name": spec.get("name", saved["name"])}
-                for spec, saved in zip(specs, saved_groups, strict=True)
+                for spec, saved in zip(specs, state_dict["param_groups"], strict=True)
             ],
             grouped,
             defaults,
@@ -677,10 +687,11 @@ class RMSProp:
 
     def __repr__(self) -> str:
         settings = settings_of(self._stepper) | {"threads": self.threads}
+        settings["step_count"] = self.step_count
         rest = ", ".join(
             f"{name}={value!r}"
             for name, value in settings.items()
-            if name in ("flush_denormals", "threads") or value not in (None, "propagate")
+            if name in ("flush_denormals", "threads") or value not in (None, "propagate", 0)
         )
         if not self._grouped:
             return f"RMSProp({self._groups[0].summary()}; {rest})"

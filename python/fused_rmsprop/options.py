@@ -5,8 +5,9 @@ Their bounds are checked below, in the C++ library, which knows the arrays' dtyp
 
 from __future__ import annotations
 
+import difflib
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, SupportsFloat, TypeAlias
 
@@ -46,7 +47,8 @@ def as_number(name: str, value: Any) -> float:
             pass
         except OverflowError as error:
             raise ValueError(f"{name} is too large for a float") from error
-    raise TypeError(f"{name} must be a number, got {reprlib.repr(value)}")
+    function = ", or a function of the step," if name in SCHEDULABLE else ""
+    raise TypeError(f"{name} must be a number{function or ','} got {reprlib.repr(value)}")
 
 
 def as_flag(name: str, value: Any) -> bool:
@@ -75,6 +77,17 @@ def as_limit(name: str, value: Any) -> float | None:
     number = as_number(name, value)
     if not number > 0:
         raise ValueError(f"{name} must be > 0, or None for no limit, got {number}")
+    return number
+
+
+def as_scale(value: Any) -> float:
+    """What gradients are multiplied with, or an error."""
+    number = as_number("grad_scale", value)
+    if not 0 < number < float("inf"):
+        raise ValueError(
+            f"grad_scale must be finite and > 0, got {number}; it is 1 / loss_scale, where a loss "
+            "was multiplied with that"
+        )
     return number
 
 
@@ -111,6 +124,29 @@ def check_start(options: Mapping[str, Any], dtype: str, largest: float) -> None:
         )
 
 
+#: What other libraries call them, for those who come from there.
+_ALIASES = {
+    **{"learning_rate": "lr", "rho": "alpha", "decay": "alpha", "epsilon": "eps"},
+    **{"clipnorm": "max_grad_norm", "global_clipnorm": "max_grad_norm"},
+    **{
+        "clipvalue": "max_grad_value",
+        "ema_momentum": "ema_decay",
+        "eps_in_sqrt": "eps_inside_sqrt",
+    },
+    **{"initial_scale": "initial_square_avg", "decoupled_decay": "decoupled_weight_decay"},
+}
+
+
+def unknown_option(name: str, where: str, known: Iterable[str] = OPTIONS) -> str:
+    """What an error says of a name that is no option there."""
+    known = list(known)
+    if name in (*SETTINGS, "threads", "grads") and name not in known:
+        return f"{where} has no option {name!r}: it belongs to the optimizer, RMSProp(..., {name}=)"
+    near = [_ALIASES[name]] if name in _ALIASES else difflib.get_close_matches(name, known, 1)
+    hint = f"; is {near[0]} meant?" if near else ";"
+    return f"{where} has no option {name!r}{hint} The options are {', '.join(known)}"
+
+
 def parse_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Convert every option to a float or a bool; refuse names that are not options'.
 
@@ -118,6 +154,10 @@ def parse_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     parsed: dict[str, Any] = {}
     for name, value in options.items():
+        if name in SCHEDULABLE and isinstance(value, type):
+            raise TypeError(
+                f"{name} is the class {value.__name__}: pass an instance of it, or another function"
+            )
         if name in SCHEDULABLE and callable(value):
             parsed[name] = value
         elif name in NUMBERS:
@@ -125,9 +165,7 @@ def parse_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
         elif name in FLAGS:
             parsed[name] = as_flag(name, value)
         else:
-            raise ValueError(
-                f"{where} has no option {name!r}; the options are {', '.join(OPTIONS)}"
-            )
+            raise ValueError(unknown_option(name, where))
     return parsed
 
 

@@ -185,23 +185,28 @@ class ParamGroup(MutableMapping[str, Any]):
     def validated(self, options: dict[str, Any], flush_denormals: bool, step: int) -> Checked:
         """``options`` as of that step, or an error that names the group."""
         values = options_at(options, step)
-        self.validate(values, flush_denormals)
+        self.validate(values, flush_denormals, self._where_at(options, step))
         return Checked(options, values)
 
-    def validate(self, values: Mapping[str, Any], flush_denormals: bool) -> None:
+    def _where_at(self, options: Mapping[str, Any], step: int) -> str:
+        names = ", ".join(f"{name}({step})" for name in scheduled(options))
+        return f"{self._where}, by {names}" if names else self._where
+
+    def validate(self, values: Mapping[str, Any], flush_denormals: bool, where: str = "") -> None:
         """Raise a `ValueError` that names the group unless the values suit its arrays."""
         try:
             self.core.validate(core_options(values), flush_denormals)
             for dtype in {array.dtype for array in self.core.arrays}:
                 check_start(values, str(dtype), float(np.finfo(dtype).max))
         except ValueError as error:
-            raise ValueError(f"{self._where}: {error}") from None
+            raise ValueError(f"{where or self._where}: {error}") from None
 
     def follow_schedules(self) -> None:
         """Set the options that are functions of the step to their values for the next one."""
         values = self.current()
         with claimed(self._stepper):
-            self.validate(values, self._stepper.flush_denormals)
+            where = self._where_at(self._options, self._values_step)
+            self.validate(values, self._stepper.flush_denormals, where)
             self.core.set_options(core_options(values))
 
     def commit(self, checked: Checked) -> None:

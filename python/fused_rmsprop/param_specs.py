@@ -46,6 +46,6 @@ def checked_container(params: object, root: str) -> object:
             container = "dict" if isinstance(params, ItemsView) else "list"
             raise TypeError(
                 f"{root} is a {type(params).__name__}; pass a list, tuple or dict of arrays, "
-                f"e.g. {container}({root})"
+                f"e.g. {container}({root}); torch's tensors are for fused_rmsprop.torch.RMSprop"
             )
     return params

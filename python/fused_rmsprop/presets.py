@@ -6,6 +6,7 @@ no default for ``lr``.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -41,7 +42,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 def preset(name: str) -> Mapping[str, Any]:
     """The options of a preset, or a `ValueError` with the names that there are."""
-    try:
-        return PRESETS[name]
-    except (KeyError, TypeError):
-        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}") from None
+    if not isinstance(name, str):
+        raise TypeError(
+            f"the name of a preset is a str, not a {type(name).__name__}: from_preset(name, params)"
+        )
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name.lower(), PRESETS, 1)
+        hint = f"; is {near[0]!r} meant?" if near else ";"
+        raise ValueError(f"there is no preset {name!r}{hint} There are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -5,7 +5,8 @@ Arrays are called ``params/<name>`` and ``state/<name>/<key>``; the rest is meta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fused_rmsprop.options import OPTIONS
@@ -37,30 +38,45 @@ def as_content(
 
 
 def from_content(
-    arrays: Mapping[str, Array], metadata: Mapping[str, Any], overrides: Mapping[str, Any]
+    arrays: Mapping[str, Array],
+    metadata: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    specs: Sequence[Mapping[str, Any]],
 ) -> tuple[dict[str, Any], dict[str, Array], dict[str, Any]]:
     """The state_dict, the parameters and the defaults, where ``overrides`` come before options.
 
-    One for an option that some groups have as a function that was not saved is for those alone.
+    One for an option that some groups have as a function that was not saved is for those alone;
+    and ``specs``, the groups that the user gives, may have such functions, too.
     """
     saved_groups, defaults = metadata["param_groups"], metadata["defaults"]
     lost = {
-        name
-        for options in (defaults, *(group["options"] for group in saved_groups))
-        for name, value in options.items()
-        if is_lost(value)
+        name for group in saved_groups for name, value in group["options"].items() if is_lost(value)
     }
 
-    def options_of(saved: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: overrides[name]
-            if name in overrides and (name not in lost or is_lost(value))
-            else _option_from_plain(name, value)
-            for name, value in saved.items()
-        }
+    def option(i: int, name: str, value: Any) -> Any:
+        if is_lost(value) and name in specs[i]:
+            return specs[i][name]
+        if name in overrides and (name not in lost or is_lost(value)):
+            return overrides[name]
+        if is_lost(value):
+            raise ValueError(
+                f"{name} of param_groups[{i}] was saved as a function, and a file cannot hold "
+                f"{_function_in(value)}: pass one again, RMSProp.load(path, params, {name}=...), "
+                "or in the group"
+            )
+        return from_plain(value)
 
-    names = ("params", "name")
-    groups = [{k: g[k] for k in names} | options_of(g["options"]) for g in saved_groups]
+    groups = [
+        {"params": group["params"], "name": group["name"]}
+        | {name: option(i, name, value) for name, value in group["options"].items()}
+        for i, group in enumerate(saved_groups)
+    ]
+    # For groups that are added later; a function that was lost is that of the first group.
+    defaults = {
+        name: groups[0][name] if is_lost(value) else overrides.get(name, from_plain(value))
+        for name, value in defaults.items()
+        if not is_lost(value) or groups
+    }
     settings = {k: overrides.get(k, value) for k, value in metadata["settings"].items()}
     state = {
         name: {key: arrays[f"state/{name}/{key}"] for key in keys}
@@ -68,14 +84,13 @@ def from_content(
     }
     state_dict = {"state": state, "param_groups": groups, "settings": settings}
     state_dict["counters"] = metadata["counters"]
-    return state_dict, {name: arrays[f"params/{name}"] for name in state}, options_of(defaults)
+    return state_dict, {name: arrays[f"params/{name}"] for name in state}, defaults
 
 
-def _option_from_plain(option: str, value: Any) -> Any:
-    try:
-        return from_plain(value)
-    except ValueError as error:
-        raise ValueError(
-            f"{option} was saved as a function: {error}; pass it again, "
-            f"RMSProp.load(path, params, {option}=...)"
-        ) from None
+def _function_in(plain: Any) -> str:
+    """The repr of the function that was lost, without its address in a process that is over."""
+    if isinstance(plain, list):
+        return next(_function_in(item) for item in plain if is_lost(item))
+    if "function" in plain:
+        return re.sub(r" at 0x[0-9a-f]+", "", plain["function"])
+    return next(_function_in(value) for value in plain["arguments"].values() if is_lost(value))

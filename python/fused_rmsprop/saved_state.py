@@ -131,7 +131,10 @@ def _parts_of(
             if isinstance(state_dict, Mapping)
             else f"a {type(state_dict).__name__}"
         )
-        raise ValueError(f"a state_dict of RMSProp has the keys {', '.join(keys)}; this is {got}")
+        raise ValueError(
+            f"a state_dict of RMSProp has the keys {', '.join(keys)}; this is {got}. "
+            "fused_rmsprop.exchange.from_torch takes over the state of an optimizer of torch"
+        )
     state, groups, settings, counters = (state_dict[key] for key in keys)
     if not isinstance(state, Mapping) or not isinstance(groups, (list, tuple)):
         raise ValueError("in a state_dict of RMSProp, state is a dict and param_groups a list")

@@ -220,6 +220,8 @@ def _refuse(jac: object, bounds: object, constraints: Any, options: dict[str, An
             "weight decay that is decoupled, or a function of the step, has no objective to "
             "minimize: pass a number as weight_decay"
         )
+    if options.get("ema_decay"):
+        raise ValueError("there would be no way to read the average of ema_decay")
     if "grads" in options:
         raise ValueError("gradients come from jac; there are none to bind")
 

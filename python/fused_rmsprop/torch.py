@@ -42,8 +42,8 @@ class RMSprop(torch.optim.RMSprop):
     A drop-in: the arguments, their order, defaults and errors are torch's, and so are parameter
     groups, hooks, closures, learning-rate schedulers and ``state_dict()``, which the two classes
     exchange in mid-training. Strided float32 and float64 parameters in the CPU's memory are updated
-    by the kernel where they lie; all others (another device or dtype, sparse gradients, memory with
-    gaps or shared between parameters), and groups with options that it does not take
+    by the kernel where they lie; all others (another device or dtype, memory with gaps or shared
+    between parameters), and groups with options that it does not take
     (``differentiable``, ``capturable``, ``eps=0``, ``alpha >= 1``, ``momentum >= 1``), by torch.
 
     Parameters

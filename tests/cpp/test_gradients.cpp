@@ -28,7 +28,7 @@ Execution on(int threads) { return {.threads = threads, .serial_below_bytes = 0}
 
 TEST_CASE("grad_norm: accurate, the same bits for every set and number of threads") {
     // Few chunks, and more than there are segments, with tensors between them that have none.
-    for (const std::size_t large : {40'000, 5'000'000}) {
+    for (const std::size_t large : {40'000u, 5'000'000u}) {
         const auto a = random_values<float>(large, 1);
         const auto b = random_values<double>(large / 2 + 1, 2);
         const std::vector<float> none, one{3.0f};
@@ -63,7 +63,7 @@ TEST_CASE_TEMPLATE("grad_norm: finds the first tensor with a NaN or an infinity"
                    double) {
     using Limits = std::numeric_limits<T>;
     for_each_instruction_set([&] {
-        for (const std::size_t place : {0, 7, 15, 16, 4095, 4096, 5000})
+        for (const std::size_t place : {0u, 7u, 15u, 16u, 4095u, 4096u, 5000u})
             for (const T bad : {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity()}) {
                 std::vector<T> a(17, T(1)), b(5001, Limits::max() / 2), c = b;
                 b[place] = c[place] = bad;
