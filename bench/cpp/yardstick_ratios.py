@@ -112,11 +112,11 @@ def ratios(medians: dict[str, Any]) -> list[Ratio]:
 def patterns(check: bool) -> list[str]:
     """What is run: beside the streams (the widest set), and beside the divider (what fits L2)."""
     widest = show_config("dicts")["instruction_sets"]["supported"][-1]
-    cases = "plain|all|around" if check else "plain|momentum|centered|all|around"
+    cases = "plain|all" if check else "plain|momentum|centered|all"
     sizes = "|".join(map(str, MEMORY_SIZES[1:2] if check else MEMORY_SIZES))
     in_cache = f"[a-z0-9]+/threads:1/elements:{CACHE_SIZE}"
     return [
-        f"(step|streams)/({cases})/float32/{widest}/threads:.*/elements:({sizes})",
+        f"(step|streams)/({cases}|around)/float32/{widest}/threads:.*/elements:({sizes})",
         f"step/({cases})/float32/{in_cache}|step/plain/float64/{in_cache}|divider/.*",
     ]
 

@@ -160,7 +160,7 @@ class ParamGroup(MutableMapping[str, Any]):
         step = self._stepper.step_count
         if step != self._values_step:  # so that functions are called once for each step
             self._values, self._values_step = options_at(self._options, step), step
-        return self._values
+        return dict(self._values)
 
     @property
     def state_nbytes(self) -> int:

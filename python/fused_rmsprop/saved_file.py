@@ -75,7 +75,6 @@ def from_content(
     defaults = {
         name: groups[0][name] if is_lost(value) else overrides.get(name, from_plain(value))
         for name, value in defaults.items()
-        if not is_lost(value) or groups
     }
     settings = {k: overrides.get(k, value) for k, value in metadata["settings"].items()}
     state = {
