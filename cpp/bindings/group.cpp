@@ -77,10 +77,10 @@ void Group::configure(const Options &options, const std::array<py::object, state
             throw py::value_error("a state needs one array per parameter");
         for (std::size_t i = 0; i < changed.size(); ++i) {
             Parameter &p = changed[i];
-            p.state_what[kind] = "state['" + p.name + "']['" + names[kind] + "']";
             p.state[kind] = py::object();
             if (state[kind].is_none())
                 continue;
+            p.state_what[kind] = "state['" + p.name + "']['" + names[kind] + "']";
             check_state(arrays[i], p.state_what[kind], p.array, p.what);
             p.state[kind] = arrays[i];
         }
