@@ -412,6 +412,21 @@ def test_bias_correction_is_that_of_the_averages() -> None:
         )
 
 
+def test_bias_correction_counts_the_steps_of_each_parameter() -> None:
+    options: dict[str, Any] = {"lr": 0.1, "alpha": 0.9, "eps": 1e-8, "bias_correction": True}
+    a, b = draw(3), draw(3)
+    expected = [(a.copy(), initial_state(a)), (b.copy(), initial_state(b))]
+    opt = RMSProp([a, b], **options)
+    for t in range(5):
+        grads: list[Any] = [draw(3), None if t < 2 else draw(3)]
+        opt.step(grads)
+        for i, g in enumerate(grads):
+            if g is not None:
+                expected[i] = rmsprop(expected[i][0], g, expected[i][1], **options)
+    assert same_bits(a, expected[0][0])
+    assert same_bits(b, expected[1][0])
+
+
 def test_from_preset() -> None:
     opt = RMSProp.from_preset("keras", np.ones(2), lr=0.5, momentum=0.9)
     group = opt.param_groups[0]

@@ -77,7 +77,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
     __slots__ = (
         *("_arrays", "_name", "_options", "_params", "_stepper", "_values", "_values_step"),
-        *("_where", "core", "scheduled", "state"),
+        *("_scheduled_groups", "_where", "core", "state"),
     )
     __eq__ = object.__eq__  # identity, as arrays have no truth value to compare by
     __hash__ = object.__hash__
@@ -98,8 +98,7 @@ class ParamGroup(MutableMapping[str, Any]):
         self._stepper = stepper
         self.core = _core.Group(params, root, name)
         self._values_step = -1
-        #: Whether an option is a function of the step.
-        self.scheduled = False
+        self._scheduled_groups: list[ParamGroup] = []
         checked = self.validated(
             parse_options(options, where), stepper.flush_denormals, stepper.step_count
         )
@@ -201,6 +200,14 @@ class ParamGroup(MutableMapping[str, Any]):
         except ValueError as error:
             raise ValueError(f"{where or self._where}: {error}") from None
 
+    def enlist(self, scheduled_groups: list[ParamGroup]) -> None:
+        """From now on be in that list as long as an option is a function of the step."""
+        self._scheduled_groups = scheduled_groups
+        if self in scheduled_groups:
+            scheduled_groups.remove(self)
+        if scheduled(self._options):
+            scheduled_groups.append(self)
+
     def follow_schedules(self) -> None:
         """Set the options that are functions of the step to their values for the next one."""
         values = self.current()
@@ -266,7 +273,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def _use(self, checked: Checked, arrays: dict[str, list[Array]]) -> None:
         self._options, self._values = checked.options, checked.values
-        self.scheduled = bool(scheduled(checked.options))
+        self.enlist(self._scheduled_groups)
         self._values_step = self._stepper.step_count
         self._use_arrays(arrays)
 
