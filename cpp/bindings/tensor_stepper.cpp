@@ -8,9 +8,37 @@
 namespace fused_rmsprop::bindings {
 namespace {
 
-// Below this much work, letting another Python thread in costs more than it gives: each gradient
-// must be kept alive then.
-constexpr std::size_t release_gil_from_bytes = 1 << 18;
+// Below this much work, a millisecond or two, letting another Python thread in costs more than it
+// gives: each gradient must be kept alive then.
+constexpr std::size_t release_gil_from_bytes = 1 << 23;
+
+/// Calls stages(0..size-1) one after the other, each some indices behind the one before it, so that
+/// what a stage prefetches is there when the next one reads it. Stops where the last returns false.
+template <typename... Stages>
+bool pipeline(std::size_t size, const Stages &...stages) {
+    constexpr std::size_t at_once = 4;
+    bool all = true;
+    for (std::size_t begin = 0; all && begin < size + sizeof...(stages) * at_once;
+         begin += at_once) {
+        std::size_t behind = 0; // wraps around below zero, and is no index then
+        const auto run = [&](const auto &stage) {
+            for (std::size_t i = begin - behind; all && i < begin - behind + at_once; ++i)
+                if (i < size)
+                    all = stage(i);
+            behind += at_once;
+        };
+        (run(stages), ...);
+    }
+    return all;
+}
+
+/// What a dict points to when its entries are read.
+[[gnu::always_inline]] inline void prefetch_entries(const py::dict &dict) {
+    const auto *entries = reinterpret_cast<const char *>(
+        reinterpret_cast<const PyDictObject *>(dict.ptr())->ma_keys);
+    for (const std::size_t byte : {0, 64})
+        __builtin_prefetch(entries + byte);
+}
 
 std::size_t byte_size(const Tensor &tensor) {
     return tensor.size * (tensor.dtype == DType::float32 ? 4 : 8);
@@ -149,56 +177,66 @@ bool TensorStepper::unchanged(const py::list &groups, const py::dict &state) con
 
 bool TensorStepper::read(const py::list &groups, const py::dict &state,
                          const std::vector<Options> &options) {
-    grads_.clear();
-    keep_.clear();
+    forget_gradients();
     if (!unchanged(groups, state))
         return false;
     options_ = options;
     grads_.resize(slots_.size());
-    constexpr std::size_t ahead = 8;
-    for (std::size_t i = 0; i < slots_.size(); ++i) {
-        if (i + ahead < slots_.size()) { // they lie anywhere
-            const Slot &later = slots_[i + ahead];
-            TensorViewer::prefetch(later.param);
-            __builtin_prefetch(later.state.ptr());
-            for (const TensorHandle &tensor : later.tensors)
-                if (tensor)
-                    TensorViewer::prefetch(tensor);
-        }
-        if (!read_slot(slots_[i], tensors_[i], grads_[i]))
-            return false;
-    }
-    return true;
+    const auto each_tensor = [&](std::size_t i, const auto &visit) {
+        visit(slots_[i].param);
+        for (const TensorHandle &tensor : slots_[i].tensors)
+            if (tensor)
+                visit(tensor);
+        return true;
+    };
+    return pipeline(
+        slots_.size(),
+        [&](std::size_t i) {
+            __builtin_prefetch(slots_[i].state.ptr());
+            return each_tensor(i, [&](const TensorHandle &t) { viewer_.prefetch(t); });
+        },
+        [&](std::size_t i) {
+            prefetch_entries(slots_[i].state);
+            return each_tensor(i, [&](const TensorHandle &t) { viewer_.prefetch_behind(t); });
+        },
+        [&](std::size_t i) {
+            viewer_.prefetch_gradient(slots_[i].param);
+            return true;
+        },
+        [&](std::size_t i) {
+            viewer_.prefetch_behind_gradient(slots_[i].param);
+            return true;
+        },
+        [&](std::size_t i) { return read_slot(slots_[i], tensors_[i], grads_[i]); });
 }
 
 bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
     if (!has_values(slot.state, slot.values))
         return false;
-    TensorView view;
-    const auto as_param = [&](const TensorHandle &handle) {
-        return viewer_.current(handle) && viewer_.view(handle, view) &&
-               view.dtype == tensor.dtype && view.ordered_as(slot.layout);
+    const auto unmoved = [&](const TensorHandle &handle, const void *address) {
+        return viewer_.unmoved(handle, address, tensor.dtype, slot.layout);
     };
-    if (!as_param(slot.param) || view.data != tensor.param)
+    if (!unmoved(slot.param, tensor.param))
         return false;
-    __builtin_prefetch(view.data, 1);
+    __builtin_prefetch(tensor.param, 1);
     tensor.grad = nullptr;
     grad = viewer_.gradient(slot.param);
     slot.has_grad = static_cast<bool>(grad);
-    keep_.add(
-        grad); // other threads may drop it, while the GIL is released or a later one is copied
     if (!slot.has_grad)
         return true;
+    if (keeping_)
+        keep_.add(grad);
     if (!slot.tensors[0]) // it had no gradient, and so no state, up to now
         return false;
 
     void **const places[] = {&tensor.square_avg, &tensor.momentum_buffer, &tensor.grad_avg};
     for (std::size_t k = 1; k < state_count; ++k) {
-        if (slot.tensors[k] && (!as_param(slot.tensors[k]) || view.data != slot.addresses[k]))
+        if (slot.tensors[k] && !unmoved(slot.tensors[k], slot.addresses[k]))
             return false;
-        *places[k - 1] = slot.tensors[k] ? view.data : nullptr;
+        *places[k - 1] = slot.tensors[k] ? slot.addresses[k] : nullptr;
         __builtin_prefetch(*places[k - 1], 1);
     }
+    TensorView view;
     if (!viewer_.current(slot.tensors[0]) || !viewer_.view(slot.tensors[0], view) ||
         view.size() != 1 || view.data != slot.addresses[0])
         return false;
@@ -228,7 +266,10 @@ const void *TensorStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad)
     // part of a complex one, so that only one of a single element is not spread out in memory as
     // well.
     const auto negated = [&] {
-        return (!grad.impl || view.size() == 1) && grad_object().attr("is_neg")().cast<bool>();
+        if (grad.impl && view.size() != 1)
+            return false;
+        keep_gradients();
+        return grad_object().attr("is_neg")().cast<bool>();
     };
     if (plain() && !negated()) {
         if (view.data == slot.cleared_grad || !written_.overlaps(extent_of(view))) {
@@ -236,6 +277,7 @@ const void *TensorStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad)
             return view.data;
         }
     }
+    keep_gradients();
     grad = viewer_.handle(in_order_(slot.param.object, grad_object()));
     if (!plain())
         throw std::runtime_error("a gradient could not be brought into its parameter's order");
@@ -251,34 +293,60 @@ bool TensorStepper::step(const py::list &groups, const py::dict &state,
     return true;
 }
 
+/// Keeps what other threads may drop while they run.
+void TensorStepper::keep_gradients() {
+    if (keeping_)
+        return;
+    keeping_ = true;
+    for (const TensorHandle &grad : grads_)
+        if (grad)
+            keep_.add(grad);
+}
+
+void TensorStepper::forget_gradients() {
+    grads_.clear();
+    keep_.clear();
+    keeping_ = false;
+}
+
 void TensorStepper::run(const Gradients &gradients) {
     Execution execution = execution_;
     execution.tuner = execution.threads == 0 ? &tuner_ : nullptr;
     std::size_t bytes = 0;
-    py::list updated;
-    for (std::size_t i = 0; i < slots_.size(); ++i)
-        if (slots_[i].has_grad) { // the address of an empty gradient may be null
-            bytes += byte_size(tensors_[i]);
-            updated.append(slots_[i].param.object);
-        }
+    for (const Tensor &tensor : tensors_)
+        bytes += tensor.grad == nullptr ? 0 : byte_size(tensor);
     std::optional<py::gil_scoped_release> released;
-    if (bytes >= release_gil_from_bytes)
+    if (bytes >= release_gil_from_bytes) {
+        keep_gradients();
         released.emplace();
+    }
     const int used = fused_rmsprop::step(tensors_, execution, gradients);
     released.reset();
     threads_used_ = used;
-    for (std::size_t i = 0; i < slots_.size(); ++i)
-        if (slots_[i].has_grad) {
-            slots_[i].has_grad = false;
-            tensors_[i].grad = nullptr;
-            if (slots_[i].step_dtype == DType::float32)
-                *static_cast<float *>(slots_[i].step) += 1;
-            else
-                *static_cast<double *>(slots_[i].step) += 1;
-        }
-    grads_.clear();
-    keep_.clear();
-    increment_version_(updated);
+    finish();
+}
+
+/// Counts the step where there was a gradient, and tells autograd.
+void TensorStepper::finish() {
+    py::list updated;
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+        Slot &slot = slots_[i];
+        if (!slot.has_grad) // the address of an empty gradient may be null
+            continue;
+        slot.has_grad = false;
+        tensors_[i].grad = nullptr;
+        if (slot.step_dtype == DType::float32)
+            *static_cast<float *>(slot.step) += 1;
+        else
+            *static_cast<double *>(slot.step) += 1;
+        if (viewer_.bumps_versions())
+            viewer_.bump_version(slot.param);
+        else
+            updated.append(slot.param.object);
+    }
+    forget_gradients();
+    if (!updated.empty())
+        increment_version_(updated);
 }
 
 } // namespace fused_rmsprop::bindings

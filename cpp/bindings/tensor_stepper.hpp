@@ -55,7 +55,7 @@ private:
         std::size_t group;
         py::dict state;
         std::array<TensorHandle, state_count> tensors;
-        std::array<const void *, state_count> addresses = {}; ///< of the tensors, when assigned
+        std::array<void *, state_count> addresses = {}; ///< of the tensors, when assigned
         std::vector<py::object> values;                       ///< all that is in `state`, in order
         Layout layout;
         bool has_grad = false;              ///< in the step under way
@@ -85,6 +85,9 @@ private:
                                             const std::vector<std::size_t> &owners);
     bool unchanged(const py::list &groups, const py::dict &state) const;
     void run(const Gradients &gradients);
+    void finish();
+    void keep_gradients();
+    void forget_gradients();
     bool read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad);
     const void *gradient(Slot &slot, DType dtype, TensorHandle &grad);
 
@@ -94,8 +97,9 @@ private:
     std::vector<std::vector<py::object>> groups_; ///< the parameters of all groups
     std::vector<py::object> state_;               ///< the state dicts of all parameters
     std::vector<Tensor> tensors_;                 ///< one per slot
-    TensorViewer::Keep keep_;                     ///< of grads_
     std::vector<TensorHandle> grads_;             ///< of the step under way
+    TensorViewer::Keep keep_;                     ///< of grads_, if `keeping_`
+    bool keeping_ = false;
     std::vector<Options> options_;                ///< by group
     WrittenMemory written_;
     Execution execution_{.threads = 0, .tuner = nullptr};

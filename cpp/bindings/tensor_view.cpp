@@ -4,71 +4,8 @@
 #include <numeric>
 #include <string>
 
-#include <dlfcn.h>
-
 namespace fused_rmsprop::bindings {
 namespace {
-
-/// What is looked up in the libraries of the torch that is loaded. `Handle` is what torch's C
-/// functions call a tensor: the address of a pointer to torch's object.
-struct Torch {
-    using Handle = void *const *;
-    using Get64 = std::int32_t (*)(Handle, std::int64_t *);
-    using Get32 = std::int32_t (*)(Handle, std::int32_t *);
-    using GetArray = std::int32_t (*)(Handle, std::int64_t **);
-    using Constant = std::int32_t (*)();
-
-    std::int32_t (*data_ptr)(Handle, void **) = nullptr;
-    std::int32_t (*is_defined)(Handle, bool *) = nullptr;
-    Get64 dim = nullptr;
-    GetArray sizes = nullptr, strides = nullptr;
-    Get32 dtype = nullptr, device_type = nullptr, layout = nullptr;
-    std::int32_t (*new_handle)(Handle, void **) = nullptr;
-    std::int32_t (*delete_handle)(void *) = nullptr;
-    Handle (*grad)(const void *impl) = nullptr; // c10::TensorImpl::grad() const
-    std::int32_t float32 = 0, float64 = 0, cpu = 0, strided = 0;
-
-    /// The functions, or null if this torch lacks one.
-    static const Torch *find() {
-        static const Torch torch;
-        return torch.complete ? &torch : nullptr;
-    }
-
-private:
-    bool complete = true;
-
-    template <typename Function>
-    void look_up(void *library, const char *name, Function &function) {
-        void *symbol = library == nullptr ? nullptr : dlsym(library, name);
-        complete = complete && symbol != nullptr;
-        function = reinterpret_cast<Function>(symbol);
-    }
-
-    Torch() {
-        void *cpu_library = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
-        void *core = dlopen("libc10.so", RTLD_LAZY | RTLD_NOLOAD);
-        look_up(cpu_library, "aoti_torch_get_data_ptr", data_ptr);
-        look_up(cpu_library, "aoti_torch_is_defined", is_defined);
-        look_up(cpu_library, "aoti_torch_get_dim", dim);
-        look_up(cpu_library, "aoti_torch_get_sizes", sizes);
-        look_up(cpu_library, "aoti_torch_get_strides", strides);
-        look_up(cpu_library, "aoti_torch_get_dtype", dtype);
-        look_up(cpu_library, "aoti_torch_get_device_type", device_type);
-        look_up(cpu_library, "aoti_torch_get_layout", layout);
-        look_up(cpu_library, "aoti_torch_new_tensor_handle", new_handle);
-        look_up(cpu_library, "aoti_torch_delete_tensor_object", delete_handle);
-        look_up(core, "_ZNK3c1010TensorImpl4gradEv", grad);
-        Constant constant = nullptr;
-        for (const auto &[name, value] : {std::pair{"aoti_torch_dtype_float32", &float32},
-                                          {"aoti_torch_dtype_float64", &float64},
-                                          {"aoti_torch_device_type_cpu", &cpu},
-                                          {"aoti_torch_layout_strided", &strided}}) {
-            look_up(cpu_library, name, constant);
-            if (constant != nullptr)
-                *value = constant();
-        }
-    }
-};
 
 void *impl_at(py::handle object, std::ptrdiff_t offset) {
     return *reinterpret_cast<void *const *>(reinterpret_cast<const char *>(object.ptr()) + offset);
@@ -124,19 +61,19 @@ TensorViewer::TensorViewer(const py::object &probe, bool c_functions) {
     float32_ = torch.attr("float32");
     float64_ = torch.attr("float64");
     strided_ = torch.attr("strided");
-    if (c_functions && Torch::find() != nullptr)
-        for (const std::size_t words : {0, 1}) { // that may lie before the pointer
-            const auto offset =
-                static_cast<std::ptrdiff_t>(sizeof(PyObject) + words * sizeof(void *));
-            if (impl_at(probe, offset) == impl_of(probe)) {
-                impl_offset_ = offset;
-                break;
-            }
+    if (!c_functions)
+        return;
+    for (const std::size_t words : {0, 1}) { // that may lie before the pointer
+        impl_offset_ = static_cast<std::ptrdiff_t>(sizeof(PyObject) + words * sizeof(void *));
+        if (impl_at(probe, impl_offset_) == impl_of(probe)) {
+            torch_ = TorchFunctions::find();
+            return;
         }
+    }
 }
 
 TensorHandle TensorViewer::handle(const py::object &tensor) const {
-    if (impl_offset_ == 0)
+    if (torch_ == nullptr)
         return {tensor};
     void *impl = impl_of(tensor);
     if (impl_at(tensor, impl_offset_) != impl)
@@ -145,39 +82,94 @@ TensorHandle TensorViewer::handle(const py::object &tensor) const {
 }
 
 bool TensorViewer::current(const TensorHandle &tensor) const {
-    return impl_offset_ == 0 || impl_at(tensor.object, impl_offset_) == tensor.impl;
+    return torch_ == nullptr || impl_at(tensor.object, impl_offset_) == tensor.impl;
 }
 
 TensorHandle TensorViewer::gradient(const TensorHandle &param) const {
-    if (impl_offset_ == 0) {
+    if (torch_ == nullptr) {
         py::object grad = param.object.attr("grad");
         return {grad.is_none() ? py::object() : std::move(grad)};
     }
-    const Torch::Handle grad = Torch::find()->grad(param.impl);
+    const TorchFunctions::Handle grad = torch_->grad(param.impl);
     bool defined = false;
-    Torch::find()->is_defined(grad, &defined);
+    torch_->is_defined(grad, &defined);
     return {{}, defined ? *grad : nullptr};
 }
 
 bool TensorViewer::view(const TensorHandle &tensor, TensorView &view) {
-    if (impl_offset_ == 0)
+    if (torch_ == nullptr)
         return view_attributes(tensor.object, view);
-    const Torch &torch = *Torch::find();
-    const Torch::Handle handle = &tensor.impl;
-    std::int32_t layout = -1, device_type = -1, dtype = -1;
+    const TorchFunctions::Handle handle = &tensor.impl;
+    std::int32_t layout = -1, device_type = -1;
+    torch_->layout(handle, &layout);
+    torch_->device_type(handle, &device_type);
+    return layout == torch_->strided && device_type == torch_->cpu && view_memory(handle, view);
+}
+
+/// The part that says where the elements of a strided tensor in the CPU's memory are.
+bool TensorViewer::view_memory(TorchFunctions::Handle handle, TensorView &view) const {
+    std::int32_t dtype = -1;
     std::int64_t *shape = nullptr, *strides = nullptr;
-    torch.layout(handle, &layout);
-    torch.device_type(handle, &device_type);
-    torch.dtype(handle, &dtype);
-    if (layout != torch.strided || device_type != torch.cpu ||
-        (dtype != torch.float32 && dtype != torch.float64) ||
-        torch.data_ptr(handle, &view.data) != 0 || torch.dim(handle, &view.ndim) != 0 ||
-        torch.sizes(handle, &shape) != 0 || torch.strides(handle, &strides) != 0)
+    torch_->dtype(handle, &dtype);
+    if ((dtype != torch_->float32 && dtype != torch_->float64) ||
+        torch_->data_ptr(handle, &view.data) != 0 || torch_->dim(handle, &view.ndim) != 0 ||
+        torch_->sizes(handle, &shape) != 0 || torch_->strides(handle, &strides) != 0)
         return false;
-    view.dtype = dtype == torch.float32 ? DType::float32 : DType::float64;
+    view.dtype = dtype == torch_->float32 ? DType::float32 : DType::float64;
     view.shape = shape;
     view.strides = strides;
     return true;
+}
+
+bool TensorViewer::unmoved(const TensorHandle &tensor, const void *data, DType dtype,
+                           const Layout &layout) {
+    TensorView now;
+    // Memory of the CPU is that of no other device: what has its address need not be asked.
+    const bool known = data != nullptr && torch_ != nullptr;
+    return current(tensor) && (known ? view_memory(&tensor.impl, now) : view(tensor, now)) &&
+           now.data == data && now.dtype == dtype && now.ordered_as(layout);
+}
+
+namespace {
+
+// torch's objects are at most this long, as far as they are read here.
+constexpr std::size_t object_size = 256;
+// The first words of a tensor point to its storage, what autograd knows of it, and its version.
+// Should they not, in some torch, the wrong memory is asked for, and nothing else happens.
+constexpr std::size_t first_pointer = 2, end_of_pointers = 6;
+constexpr std::size_t cache_line = 64;
+
+[[gnu::always_inline]] inline void prefetch_object(const void *object, std::size_t size) {
+    for (std::size_t byte = 0; byte < size; byte += cache_line)
+        __builtin_prefetch(static_cast<const char *>(object) + byte);
+}
+
+[[gnu::always_inline]] inline void prefetch_pointers(const void *impl) {
+    for (std::size_t i = first_pointer; i < end_of_pointers; ++i)
+        prefetch_object(static_cast<const void *const *>(impl)[i], 2 * cache_line);
+}
+
+} // namespace
+
+void TensorViewer::prefetch(const TensorHandle &tensor) const {
+    __builtin_prefetch(tensor.object.ptr());
+    prefetch_object(tensor.impl, object_size);
+}
+
+void TensorViewer::prefetch_behind(const TensorHandle &tensor) const {
+    if (torch_ != nullptr && current(tensor))
+        prefetch_pointers(tensor.impl);
+}
+
+void TensorViewer::prefetch_gradient(const TensorHandle &param) const {
+    if (torch_ != nullptr && current(param))
+        prefetch_object(*torch_->grad(param.impl), object_size);
+}
+
+void TensorViewer::prefetch_behind_gradient(const TensorHandle &param) const {
+    if (torch_ != nullptr && current(param))
+        if (const TensorHandle grad = gradient(param))
+            prefetch_pointers(grad.impl);
 }
 
 bool TensorViewer::view_attributes(const py::object &tensor, TensorView &view) {
@@ -202,13 +194,13 @@ TensorViewer::Keep::~Keep() { clear(); }
 
 void TensorViewer::Keep::clear() {
     for (void *handle : handles_)
-        Torch::find()->delete_handle(handle);
+        TorchFunctions::find()->delete_handle(handle);
     handles_.clear();
 }
 
 void TensorViewer::Keep::add(const TensorHandle &tensor) {
     void *handle = nullptr;
-    if (tensor.impl != nullptr && Torch::find()->new_handle(&tensor.impl, &handle) == 0)
+    if (tensor.impl != nullptr && TorchFunctions::find()->new_handle(&tensor.impl, &handle) == 0)
         handles_.push_back(handle);
 }
 

@@ -1,6 +1,5 @@
-// Where a torch tensor lies. Links nothing of torch: its C functions, which are meant for code that
-// was compiled apart from it, are looked up in the torch that is loaded; where one is missing,
-// tensors are asked through their Python attributes, which takes ten times as long.
+// Where a torch tensor lies. Links nothing of torch: asks through its C functions if they are there,
+// and through Python attributes if not, which takes ten times as long.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +8,8 @@
 #include <pybind11/pybind11.h>
 
 #include <fused_rmsprop/fused_rmsprop.hpp>
+
+#include "torch_functions.hpp"
 
 namespace fused_rmsprop::bindings {
 
@@ -58,22 +59,32 @@ public:
     /// Views a strided float32 or float64 tensor in the CPU's memory; false for any other.
     bool view(const TensorHandle &tensor, TensorView &view);
 
-    /// Asks for what current() and view() will read. (Inline: a call of a function that does
-    /// nothing but this GCC takes for one without effect.)
-    [[gnu::always_inline]] static void prefetch(const TensorHandle &tensor) {
-        __builtin_prefetch(tensor.object.ptr());
-        for (std::size_t byte = 0; byte < 256; byte += 64)
-            __builtin_prefetch(static_cast<const char *>(tensor.impl) + byte);
-    }
+    /// Whether a tensor, which had this memory order, is still where view() found it, cheaper.
+    bool unmoved(const TensorHandle &tensor, const void *data, DType dtype, const Layout &layout);
+
+    /// Whether bump_version() works; Python must tell autograd if not.
+    bool bumps_versions() const { return torch_ != nullptr && torch_->bump_version != nullptr; }
+
+    /// Tells autograd that a tensor has changed.
+    void bump_version(const TensorHandle &tensor) const { torch_->bump_version(&tensor.impl); }
+
+    /// Ask early for what the other functions will read, which lies anywhere in memory: for the
+    /// tensor, and once it is there for what that points to. They change nothing.
+    void prefetch(const TensorHandle &tensor) const;
+    void prefetch_behind(const TensorHandle &tensor) const;
+    void prefetch_gradient(const TensorHandle &param) const;
+    void prefetch_behind_gradient(const TensorHandle &param) const;
 
     /// Keeps tensors alive that only torch has, for its lifetime.
     class Keep;
 
 private:
+    bool view_memory(TorchFunctions::Handle handle, TensorView &view) const;
     bool view_attributes(const py::object &tensor, TensorView &view);
 
-    std::ptrdiff_t impl_offset_ = 0; ///< of the pointer to torch's object in Python's; 0: not known
-    Layout attributes_;              ///< that the last view points into, without C functions
+    const TorchFunctions *torch_ = nullptr; ///< null: attributes are used
+    std::ptrdiff_t impl_offset_ = 0;        ///< of the pointer to torch's object in Python's
+    Layout attributes_;                     ///< that the last view points into, without C functions
     py::object float32_, float64_, strided_;
 };
 
