@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.optim.optimizer import _get_scalar_dtype, _use_grad_for_differentiable
+from torch.optim.optimizer import (
+    _get_scalar_dtype,
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+    _use_grad_for_differentiable,
+)
 from torch.optim.rmsprop import rmsprop
 
 from fused_rmsprop import _core
@@ -194,7 +199,6 @@ class RMSprop(torch.optim.RMSprop):
         finally:
             self.state = live
 
-    @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Perform a single optimization step.
 
@@ -213,6 +217,24 @@ class RMSprop(torch.optim.RMSprop):
             If a gradient is sparse (nothing has changed then), or another thread is in the middle
             of a step of this optimizer.
         """
+        # torch would wrap this method in what hooks and its profiler need, which takes as long as a
+        # step of a hundred tensors. (Around a subclass's own step torch has put it.)
+        if type(self).step is RMSprop.step and self._is_observed():
+            return self._observed_step(*(() if closure is None else (closure,)))
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # so torch leaves it alone
+
+    def _is_observed(self) -> bool:
+        return bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        )
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -225,35 +247,50 @@ class RMSprop(torch.optim.RMSprop):
 
         given = [tuple(group[name] for name in _OPTIONS) for group in self.param_groups]
         if given != self._given:
-            for group in self.param_groups:
-                _check_own(group, group["params"])
-            self._options = [_kernel_options(group) for group in self.param_groups]
-            self._suits = self._find_suits(self._options)
-            # A tensor's value can change without anyone noticing: it is read at every step.
-            tensors = any(isinstance(value, torch.Tensor) for values in given for value in values)
-            self._given = None if tensors else given
-        options, suits = self._options, self._suits
+            self._take_options(given)
         lists = [group["params"] for group in self.param_groups]
-        # Both are false where anything is not as it was when the kernel was told of it.
-        if suits == self._plan and not any(self._for_torch):
-            if self._stepper.step(lists, self.state, options, grad_scale):
-                return loss
-        elif suits == self._plan and not self._stepper.read(lists, self.state, options):
-            self._plan = None
-        if suits != self._plan or not any(self._for_torch):
-            self._assign(suits)
-            self._stepper.read(lists, self.state, options)  # refuses before anything has changed
+        # False where anything is not as it was when the kernel was told of it.
+        if (
+            self._suits != self._plan
+            or any(self._for_torch)
+            or not self._stepper.step(lists, self.state, self._options, grad_scale)
+        ):
+            self._step_anew(lists, grad_scale)
+        return loss
+
+    _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
+
+    @torch.no_grad()
+    def _take_options(self, given: list[tuple[Any, ...]]) -> None:
+        for group in self.param_groups:
+            _check_own(group, group["params"])
+        self._options = [_kernel_options(group) for group in self.param_groups]
+        self._suits = self._find_suits(self._options)
+        # A tensor's value can change without anyone noticing: it is read at every step.
+        tensors = any(isinstance(value, torch.Tensor) for values in given for value in values)
+        self._given = None if tensors else given
+
+    @_use_grad_for_differentiable
+    def _step_anew(self, lists: list[list[Any]], grad_scale: float) -> None:
+        """A step for which something must be assigned anew, or of which torch does a part."""
+        if not (
+            any(self._for_torch)
+            and self._suits == self._plan
+            and self._stepper.read(lists, self.state, self._options)
+        ):
+            self._assign(self._suits)
+            # Refuses before anything has changed.
+            self._stepper.read(lists, self.state, self._options)
         self._refuse_for_torch()
         for group, params in zip(self.param_groups, self._for_torch, strict=True):
             if params:
                 self._step_by_torch({**group, "params": params}, grad_scale)
-        if not self._stepper.step(lists, self.state, options, grad_scale):
+        if not self._stepper.step(lists, self.state, self._options, grad_scale):
             if not any(self._for_torch):
                 raise RuntimeError("parameters or their state changed during the step")
-            self._assign(suits)  # torch's part made new state
-            if not self._stepper.step(lists, self.state, options, grad_scale):
+            self._assign(self._suits)  # torch's part made new state
+            if not self._stepper.step(lists, self.state, self._options, grad_scale):
                 raise RuntimeError("parameters or their state changed during the step")
-        return loss
 
     def _find_suits(self, options: list[_core.Options]) -> object:
         """What decides which parameters the kernel takes and which state they need."""
@@ -383,6 +420,7 @@ def _check_own(group: dict[str, Any], params: Iterable[Any] = ()) -> None:
         raise ValueError("nesterov needs momentum > 0")
 
 
+@torch.no_grad()
 def _in_order(param: Any, tensor: Any) -> Any:
     """A copy of a tensor in the memory order and the dtype of a parameter."""
     if tensor.layout != torch.strided:
