@@ -34,8 +34,8 @@ bool pipeline(std::size_t size, const Stages &...stages) {
 
 /// What a dict points to when its entries are read.
 [[gnu::always_inline]] inline void prefetch_entries(const py::dict &dict) {
-    const auto *entries = reinterpret_cast<const char *>(
-        reinterpret_cast<const PyDictObject *>(dict.ptr())->ma_keys);
+    const auto *entries =
+        reinterpret_cast<const char *>(reinterpret_cast<const PyDictObject *>(dict.ptr())->ma_keys);
     for (const std::size_t byte : {0, 64})
         __builtin_prefetch(entries + byte);
 }

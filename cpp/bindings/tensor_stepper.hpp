@@ -56,7 +56,7 @@ private:
         py::dict state;
         std::array<TensorHandle, state_count> tensors;
         std::array<void *, state_count> addresses = {}; ///< of the tensors, when assigned
-        std::vector<py::object> values;                       ///< all that is in `state`, in order
+        std::vector<py::object> values;                 ///< all that is in `state`, in order
         Layout layout;
         bool has_grad = false;              ///< in the step under way
         const void *cleared_grad = nullptr; ///< a gradient that is known not to overlap
@@ -100,7 +100,7 @@ private:
     std::vector<TensorHandle> grads_;             ///< of the step under way
     TensorViewer::Keep keep_;                     ///< of grads_, if `keeping_`
     bool keeping_ = false;
-    std::vector<Options> options_;                ///< by group
+    std::vector<Options> options_; ///< by group
     WrittenMemory written_;
     Execution execution_{.threads = 0, .tuner = nullptr};
     ThreadTuner tuner_;

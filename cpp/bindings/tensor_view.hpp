@@ -1,5 +1,5 @@
-// Where a torch tensor lies. Links nothing of torch: asks through its C functions if they are there,
-// and through Python attributes if not, which takes ten times as long.
+// Where a torch tensor lies. Links nothing of torch: asks through its C functions if they are
+// there, and through Python attributes if not, which takes ten times as long.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// torch's functions for code that was compiled apart from it, looked up in the torch that is loaded.
+// torch's functions for code that was compiled apart from it, looked up in the torch that is
+// loaded.
 #pragma once
 
 #include <cstdint>
