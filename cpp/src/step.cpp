@@ -202,7 +202,7 @@ int step(std::span<const Tensor> tensors, const Execution &execution, const Grad
     if (total == 0)
         return 1;
     const InstructionSet set = instruction_set();
-    return run_team(threads_for(total, execution), [&](int index, int count) {
+    const int used = run_team(threads_for(total, execution), [&](int index, int count) {
         const ScopedFpEnvironment environment(execution.flush_denormals);
         const auto i = static_cast<std::size_t>(index), n = static_cast<std::size_t>(count);
         const bool in_cache = total / n <= in_cache_up_to_bytes;
@@ -222,6 +222,9 @@ int step(std::span<const Tensor> tensors, const Execution &execution, const Grad
                           kernel64.run(t, next, first, size);
                   });
     });
+    if (execution.tuner != nullptr)
+        execution.tuner->finished();
+    return used;
 }
 
 const char *version() noexcept { return FUSED_RMSPROP_VERSION; }

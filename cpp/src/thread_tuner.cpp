@@ -3,6 +3,8 @@
 #include <fused_rmsprop/threads.hpp>
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
 
 namespace fused_rmsprop {
 namespace {
@@ -13,8 +15,12 @@ using namespace std::chrono_literals;
 constexpr std::size_t settling_steps = 2;
 constexpr auto settling_time = 20ms;
 
-// The other way must be clearly faster, so that noise alone changes nothing.
-constexpr double clearly_faster = 0.97;
+// What noise in the rest of an iteration can feign, as a multiple of its spread over the square
+// root of the number of samples: about two standard errors of the difference of two medians.
+constexpr double standard_errors = 1.5;
+
+// Where noise hides the difference to the end, the step alone decides, if it is faster by this.
+constexpr double share_of_step = 0.1;
 
 // A trial that goes this badly twice is over: it is the expensive kind.
 constexpr double hopeless = 1.5;
@@ -31,73 +37,121 @@ int ThreadTuner::choose(int team, Clock::time_point now) noexcept {
     if (team != team_) {
         *this = ThreadTuner{};
         team_ = team;
-        begin(Phase::measure_current, false, now);
+        begin_trial(false, now);
     }
     if (team <= 1)
         return 1;
     if (started_)
-        record(now - last_, now);
-    started_ = true;
-    last_ = now;
+        record({now - last_, ended_ - last_, now - ended_}, now);
+    started_ = running_ = true;
+    last_ = ended_ = now;
     return use_team_ ? team : 1;
 }
 
-void ThreadTuner::record(Clock::duration period, Clock::time_point now) noexcept {
+void ThreadTuner::finished(Clock::time_point now) noexcept {
+    if (running_)
+        ended_ = now;
+    running_ = false;
+}
+
+void ThreadTuner::record(const Period &period, Clock::time_point now) noexcept {
     switch (phase_) {
     case Phase::measure_current:
-        if (sample(period, now)) {
-            current_ = median();
+        if (sample(current_, period, now))
             begin(Phase::measure_other, !use_team_, now);
-        }
         break;
     case Phase::measure_other:
-        if (sample(period, now))
-            conclude(now);
+        if (sample(other_, period, now) || is_hopeless()) {
+            cost_ += (now - phase_began_) -
+                     static_cast<Clock::rep>(steps_) * current_.median(&Period::whole);
+            if (const auto verdict = compare())
+                conclude(*verdict, now);
+            else
+                begin(Phase::measure_current, !use_team_, now);
+        }
         break;
     case Phase::rest:
         if (now >= next_trial_)
-            begin(Phase::measure_current, use_team_, now);
+            begin_trial(use_team_, now);
         break;
     }
 }
 
-/// Takes one measurement; true when there are enough.
-bool ThreadTuner::sample(Clock::duration period, Clock::time_point now) noexcept {
+/// Takes one measurement; true when there are enough for this round.
+bool ThreadTuner::sample(Measurement &measurement, const Period &period,
+                         Clock::time_point now) noexcept {
     ++steps_;
     const bool settled =
         use_team_ ? steps_ > 1 : steps_ > settling_steps && now - phase_began_ > settling_time;
     if (settled)
-        samples_[sampled_++] = period;
-    const auto bad = [&](Clock::duration measured) { return measured > current_ * hopeless; };
-    if (phase_ == Phase::measure_other && sampled_ == 2 && bad(samples_[0]) && bad(samples_[1])) {
-        std::fill(samples_.begin() + 2, samples_.end(), samples_[1]);
-        sampled_ = samples_wanted;
-    }
-    return sampled_ == samples_wanted;
+        measurement.samples[measurement.count++] = period;
+    return settled && measurement.count % samples_per_round == 0;
+}
+
+bool ThreadTuner::is_hopeless() const noexcept {
+    const auto bad = [&](const Period &period) {
+        return period.whole > current_.median(&Period::whole) * hopeless;
+    };
+    return other_.count == 2 && bad(other_.samples[0]) && bad(other_.samples[1]);
+}
+
+/// Whether the other way is faster; nothing if only more measurements can tell.
+std::optional<bool> ThreadTuner::compare() const noexcept {
+    if (is_hopeless())
+        return false;
+    const auto saved = [&](Clock::duration Period::*part) {
+        return current_.median(part) - other_.median(part);
+    };
+    const auto spread = current_.spread(&Period::outside) + other_.spread(&Period::outside);
+    const auto noise = spread * (standard_errors / std::sqrt(static_cast<double>(other_.count)));
+    const auto gain = saved(&Period::step) + saved(&Period::outside);
+    if (std::chrono::abs(gain) > noise)
+        return gain > Clock::duration{};
+    if (other_.count < other_.samples.size())
+        return std::nullopt;
+    return saved(&Period::step) > current_.median(&Period::step) * share_of_step;
+}
+
+void ThreadTuner::conclude(bool keep_other, Clock::time_point now) noexcept {
+    rest_ = keep_other || rest_ == Clock::duration{}
+                ? Clock::duration(shortest_rest)
+                : std::min<Clock::duration>(2 * rest_, longest_rest);
+    next_trial_ = now + std::max<Clock::duration>(rest_, cost_share * cost_);
+    begin(Phase::rest, keep_other == use_team_, now);
+}
+
+void ThreadTuner::begin_trial(bool use_team, Clock::time_point now) noexcept {
+    current_ = other_ = {};
+    cost_ = {};
+    begin(Phase::measure_current, use_team, now);
 }
 
 void ThreadTuner::begin(Phase phase, bool use_team, Clock::time_point now) noexcept {
     phase_ = phase;
     use_team_ = use_team;
     phase_began_ = now;
-    steps_ = sampled_ = 0;
+    steps_ = 0;
 }
 
-void ThreadTuner::conclude(Clock::time_point now) noexcept {
-    const Clock::duration other = median();
-    const bool keep_other = other < current_ * clearly_faster;
-    const auto cost = (now - phase_began_) - static_cast<Clock::rep>(steps_) * current_;
-    rest_ = keep_other || rest_ == Clock::duration{}
-                ? Clock::duration(shortest_rest)
-                : std::min<Clock::duration>(2 * rest_, longest_rest);
-    next_trial_ = now + std::max<Clock::duration>(rest_, cost_share * cost);
-    begin(Phase::rest, keep_other == use_team_, now);
+ThreadTuner::Clock::duration
+ThreadTuner::Measurement::median(Clock::duration Period::*part) const noexcept {
+    return sorted(part)[count / 2];
 }
 
-ThreadTuner::Clock::duration ThreadTuner::median() const noexcept {
-    auto sorted = samples_;
-    std::sort(sorted.begin(), sorted.end());
-    return sorted[samples_wanted / 2];
+/// The distance of the quartiles: single interruptions do not count.
+ThreadTuner::Clock::duration
+ThreadTuner::Measurement::spread(Clock::duration Period::*part) const noexcept {
+    const Sorted values = sorted(part);
+    return values[count - 1 - count / 4] - values[count / 4];
+}
+
+ThreadTuner::Measurement::Sorted
+ThreadTuner::Measurement::sorted(Clock::duration Period::*part) const noexcept {
+    Sorted values{};
+    const auto end =
+        std::transform(samples.begin(), samples.begin() + count, values.begin(), std::mem_fn(part));
+    std::sort(values.begin(), end);
+    return values;
 }
 
 } // namespace fused_rmsprop

@@ -32,25 +32,28 @@ namespace {
 
 using Seconds = std::chrono::duration<double>;
 
-/// A training loop in simulated time: an iteration takes `seconds(threads, time)` on average.
+/// A training loop in simulated time: an iteration takes `seconds(threads, time)` on average, of
+/// which the step takes `step(threads)`, always the same.
 class SimulatedLoop {
 public:
-    explicit SimulatedLoop(std::function<double(int threads, double time)> seconds)
-        : seconds_(std::move(seconds)) {}
+    explicit SimulatedLoop(
+        std::function<double(int threads, double time)> seconds,
+        std::function<double(int threads)> step = [](int) { return 0.0; })
+        : seconds_(std::move(seconds)), step_(std::move(step)) {}
 
     /// Goes on until `end` seconds; returns the share of that time lost against the better way.
     double run_until(double end) {
         double lost = 0;
         const double begin = time_;
         while (time_ < end) {
-            const auto now = ThreadTuner::Clock::time_point(
-                std::chrono::duration_cast<ThreadTuner::Clock::duration>(Seconds(time_)));
-            threads_ = tuner_.choose(team, now);
+            threads_ = tuner_.choose(team, at(time_));
             REQUIRE((threads_ == 1 || threads_ == team));
+            const double step = step_(threads_);
+            tuner_.finished(at(time_ + step));
             const double noise = std::uniform_real_distribution(0.95, 1.1)(engine_);
             const double chosen = seconds_(threads_, time_);
             lost += chosen - std::min(seconds_(1, time_), seconds_(team, time_));
-            time_ += chosen * noise;
+            time_ += step + (chosen - step) * noise;
         }
         return lost / (time_ - begin);
     }
@@ -60,7 +63,13 @@ public:
     static constexpr int team = 8;
 
 private:
+    static ThreadTuner::Clock::time_point at(double seconds) {
+        return ThreadTuner::Clock::time_point(
+            std::chrono::duration_cast<ThreadTuner::Clock::duration>(Seconds(seconds)));
+    }
+
     std::function<double(int, double)> seconds_;
+    std::function<double(int)> step_;
     std::mt19937 engine_{3};
     ThreadTuner tuner_;
     double time_ = 0;
@@ -111,6 +120,28 @@ TEST_CASE("tuner: a team that is faster is kept") {
         INFO("iteration of ", iteration, " s");
         CHECK(lost < 0.02);
         CHECK(loop.threads() == SimulatedLoop::team);
+    }
+}
+
+TEST_CASE("tuner: a faster step is kept where noise hides what it gains") {
+    for (const double gained : {1e-3, 0.2e-3}) { // of 20 ms
+        const auto step = [=](int threads) { return threads == 1 ? 2 * gained : gained; };
+        SimulatedLoop loop([=](int threads, double) { return 18e-3 + step(threads); }, step);
+        CHECK(loop.run_until(60) < 0.02);
+        CHECK(loop.threads() == SimulatedLoop::team);
+    }
+}
+
+TEST_CASE("tuner: a faster step that slows the rest down more is given up") {
+    for (const double slower : {1.3, 1.08}) {
+        const auto step = [](int threads) { return threads == 1 ? 1e-3 : 0.5e-3; };
+        SimulatedLoop loop(
+            [=](int threads, double) {
+                return 19e-3 * (threads == 1 ? 1 : slower) + step(threads);
+            },
+            step);
+        CHECK(loop.run_until(60) < 0.02);
+        CHECK(loop.threads() == 1);
     }
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <cstddef>
+#include <optional>
 
 namespace fused_rmsprop {
 
@@ -25,9 +26,10 @@ int available_threads() noexcept;
 /// A team is not always faster. BLAS libraries and OpenMP runtimes keep idle workers spinning on
 /// the processor, sometimes for milliseconds, and the spinners of one slow down the workers of
 /// the other: a step by a team can then make the whole loop around it several times slower.
-/// What counts is therefore not the time of a step but the time from one step to the next, and
-/// that is what this compares. It tries the other way now and then, less often the more a trial
-/// costs, and keeps to what is faster. One tuner belongs to one repeated step.
+/// What counts is therefore the time from one step to the next, and that is what this compares, by
+/// turns and for as long as the noise requires; where it hides the difference to the end, the step
+/// alone. It tries the other way now and then, less often the more a trial costs, and keeps to what
+/// is faster. One tuner belongs to one repeated step.
 class ThreadTuner {
 public:
     using Clock = std::chrono::steady_clock;
@@ -35,25 +37,48 @@ public:
     /// The number of threads for the step that begins `now`: 1 or `team`. Call once per step.
     int choose(int team, Clock::time_point now = Clock::now()) noexcept;
 
+    /// The step that choose() was called for has ended. (Without this call, its share of the time
+    /// between two steps counts as zero.)
+    void finished(Clock::time_point now = Clock::now()) noexcept;
+
 private:
     enum class Phase { measure_current, measure_other, rest };
 
-    void record(Clock::duration period, Clock::time_point now) noexcept;
-    bool sample(Clock::duration period, Clock::time_point now) noexcept;
-    void begin(Phase phase, bool use_team, Clock::time_point now) noexcept;
-    void conclude(Clock::time_point now) noexcept;
-    Clock::duration median() const noexcept;
+    /// The time from the beginning of a step to that of the next, and its two parts.
+    struct Period {
+        Clock::duration whole, step, outside;
+    };
 
-    static constexpr std::size_t samples_wanted = 5;
+    static constexpr std::size_t samples_per_round = 5, rounds = 5;
+
+    struct Measurement {
+        std::array<Period, samples_per_round * rounds> samples{};
+        std::size_t count = 0;
+
+        Clock::duration median(Clock::duration Period::*part) const noexcept;
+        Clock::duration spread(Clock::duration Period::*part) const noexcept;
+
+    private:
+        using Sorted = std::array<Clock::duration, samples_per_round * rounds>;
+        Sorted sorted(Clock::duration Period::*part) const noexcept;
+    };
+
+    void record(const Period &period, Clock::time_point now) noexcept;
+    bool sample(Measurement &measurement, const Period &period, Clock::time_point now) noexcept;
+    bool is_hopeless() const noexcept;
+    std::optional<bool> compare() const noexcept;
+    void conclude(bool keep_other, Clock::time_point now) noexcept;
+    void begin_trial(bool use_team, Clock::time_point now) noexcept;
+    void begin(Phase phase, bool use_team, Clock::time_point now) noexcept;
 
     int team_ = 0;
     bool use_team_ = false;
-    bool started_ = false;
+    bool started_ = false, running_ = false;
     Phase phase_ = Phase::measure_current;
-    Clock::time_point last_{}, phase_began_{}, next_trial_{};
-    Clock::duration current_{}, rest_{};
-    std::size_t steps_ = 0, sampled_ = 0;
-    std::array<Clock::duration, samples_wanted> samples_{};
+    Clock::time_point last_{}, ended_{}, phase_began_{}, next_trial_{};
+    Clock::duration rest_{}, cost_{};
+    std::size_t steps_ = 0; ///< in this phase
+    Measurement current_, other_;
 };
 
 } // namespace fused_rmsprop
