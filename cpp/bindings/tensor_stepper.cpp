@@ -121,10 +121,12 @@ std::vector<std::size_t> TensorStepper::assign(const py::list &slots, const py::
         for (std::size_t k = 0; k < state_count; ++k)
             if (const py::object value = given[3 + k]; !value.is_none()) {
                 slot.tensors[k] = viewer_.handle(value);
-                if (!viewer_.view(slot.tensors[k], view))
+                if (!viewer_.view(slot.tensors[k], view) || (k == 0 && view.size() != 1))
                     continue;
                 slot.addresses[k] = view.data;
-                if (k > 0)
+                if (k == 0)
+                    slot.step_dtype = view.dtype;
+                else
                     extents.push_back(extent_of(view));
             }
         owners.resize(extents.size(), new_slots.size());
@@ -213,10 +215,7 @@ bool TensorStepper::read(const py::list &groups, const py::dict &state,
 bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
     if (!has_values(slot.state, slot.values))
         return false;
-    const auto unmoved = [&](const TensorHandle &handle, const void *address) {
-        return viewer_.unmoved(handle, address, tensor.dtype, slot.layout);
-    };
-    if (!unmoved(slot.param, tensor.param))
+    if (!viewer_.unmoved(slot.param, tensor.param, tensor.dtype, slot.layout))
         return false;
     __builtin_prefetch(tensor.param, 1);
     tensor.grad = nullptr;
@@ -231,21 +230,18 @@ bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
 
     void **const places[] = {&tensor.square_avg, &tensor.momentum_buffer, &tensor.grad_avg};
     for (std::size_t k = 1; k < state_count; ++k) {
-        if (slot.tensors[k] && !unmoved(slot.tensors[k], slot.addresses[k]))
+        if (slot.tensors[k] && !viewer_.still_at(slot.tensors[k], slot.addresses[k]))
             return false;
         *places[k - 1] = slot.tensors[k] ? slot.addresses[k] : nullptr;
         __builtin_prefetch(*places[k - 1], 1);
     }
-    TensorView view;
-    if (!viewer_.current(slot.tensors[0]) || !viewer_.view(slot.tensors[0], view) ||
-        view.size() != 1 || view.data != slot.addresses[0])
+    slot.step = slot.addresses[0];
+    if (slot.step == nullptr || !viewer_.still_at(slot.tensors[0], slot.step))
         return false;
-    slot.step = view.data;
     __builtin_prefetch(slot.step, 1);
-    slot.step_dtype = view.dtype;
     tensor.options = &options_[slot.group];
     if (tensor.options->bias_correction) {
-        const double steps = view.dtype == DType::float32
+        const double steps = slot.step_dtype == DType::float32
                                  ? double{*static_cast<const float *>(slot.step)}
                                  : *static_cast<const double *>(slot.step);
         tensor.step = steps > 0 ? static_cast<std::uint64_t>(std::min(steps, 0x1p53)) : 0;
@@ -274,6 +270,7 @@ const void *TensorStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad)
     if (plain() && !negated()) {
         if (view.data == slot.cleared_grad || !written_.overlaps(extent_of(view))) {
             slot.cleared_grad = view.data;
+            __builtin_prefetch(view.data);
             return view.data;
         }
     }

@@ -48,8 +48,11 @@ bool TensorView::is_dense() const {
 
 bool TensorView::ordered_as(const Layout &layout) const {
     const auto axes = static_cast<std::size_t>(ndim);
-    if (layout.size() != 2 * axes || !std::equal(shape, shape + ndim, layout.begin()))
+    if (layout.size() != 2 * axes)
         return false;
+    for (std::size_t i = 0; i < axes; ++i) // a library's comparison takes longer for so few
+        if (shape[i] != layout[i])
+            return false;
     for (std::size_t i = 0; i < axes; ++i)
         if (shape[i] != 1 && strides[i] != layout[axes + i])
             return size() == 0;
@@ -112,8 +115,10 @@ bool TensorViewer::view_memory(TorchFunctions::Handle handle, TensorView &view) 
     std::int64_t *shape = nullptr, *strides = nullptr;
     torch_->dtype(handle, &dtype);
     if ((dtype != torch_->float32 && dtype != torch_->float64) ||
-        torch_->data_ptr(handle, &view.data) != 0 || torch_->dim(handle, &view.ndim) != 0 ||
-        torch_->sizes(handle, &shape) != 0 || torch_->strides(handle, &strides) != 0)
+        torch_->data_ptr(handle, &view.data) != 0 || torch_->dim(handle, &view.ndim) != 0)
+        return false;
+    if (view.ndim > 0 &&
+        (torch_->sizes(handle, &shape) != 0 || torch_->strides(handle, &strides) != 0))
         return false;
     view.dtype = dtype == torch_->float32 ? DType::float32 : DType::float64;
     view.shape = shape;
@@ -128,6 +133,13 @@ bool TensorViewer::unmoved(const TensorHandle &tensor, const void *data, DType d
     const bool known = data != nullptr && torch_ != nullptr;
     return current(tensor) && (known ? view_memory(&tensor.impl, now) : view(tensor, now)) &&
            now.data == data && now.dtype == dtype && now.ordered_as(layout);
+}
+
+bool TensorViewer::still_at(const TensorHandle &tensor, const void *data) {
+    TensorView now;
+    if (torch_ == nullptr)
+        return view(tensor, now) && now.data == data;
+    return current(tensor) && torch_->data_ptr(&tensor.impl, &now.data) == 0 && now.data == data;
 }
 
 namespace {
@@ -146,7 +158,9 @@ constexpr std::size_t cache_line = 64;
 
 [[gnu::always_inline]] inline void prefetch_pointers(const void *impl) {
     for (std::size_t i = first_pointer; i < end_of_pointers; ++i)
-        prefetch_object(static_cast<const void *const *>(impl)[i], 2 * cache_line);
+        if (const void *object =
+                static_cast<const void *const *>(impl)[i]) // null is asked for long
+            prefetch_object(object, 2 * cache_line);
 }
 
 } // namespace
