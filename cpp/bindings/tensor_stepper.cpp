@@ -235,16 +235,16 @@ bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
         *places[k - 1] = slot.tensors[k] ? slot.addresses[k] : nullptr;
         __builtin_prefetch(*places[k - 1], 1);
     }
-    slot.step = slot.addresses[0];
-    if (slot.step == nullptr || !viewer_.still_at(slot.tensors[0], slot.step))
+    void *const steps = slot.addresses[0];
+    if (steps == nullptr || !viewer_.still_at(slot.tensors[0], steps))
         return false;
-    __builtin_prefetch(slot.step, 1);
+    __builtin_prefetch(steps, 1);
     tensor.options = &options_[slot.group];
     if (tensor.options->bias_correction) {
-        const double steps = slot.step_dtype == DType::float32
-                                 ? double{*static_cast<const float *>(slot.step)}
-                                 : *static_cast<const double *>(slot.step);
-        tensor.step = steps > 0 ? static_cast<std::uint64_t>(std::min(steps, 0x1p53)) : 0;
+        const double count = slot.step_dtype == DType::float32
+                                 ? double{*static_cast<const float *>(steps)}
+                                 : *static_cast<const double *>(steps);
+        tensor.step = count > 0 ? static_cast<std::uint64_t>(std::min(count, 0x1p53)) : 0;
     }
     tensor.grad = gradient(slot, tensor.dtype, grad);
     return true;
@@ -333,9 +333,9 @@ void TensorStepper::finish() {
         slot.has_grad = false;
         tensors_[i].grad = nullptr;
         if (slot.step_dtype == DType::float32)
-            *static_cast<float *>(slot.step) += 1;
+            *static_cast<float *>(slot.addresses[0]) += 1;
         else
-            *static_cast<double *>(slot.step) += 1;
+            *static_cast<double *>(slot.addresses[0]) += 1;
         if (viewer_.bumps_versions())
             viewer_.bump_version(slot.param);
         else

@@ -60,8 +60,7 @@ private:
         Layout layout;
         bool has_grad = false;              ///< in the step under way
         const void *cleared_grad = nullptr; ///< a gradient that is known not to overlap
-        void *step = nullptr;               ///< where the number of steps is
-        DType step_dtype = DType::float32;
+        DType step_dtype = DType::float32;  ///< of the number of steps
     };
 
     /// To the end of the scope, keeps other threads out while the GIL is released.
