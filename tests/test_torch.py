@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -405,74 +404,6 @@ def test_differentiable() -> None:
     assert torch.equal(values[0], values[1])
 
 
-def test_a_gradient_that_is_to_be_negated() -> None:
-    values = []
-    for make in (RMSprop, TorchRMSprop):
-        for size in (1, 3):
-            p = torch.zeros(size, dtype=torch.float64, requires_grad=True)
-            p.grad = torch.full((size,), 1j, dtype=torch.complex128).conj().imag
-            assert p.grad.is_neg()
-            make([p], lr=0.1).step()
-            values.append(p.detach())
-    assert all(torch.equal(a, b) for a, b in zip(values[:2], values[2:], strict=True))
-    assert torch.all(values[0] > 0)
-
-
-def test_a_gradient_that_is_the_parameter() -> None:
-    values = []
-    for make in (RMSprop, TorchRMSprop):
-        p = torch.full((3,), 2.0, dtype=torch.float64, requires_grad=True)
-        p.grad = p.detach()
-        make([p], lr=0.1).step()
-        values.append(p.detach())
-    assert_close(values[0], values[1], torch.float64)
-
-
-def test_autograd_notices_the_change() -> None:
-    p = torch.ones(3, requires_grad=True)
-    loss = (p**2).sum()
-    loss.backward(retain_graph=True)
-    RMSprop([p]).step()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-
-
-@pytest.mark.parametrize(
-    "disturb",
-    [
-        lambda opt, p: setattr(opt, "state", defaultdict(dict)),
-        lambda opt, p: opt.state.clear(),
-        lambda opt, p: opt.state.pop(p),
-        lambda opt, p: opt.state.update({p: {}}),
-        lambda opt, p: opt.state[p].update(square_avg=torch.zeros(6, 4).t()),
-        lambda opt, p: opt.state[p]["square_avg"].zero_(),
-        lambda opt, p: setattr(p, "data", p.data.clone()),
-        lambda opt, p: setattr(p, "data", p.data.to(memory_format=torch.contiguous_format)),
-        lambda opt, p: opt.param_groups[0]["params"].append(torch.ones(2, requires_grad=True)),
-        lambda opt, p: opt.param_groups[0].update(params=[p]),
-    ],
-)
-def test_changes_behind_its_back_are_noticed(disturb: Any) -> None:
-    results = []
-    for make in (RMSprop, TorchRMSprop):
-        generator = torch.Generator().manual_seed(0)
-        p = torch.randn(6, 4, dtype=torch.float64, generator=generator).t().requires_grad_()
-        q = torch.randn(5, dtype=torch.float64, generator=generator).requires_grad_()
-        opt: Any = make([p, q], lr=0.1)
-        for step in range(6):
-            if step == 3:
-                with torch.no_grad():
-                    disturb(opt, p)
-                if opt.state.get(p):
-                    opt.state[p]["square_avg"] = opt.state[p]["square_avg"].double()
-            for leaf in opt.param_groups[0]["params"]:
-                leaf.grad = torch.randn(leaf.shape, generator=generator).to(leaf.dtype)
-            opt.step()
-        results.append((p.detach(), q.detach()))
-    for mine, other in zip(*results, strict=True):
-        assert_close(mine, other, torch.float64)
-
-
 def test_a_step_allocates_nothing() -> None:
     params = [torch.randn(100, 10, requires_grad=True) for _ in range(20)]
     opt = RMSprop(params, momentum=0.9, centered=True)
@@ -482,106 +413,6 @@ def test_a_step_allocates_nothing() -> None:
     with torch.profiler.profile(profile_memory=True) as profile:
         opt.step()
     assert all(event.self_cpu_memory_usage == 0 for event in profile.key_averages())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("extra", [{}, {"momentum": 0.9, "centered": True}])
-@pytest.mark.parametrize(
-    "own",
-    [
-        {"eps_inside_sqrt": True},
-        {"lr_in_momentum": True, "decoupled_weight_decay": True, "weight_decay": 0.1},
-        {"initial_square_avg": 1.0, "eps_inside_sqrt": True},
-        {"bias_correction": True},
-    ],
-)
-def test_the_options_of_the_numpy_class(dtype: Any, extra: Any, own: Any) -> None:
-    import fused_rmsprop
-
-    shapes = [(300,), (3, 4), ()]
-    generator = torch.Generator().manual_seed(5)
-    params = [torch.randn(s, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
-    arrays = [p.detach().numpy().copy() for p in params]
-    opt = RMSprop(params, lr=0.01, **extra, **own)
-    theirs = fused_rmsprop.RMSProp(arrays, lr=0.01, **extra, **own)
-    for step in range(6):
-        for p in params:
-            p.grad = torch.randn(p.shape, dtype=dtype, generator=generator)
-        if step == 2:
-            params[1].grad = None
-        opt.step()
-        theirs.step([None if p.grad is None else p.grad.numpy() for p in params])
-    for p, array in zip(params, arrays, strict=True):
-        assert np.array_equal(p.detach().numpy(), array)
-
-
-def test_own_options_in_groups_copies_and_state_dicts() -> None:
-    p, q = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
-    opt = RMSprop([p], eps_inside_sqrt=True)
-    opt.add_param_group({"params": [q], "eps_inside_sqrt": False, "bias_correction": True})
-    groups = [(g["eps_inside_sqrt"], g["bias_correction"]) for g in opt.param_groups]
-    assert groups == [(True, False), (False, True)]
-    assert copy.deepcopy(opt).param_groups[1]["bias_correction"] is True
-    with pytest.raises(ValueError, match="it has no meaning with initial_square_avg=1"):
-        opt.add_param_group({"params": [torch.ones(1)], "bias_correction": True,
-                             "initial_square_avg": 1.0})  # fmt: skip
-    assert len(opt.param_groups) == 2
-    with pytest.raises(ValueError, match="initial_square_avg must be >= 0"):
-        RMSprop([p], initial_square_avg=-1.0)
-    fresh = RMSprop([p, q], eps_inside_sqrt=True)
-    fresh.load_state_dict(torch.optim.RMSprop([p, q]).state_dict())
-    assert fresh.param_groups[0]["eps_inside_sqrt"] is True
-    fresh = RMSprop([{"params": [p, q], "eps_inside_sqrt": True, "initial_square_avg": 0.5}])
-    fresh.load_state_dict(torch.optim.RMSprop([p, q]).state_dict())
-    group = fresh.param_groups[0]
-    assert (group["eps_inside_sqrt"], group["initial_square_avg"]) == (True, 0.5)
-    p.grad = torch.ones(3)
-    for change in ({"eps_inside_sqrt": "no"}, {"bias_correction": True},
-                   {"initial_square_avg": 1e39}):  # fmt: skip
-        before = dict(group)
-        group.update(change)
-        with pytest.raises((TypeError, ValueError), match=next(iter(change))):
-            fresh.step()
-        assert (p == 1).all()
-        assert not fresh.state
-        group.update(before)
-    half = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
-    half.grad = torch.ones_like(half)
-    with pytest.raises(ValueError, match="eps_inside_sqrt is the kernel's alone"):
-        RMSprop([half], eps_inside_sqrt=True).step()
-    assert (half == 1).all()
-
-
-def test_nesterov_is_checked() -> None:
-    p = torch.ones(2, requires_grad=True)
-    with pytest.raises(ValueError, match="nesterov needs momentum"):
-        RMSprop([p], nesterov=True)
-    with pytest.raises(TypeError, match="nesterov must be True or False"):
-        RMSprop([p], momentum=0.9, nesterov=1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="threads must be"):
-        RMSprop([p], threads=0)
-    opt = RMSprop(
-        [torch.ones(2, dtype=torch.bfloat16, requires_grad=True)], momentum=0.9, nesterov=True
-    )
-    opt.param_groups[0]["params"][0].grad = torch.ones(2, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="nesterov is the kernel's alone"):
-        opt.step()
-
-
-def test_without_torchs_c_functions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a torch goes through that lacks one of them."""
-    import fused_rmsprop.torch as door
-
-    values = []
-    for c_functions in (True, False):
-        monkeypatch.setattr(door, "_C_FUNCTIONS", c_functions)
-        params = some_params(torch.float32)
-        opt = RMSprop(params, centered=True)
-        for step in range(3):
-            set_grads(params, step)
-            opt.step()
-        values.append(params)
-    assert all(torch.equal(p, q) for p, q in zip(*values, strict=True))
 
 
 @pytest.mark.parametrize("imports", ["torch, fused_rmsprop.torch", "fused_rmsprop, torch"])

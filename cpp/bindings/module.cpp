@@ -109,7 +109,21 @@ PYBIND11_MODULE(_core, m) {
         .def_property(
             "summed", [](const Group &group) { return group.summed(); }, &Group::set_summed);
 
-    py::class_<Stepper>(m, "Stepper", py::is_final())
+    py::class_<StepRunner>(m, "StepRunner")
+        .def_property("threads", &StepRunner::threads, &StepRunner::set_threads)
+        .def_property("flush_denormals", &StepRunner::flush_denormals,
+                      &StepRunner::set_flush_denormals)
+        .def_property("serial_below_bytes", &StepRunner::serial_below_bytes,
+                      &StepRunner::set_serial_below_bytes)
+        .def_property("max_grad_norm", &StepRunner::max_grad_norm, &StepRunner::set_max_grad_norm)
+        .def_property("max_grad_value", &StepRunner::max_grad_value,
+                      &StepRunner::set_max_grad_value)
+        .def_property("on_nonfinite", &StepRunner::on_nonfinite, &StepRunner::set_on_nonfinite)
+        .def_property("skipped_steps", &StepRunner::skipped_steps, &StepRunner::set_skipped_steps)
+        .def_property_readonly("grad_norm", &StepRunner::grad_norm)
+        .def_property_readonly("threads_used", &StepRunner::threads_used);
+
+    py::class_<Stepper, StepRunner>(m, "Stepper", py::is_final())
         .def(py::init<>())
         .def("acquire", &Stepper::acquire, py::arg("why") = "")
         .def("release", &Stepper::release)
@@ -118,32 +132,19 @@ PYBIND11_MODULE(_core, m) {
         .def("step", &Stepper::step, py::arg("grads") = py::none(), py::arg("grad_scale") = 1.0)
         .def("accumulate", &Stepper::accumulate, py::arg("grads") = py::none())
         .def_property("accumulated", &Stepper::accumulated, &Stepper::set_accumulated)
-        .def_property("threads", &Stepper::threads, &Stepper::set_threads)
-        .def_property("flush_denormals", &Stepper::flush_denormals, &Stepper::set_flush_denormals)
-        .def_property("serial_below_bytes", &Stepper::serial_below_bytes,
-                      &Stepper::set_serial_below_bytes)
-        .def_property("max_grad_norm", &Stepper::max_grad_norm, &Stepper::set_max_grad_norm)
-        .def_property("max_grad_value", &Stepper::max_grad_value, &Stepper::set_max_grad_value)
-        .def_property("on_nonfinite", &Stepper::on_nonfinite, &Stepper::set_on_nonfinite)
-        .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count)
-        .def_property("skipped_steps", &Stepper::skipped_steps, &Stepper::set_skipped_steps)
-        .def_property_readonly("grad_norm", &Stepper::grad_norm)
-        .def_property_readonly("threads_used", &Stepper::threads_used);
+        .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count);
 
-    py::class_<TensorStepper>(m, "TensorStepper", py::is_final())
-        .def(py::init<const py::object &, bool, py::object, py::object>(), py::arg("probe"),
-             py::arg("c_functions"), py::arg("in_order"), py::arg("increment_version"))
+    py::class_<TensorStepper, StepRunner>(m, "TensorStepper", py::is_final())
+        .def(py::init<const py::object &, bool, py::object, py::object, py::object>(),
+             py::arg("probe"), py::arg("c_functions"), py::arg("in_order"),
+             py::arg("increment_version"), py::arg("raise_nonfinite"))
         .def("can_step", &TensorStepper::can_step, py::arg("tensor"))
         .def("same_order", &TensorStepper::same_order, py::arg("a"), py::arg("b"))
         .def("assign", &TensorStepper::assign, py::arg("slots"), py::arg("groups"),
              py::arg("state"))
         .def("read", &TensorStepper::read, py::arg("groups"), py::arg("state"), py::arg("options"))
         .def("step", &TensorStepper::step, py::arg("groups"), py::arg("state"), py::arg("options"),
-             py::arg("grad_scale"))
-        .def_property("threads", &TensorStepper::threads, &TensorStepper::set_threads)
-        .def_property("flush_denormals", &TensorStepper::flush_denormals,
-                      &TensorStepper::set_flush_denormals)
-        .def_property_readonly("threads_used", &TensorStepper::threads_used);
+             py::arg("grad_scale"));
 }
 
 } // namespace fused_rmsprop::bindings

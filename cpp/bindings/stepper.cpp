@@ -199,7 +199,7 @@ void Stepper::accumulate(const py::object &grads) {
                          .empty = !slots_[i].group->summed(slots_[i].index)});
     {
         std::optional<py::gil_scoped_release> released;
-        if (bytes() >= release_gil_from_bytes)
+        if (bytes_to_step(tensors_) >= release_gil_from_bytes)
             released.emplace();
         fused_rmsprop::accumulate(sums_, beside_steps());
     }
@@ -207,16 +207,6 @@ void Stepper::accumulate(const py::object &grads) {
         if (tensors_[i].grad != nullptr)
             slots_[i].group->mark_summed(slots_[i].index);
     ++accumulated_;
-}
-
-void Stepper::set_on_nonfinite(const std::string &what) {
-    for (const OnNonfinite value : {propagate, skip, raise})
-        if (what == on_nonfinite_names[value]) {
-            on_nonfinite_ = value;
-            return;
-        }
-    throw py::value_error("on_nonfinite must be 'propagate', 'skip' or 'raise', got '" + what +
-                          "'");
 }
 
 void Stepper::set_accumulated(std::int64_t count) {
@@ -269,66 +259,26 @@ void Stepper::read(const py::object &grads) {
     }
 }
 
-/// For work around a step: on as many threads as steps, where these find out how many that is.
-Execution Stepper::beside_steps() const {
-    Execution execution = execution_;
-    if (execution.threads == 0)
-        execution.threads = threads_used_;
-    return execution;
-}
-
-/// The bytes of parameters in the step under way.
-std::size_t Stepper::bytes() const {
-    std::size_t bytes = 0;
-    for (const Tensor &tensor : tensors_)
-        if (tensor.grad != nullptr)
-            bytes += tensor.size * (tensor.dtype == DType::float32 ? 4 : 8);
-    return bytes;
-}
-
 void Stepper::run(double grad_scale) {
-    Execution execution = execution_; // which the user may change in another thread meanwhile
-    execution.tuner = execution.threads == 0 ? &tuner_ : nullptr;
-    Gradients gradients{.grad_scale = grad_scale,
-                        .max_grad_value = max_grad_value_.value_or(Gradients::unlimited)};
-    const OnNonfinite on_nonfinite = on_nonfinite_;
-    const std::optional<double> max_grad_norm = max_grad_norm_;
     for (std::size_t i = 0; i < slots_.size(); ++i)
         tensors_[i].step = slots_[i].group->step(slots_[i].index);
-
-    std::optional<py::gil_scoped_release> released;
-    if (bytes() >= release_gil_from_bytes)
-        released.emplace();
-    std::optional<GradNorm> found;
-    if (max_grad_norm || on_nonfinite != propagate) {
-        found = fused_rmsprop::grad_norm(tensors_, gradients, beside_steps());
-    }
-    const bool refused = found && found->nonfinite != GradNorm::none && on_nonfinite != propagate;
-    if (found && max_grad_norm)
-        gradients.clip_factor = clip_factor(found->norm, *max_grad_norm);
-    const int used = refused ? threads_used_ : fused_rmsprop::step(tensors_, execution, gradients);
-    released.reset();
-
-    if (refused && on_nonfinite == raise)
-        raise_nonfinite(found->nonfinite);
-    grad_norm_.reset();
-    if (found)
-        grad_norm_ = found->norm;
+    const bool release_gil = bytes_to_step(tensors_) >= release_gil_from_bytes;
+    const Outcome outcome = run_step(tensors_, grad_scale, release_gil);
+    if (outcome == Outcome::refused)
+        raise_nonfinite();
     if (accumulated_ > 0)
         set_accumulated(0);
-    if (refused) {
-        ++skipped_steps_;
+    if (outcome == Outcome::skipped)
         return;
-    }
     ++step_count_;
-    threads_used_ = used;
     for (std::size_t i = 0; i < slots_.size(); ++i)
         if (tensors_[i].grad != nullptr)
             slots_[i].group->count_step(slots_[i].index);
 }
 
 /// Says which gradient is not finite, and where.
-void Stepper::raise_nonfinite(std::size_t leaf) const {
+void Stepper::raise_nonfinite() const {
+    const std::size_t leaf = nonfinite();
     const bool sum = accumulated_ > 0;
     const py::object grad = sum ? slots_[leaf].parameter().state[grad_sum] : given_[leaf];
     const std::string what = sum ? "the accumulated gradient of " + slots_[leaf].parameter().what

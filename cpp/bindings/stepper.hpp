@@ -8,10 +8,11 @@
 #include <vector>
 
 #include "group.hpp"
+#include "step_runner.hpp"
 
 namespace fused_rmsprop::bindings {
 
-class Stepper {
+class Stepper : public StepRunner {
 public:
     /// Claims the optimizer for one thread, or throws if a step or a change is under way in
     /// another: whoever changes groups or reads their state holds it meanwhile. step(),
@@ -37,35 +38,10 @@ public:
     std::int64_t accumulated() const { return accumulated_; }
     void set_accumulated(std::int64_t count);
 
-    int threads() const { return execution_.threads; }
-    void set_threads(int threads) { execution_.threads = threads; }
-    bool flush_denormals() const { return execution_.flush_denormals; }
-    void set_flush_denormals(bool flush) { execution_.flush_denormals = flush; }
-    std::size_t serial_below_bytes() const { return execution_.serial_below_bytes; }
-    void set_serial_below_bytes(std::size_t bytes) { execution_.serial_below_bytes = bytes; }
-
-    const std::optional<double> &max_grad_norm() const { return max_grad_norm_; }
-    void set_max_grad_norm(const std::optional<double> &norm) { max_grad_norm_ = norm; }
-    const std::optional<double> &max_grad_value() const { return max_grad_value_; }
-    void set_max_grad_value(const std::optional<double> &value) { max_grad_value_ = value; }
-    /// What is done with a gradient that is NaN or infinite: "propagate", "skip" or "raise".
-    std::string on_nonfinite() const { return on_nonfinite_names[on_nonfinite_]; }
-    void set_on_nonfinite(const std::string &what);
-
-    /// How many threads the last step used.
-    int threads_used() const { return threads_used_; }
-    /// The norm of the last step's gradients before clipping, if it was needed.
-    const std::optional<double> &grad_norm() const { return grad_norm_; }
-
     std::int64_t step_count() const { return step_count_; }
     void set_step_count(std::int64_t count) { step_count_ = count; }
-    std::int64_t skipped_steps() const { return skipped_steps_; }
-    void set_skipped_steps(std::int64_t count) { skipped_steps_ = count; }
 
 private:
-    enum OnNonfinite : std::uint8_t { propagate, skip, raise };
-    static constexpr const char *on_nonfinite_names[] = {"propagate", "skip", "raise"};
-
     /// One parameter of one group, with what is derived from it.
     struct Slot {
         Group *group;
@@ -85,10 +61,8 @@ private:
     void read_sums();
     const void *gradient(Slot &slot, const py::object &grad);
     void prefetch(std::size_t leaf) const;
-    Execution beside_steps() const;
-    std::size_t bytes() const;
     void run(double grad_scale);
-    [[noreturn]] void raise_nonfinite(std::size_t leaf) const;
+    [[noreturn]] void raise_nonfinite() const;
 
     std::vector<std::shared_ptr<Group>> groups_;
     bool grouped_ = false;
@@ -102,15 +76,7 @@ private:
     py::object bound_ = py::none();
     std::vector<py::object> given_; ///< of the step under way; kept for its capacity
     std::vector<Sum> sums_;         ///< likewise
-    Execution execution_{.threads = 0, .tuner = nullptr};
-    ThreadTuner tuner_;
-    int threads_used_ = 1;
-
-    std::optional<double> max_grad_norm_; ///< none: not measured
-    std::optional<double> max_grad_value_;
-    OnNonfinite on_nonfinite_ = propagate;
-    std::optional<double> grad_norm_;
-    std::int64_t step_count_ = 0, skipped_steps_ = 0, accumulated_ = 0;
+    std::int64_t step_count_ = 0, accumulated_ = 0;
 };
 
 } // namespace fused_rmsprop::bindings

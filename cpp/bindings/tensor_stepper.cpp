@@ -1,7 +1,6 @@
 #include "tensor_stepper.hpp"
 
 #include <algorithm>
-#include <optional>
 
 #include <pybind11/stl.h>
 
@@ -40,10 +39,6 @@ bool pipeline(std::size_t size, const Stages &...stages) {
         __builtin_prefetch(entries + byte);
 }
 
-std::size_t byte_size(const Tensor &tensor) {
-    return tensor.size * (tensor.dtype == DType::float32 ? 4 : 8);
-}
-
 Extent extent_of(const TensorView &view) {
     const auto begin = reinterpret_cast<std::uintptr_t>(view.data);
     return {begin, begin + view.size() * (view.dtype == DType::float32 ? 4 : 8), nullptr};
@@ -80,9 +75,10 @@ bool has_items(const py::list &list, const std::vector<py::object> &items) {
 } // namespace
 
 TensorStepper::TensorStepper(const py::object &probe, bool c_functions, py::object in_order,
-                             py::object increment_version)
+                             py::object increment_version, py::object raise_nonfinite)
     : viewer_(probe, c_functions), in_order_(std::move(in_order)),
-      increment_version_(std::move(increment_version)) {}
+      increment_version_(std::move(increment_version)),
+      raise_nonfinite_(std::move(raise_nonfinite)) {}
 
 bool TensorStepper::can_step(const py::object &tensor) {
     TensorView view;
@@ -228,7 +224,8 @@ bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
     if (!slot.tensors[0]) // it had no gradient, and so no state, up to now
         return false;
 
-    void **const places[] = {&tensor.square_avg, &tensor.momentum_buffer, &tensor.grad_avg};
+    void **const places[] = {&tensor.square_avg, &tensor.momentum_buffer, &tensor.grad_avg,
+                             &tensor.param_avg};
     for (std::size_t k = 1; k < state_count; ++k) {
         if (slot.tensors[k] && !viewer_.still_at(slot.tensors[k], slot.addresses[k]))
             return false;
@@ -286,7 +283,15 @@ bool TensorStepper::step(const py::list &groups, const py::dict &state,
     const Claim claim(running_);
     if (!read(groups, state, options))
         return false;
-    run({.grad_scale = grad_scale});
+    const bool release_gil = bytes_to_step(tensors_) >= release_gil_from_bytes;
+    if (release_gil)
+        keep_gradients();
+    const Outcome outcome = run_step(tensors_, grad_scale, release_gil);
+    if (outcome == Outcome::stepped)
+        count_step();
+    forget_gradients();
+    if (outcome == Outcome::refused)
+        raise_nonfinite_(slots_[nonfinite()].param.object);
     return true;
 }
 
@@ -306,32 +311,13 @@ void TensorStepper::forget_gradients() {
     keeping_ = false;
 }
 
-void TensorStepper::run(const Gradients &gradients) {
-    Execution execution = execution_;
-    execution.tuner = execution.threads == 0 ? &tuner_ : nullptr;
-    std::size_t bytes = 0;
-    for (const Tensor &tensor : tensors_)
-        bytes += tensor.grad == nullptr ? 0 : byte_size(tensor);
-    std::optional<py::gil_scoped_release> released;
-    if (bytes >= release_gil_from_bytes) {
-        keep_gradients();
-        released.emplace();
-    }
-    const int used = fused_rmsprop::step(tensors_, execution, gradients);
-    released.reset();
-    threads_used_ = used;
-    finish();
-}
-
 /// Counts the step where there was a gradient, and tells autograd.
-void TensorStepper::finish() {
+void TensorStepper::count_step() {
     py::list updated;
     for (std::size_t i = 0; i < slots_.size(); ++i) {
         Slot &slot = slots_[i];
         if (!slot.has_grad) // the address of an empty gradient may be null
             continue;
-        slot.has_grad = false;
-        tensors_[i].grad = nullptr;
         if (slot.step_dtype == DType::float32)
             *static_cast<float *>(slot.addresses[0]) += 1;
         else
@@ -341,7 +327,6 @@ void TensorStepper::finish() {
         else
             updated.append(slot.param.object);
     }
-    forget_gradients();
     if (!updated.empty())
         increment_version_(updated);
 }

@@ -7,17 +7,19 @@
 #include <vector>
 
 #include "arrays.hpp"
+#include "step_runner.hpp"
 #include "tensor_view.hpp"
 
 namespace fused_rmsprop::bindings {
 
-class TensorStepper {
+class TensorStepper : public StepRunner {
 public:
     /// `probe` is any tensor, and `c_functions` whether to use torch's if they are there.
     /// `in_order(param, grad)` copies a gradient into the memory order of its parameter;
-    /// `increment_version(tensors)` tells autograd that they have changed.
+    /// `increment_version(tensors)` tells autograd that they have changed; `raise_nonfinite(param)`
+    /// raises the error for a gradient that is not finite.
     TensorStepper(const py::object &probe, bool c_functions, py::object in_order,
-                  py::object increment_version);
+                  py::object increment_version, py::object raise_nonfinite);
 
     /// Whether the kernel can update a tensor where it lies.
     bool can_step(const py::object &tensor);
@@ -26,10 +28,10 @@ public:
     bool same_order(const py::object &a, const py::object &b);
 
     /// Takes parameters to step: for each a tuple of the parameter, the index of its group, its
-    /// state dict, and of the dict the tensors step, square_avg or variance, momentum_buffer and
-    /// grad_avg, None where there is none. Without state (an empty dict and None for all), a
-    /// parameter must not have a gradient. `groups` has the lists of all parameters and `state` is
-    /// the dict of all states: what was assigned holds as long as they do not change.
+    /// state dict, and of the dict the tensors step, square_avg or variance, momentum_buffer,
+    /// grad_avg and param_avg, None where there is none. Without state (an empty dict and None for
+    /// all), a parameter must not have a gradient. `groups` has the lists of all parameters and
+    /// `state` is the dict of all states: what was assigned holds as long as they do not change.
     /// Returns the indices of those that share memory with another; then nothing is assigned.
     std::vector<std::size_t> assign(const py::list &slots, const py::list &groups,
                                     const py::dict &state);
@@ -37,18 +39,13 @@ public:
     /// Reads the gradients and checks everything; false if something is not as it was assigned.
     bool read(const py::list &groups, const py::dict &state, const std::vector<Options> &options);
 
-    /// The same, and one step with what was read; nothing has changed where it returns false.
+    /// The same, and one step with what was read, or none if it was skipped; nothing has changed
+    /// where it returns false or raises.
     bool step(const py::list &groups, const py::dict &state, const std::vector<Options> &options,
               double grad_scale);
 
-    int threads() const { return execution_.threads; }
-    void set_threads(int threads) { execution_.threads = threads; }
-    bool flush_denormals() const { return execution_.flush_denormals; }
-    void set_flush_denormals(bool flush) { execution_.flush_denormals = flush; }
-    int threads_used() const { return threads_used_; }
-
 private:
-    static constexpr std::size_t state_count = 4; // step, square_avg, momentum_buffer, grad_avg
+    static constexpr std::size_t state_count = 5; // as assign() has them
 
     struct Slot {
         TensorHandle param;
@@ -83,15 +80,14 @@ private:
     static std::vector<std::size_t> sharing(const std::vector<Extent> &extents,
                                             const std::vector<std::size_t> &owners);
     bool unchanged(const py::list &groups, const py::dict &state) const;
-    void run(const Gradients &gradients);
-    void finish();
+    void count_step();
     void keep_gradients();
     void forget_gradients();
     bool read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad);
     const void *gradient(Slot &slot, DType dtype, TensorHandle &grad);
 
     TensorViewer viewer_;
-    py::object in_order_, increment_version_;
+    py::object in_order_, increment_version_, raise_nonfinite_;
     std::vector<Slot> slots_;
     std::vector<std::vector<py::object>> groups_; ///< the parameters of all groups
     std::vector<py::object> state_;               ///< the state dicts of all parameters
@@ -101,9 +97,6 @@ private:
     bool keeping_ = false;
     std::vector<Options> options_; ///< by group
     WrittenMemory written_;
-    Execution execution_{.threads = 0, .tuner = nullptr};
-    ThreadTuner tuner_;
-    int threads_used_ = 1;
     bool running_ = false;
 };
 

@@ -75,17 +75,23 @@ class Group:
     def configure(self, options: Options, state: Sequence[list[NDArray[Any]] | None]) -> None: ...
     summed: list[bool]
 
-@final
-class Stepper:
+class StepRunner:
     threads: int
     flush_denormals: bool
     serial_below_bytes: int
     max_grad_norm: float | None
     max_grad_value: float | None
     on_nonfinite: str
+    skipped_steps: int
+    @property
+    def grad_norm(self) -> float | None: ...
+    @property
+    def threads_used(self) -> int: ...
+
+@final
+class Stepper(StepRunner):
     accumulated: int
     step_count: int
-    skipped_steps: int
     def __init__(self) -> None: ...
     def acquire(self, why: str = "") -> None: ...
     def release(self) -> None: ...
@@ -93,21 +99,16 @@ class Stepper:
     def bind(self, grads: object) -> None: ...
     def step(self, grads: object = None, grad_scale: float = 1.0) -> None: ...
     def accumulate(self, grads: object = None) -> None: ...
-    @property
-    def grad_norm(self) -> float | None: ...
-    @property
-    def threads_used(self) -> int: ...
 
 @final
-class TensorStepper:
-    threads: int
-    flush_denormals: bool
+class TensorStepper(StepRunner):
     def __init__(
         self,
         probe: Any,
         c_functions: bool,
         in_order: Callable[[Any, Any], Any],
         increment_version: Callable[[list[Any]], None],
+        raise_nonfinite: Callable[[Any], None],
     ) -> None: ...
     def can_step(self, tensor: Any) -> bool: ...
     def same_order(self, a: Any, b: Any) -> bool: ...
@@ -124,5 +125,3 @@ class TensorStepper:
         options: list[Options],
         grad_scale: float,
     ) -> bool: ...
-    @property
-    def threads_used(self) -> int: ...

@@ -19,10 +19,7 @@ from fused_rmsprop.options import (
     Number,
     Schedulable,
     as_flag,
-    as_limit,
-    as_on_nonfinite,
     as_scale,
-    as_threads,
     parse_options,
     unknown_option,
 )
@@ -30,11 +27,12 @@ from fused_rmsprop.param_group import Array, ParamGroup, State, claimed
 from fused_rmsprop.param_specs import checked_container, is_group, is_list_of_groups
 from fused_rmsprop.presets import preset
 from fused_rmsprop.saved_state import Loading, settings_of, snapshot_of, state_dict_of
+from fused_rmsprop.settings import Settings
 
 _ONE = 1.0
 
 
-class RMSProp:
+class RMSProp(Settings):
     r"""RMSProp for NumPy arrays, updated where they lie in one fused pass.
 
     .. math::
@@ -144,6 +142,8 @@ class RMSProp:
     >>> int(opt.state["W"]["step"]), int(opt.state["b"]["step"])
     (1, 0)
     """
+
+    _stepper: _core.Stepper
 
     def __init__(
         self,
@@ -399,20 +399,6 @@ class RMSProp:
         return float(values[0])
 
     @property
-    def threads(self) -> int | None:
-        """The size of the team for large steps, or None for what measures fastest."""
-        return self._stepper.threads or None
-
-    @threads.setter
-    def threads(self, value: int | None) -> None:
-        self._stepper.threads = as_threads(value)
-
-    @property
-    def threads_used(self) -> int:
-        """How many threads the last step used."""
-        return self._stepper.threads_used
-
-    @property
     def flush_denormals(self) -> bool:
         """Whether subnormal numbers count as zero during a step."""
         return self._stepper.flush_denormals
@@ -426,50 +412,9 @@ class RMSProp:
             self._stepper.flush_denormals = flush
 
     @property
-    def max_grad_norm(self) -> float | None:
-        """What the 2-norm of all gradients together is limited to, or None."""
-        return self._stepper.max_grad_norm
-
-    @max_grad_norm.setter
-    def max_grad_norm(self, value: Number | None) -> None:
-        self._stepper.max_grad_norm = as_limit("max_grad_norm", value)
-
-    @property
-    def max_grad_value(self) -> float | None:
-        """What each element of a gradient is limited to, or None."""
-        return self._stepper.max_grad_value
-
-    @max_grad_value.setter
-    def max_grad_value(self, value: Number | None) -> None:
-        self._stepper.max_grad_value = as_limit("max_grad_value", value)
-
-    @property
-    def on_nonfinite(self) -> str:
-        """What a NaN or an infinity in a gradient does: "propagate", "skip" or "raise"."""
-        return self._stepper.on_nonfinite
-
-    @on_nonfinite.setter
-    def on_nonfinite(self, value: str) -> None:
-        self._stepper.on_nonfinite = as_on_nonfinite(value)
-
-    @property
-    def grad_norm(self) -> float | None:
-        """The 2-norm of all gradients of the last step, scaled and limited but not yet clipped.
-
-        None unless `max_grad_norm` is set or `on_nonfinite` asks for a check. The same bits for
-        any number of threads on every instruction set.
-        """
-        return self._stepper.grad_norm
-
-    @property
     def step_count(self) -> int:
         """How many steps have been made: what functions of the step are called with."""
         return self._stepper.step_count
-
-    @property
-    def skipped_steps(self) -> int:
-        """How many steps were left out because a gradient was not finite."""
-        return self._stepper.skipped_steps
 
     @property
     def observation_window(self) -> float:

@@ -5,13 +5,14 @@ Needs torch, which ``import fused_rmsprop`` does not import.
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.optim.optimizer import (
-    _get_scalar_dtype,
     _global_optimizer_post_hooks,
     _global_optimizer_pre_hooks,
     _use_grad_for_differentiable,
@@ -19,7 +20,9 @@ from torch.optim.optimizer import (
 from torch.optim.rmsprop import rmsprop
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import as_flag, as_number, as_threads, check_start
+from fused_rmsprop.options import SETTINGS, as_flag, as_number, check_start
+from fused_rmsprop.settings import Settings
+from fused_rmsprop.torch_state import as_torch_has_it, complete, in_order, replace
 
 __all__ = ["RMSprop"]
 
@@ -32,16 +35,18 @@ _OWN: dict[str, Any] = {
     "decoupled_weight_decay": False,
     "bias_correction": False,
     "initial_square_avg": 0.0,
+    "ema_decay": 0.0,
 }
 _FLAGS = [name for name, default in _OWN.items() if default is False]
 _OPTIONS = (
     *("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize"),
     *("differentiable", "capturable", *_OWN),
 )
-_STATE = ("step", "square_avg", "momentum_buffer", "grad_avg")
+_STATE = ("step", "square_avg", "momentum_buffer", "grad_avg", "param_avg")
+_CENTERED = ("step", "variance", *_STATE[2:])
 
 
-class RMSprop(torch.optim.RMSprop):
+class RMSprop(Settings, torch.optim.RMSprop):
     """`torch.optim.RMSprop`, one fused pass over all parameters at once.
 
     A drop-in: the arguments, their order, defaults and errors are torch's, and so are parameter
@@ -66,6 +71,17 @@ class RMSprop(torch.optim.RMSprop):
         knows them.
     initial_square_avg : float, default 0
         What ``square_avg`` starts from.
+    ema_decay : float, default 0
+        Share that a step keeps of a running average of the parameters, which starts as a copy of
+        them; 0 for none. See `use_ema`.
+    max_grad_norm, max_grad_value : float, optional
+        What the 2-norm of all gradients together, and each of their elements, is limited to, as by
+        `torch.nn.utils.clip_grad_norm_` and ``clip_grad_value_`` before the step, but for the 1e-6
+        that torch adds to the norm; the gradients are left as they are. The norm of the last step
+        is in `grad_norm`.
+    on_nonfinite : {"propagate", "skip", "raise"}
+        What a NaN or an infinity in a gradient does: spreads; has the step left out and counted in
+        `skipped_steps`; raises. In the latter two nothing changes, not even the step count.
     flush_denormals : bool, default True
         Whether subnormal numbers count as zero, which is many times faster on some processors.
     threads : int, optional
@@ -90,6 +106,7 @@ class RMSprop(torch.optim.RMSprop):
     """
 
     state: Any  # by parameter, dicts of tensors
+    _stepper: _core.TensorStepper
 
     def __init__(
         self,
@@ -111,6 +128,10 @@ class RMSprop(torch.optim.RMSprop):
         decoupled_weight_decay: bool = False,
         bias_correction: bool = False,
         initial_square_avg: float = 0.0,
+        ema_decay: float = 0.0,
+        max_grad_norm: float | None = None,
+        max_grad_value: float | None = None,
+        on_nonfinite: str = "propagate",
         flush_denormals: bool = True,
         threads: int | None = None,
     ) -> None:
@@ -121,8 +142,14 @@ class RMSprop(torch.optim.RMSprop):
             "decoupled_weight_decay": decoupled_weight_decay,
             "bias_correction": bias_correction,
             "initial_square_avg": initial_square_avg,
+            "ema_decay": ema_decay,
         }
-        self._set_up(as_flag("flush_denormals", flush_denormals), as_threads(threads))
+        self._set_up()
+        self.max_grad_norm = max_grad_norm
+        self.max_grad_value = max_grad_value
+        self.on_nonfinite = on_nonfinite
+        self.flush_denormals = flush_denormals
+        self.threads = threads
         super().__init__(
             params,
             lr,
@@ -147,14 +174,18 @@ class RMSprop(torch.optim.RMSprop):
                 param_group.setdefault(name, group[name])
         super().add_param_group(param_group)
 
-    def _set_up(self, flush_denormals: bool, threads: int) -> None:
+    def _set_up(self) -> None:
         # GradScaler then leaves unscaling and skipping to step().
         self._step_supports_amp_scaling = True
+        this = weakref.ref(self)  # the core's references are not seen by the garbage collector
         self._stepper = _core.TensorStepper(
-            torch.empty(0), _C_FUNCTIONS, _in_order, torch.autograd.graph.increment_version
+            torch.empty(0),
+            _C_FUNCTIONS,
+            in_order,
+            torch.autograd.graph.increment_version,
+            lambda param: this()._raise_nonfinite(param),  # type: ignore[union-attr]
         )
-        self._stepper.flush_denormals = flush_denormals
-        self._stepper.threads = threads
+        self._showing_averages = False
         self._given: object = None  # the options that _options and _suits were made of
         self._options: list[_core.Options] = []
         self._suits: object = None
@@ -162,18 +193,25 @@ class RMSprop(torch.optim.RMSprop):
         self._for_torch: list[list[Any]] = []  # the other parameters, by group
 
     @property
-    def threads_used(self) -> int:
-        """How many threads the last step used."""
-        return self._stepper.threads_used
+    def flush_denormals(self) -> bool:
+        """Whether subnormal numbers count as zero during a step."""
+        return self._stepper.flush_denormals
+
+    @flush_denormals.setter
+    def flush_denormals(self, value: bool) -> None:
+        self._stepper.flush_denormals = as_flag("flush_denormals", value)
+        self._given = None  # what the kernel takes depends on it
 
     def __getstate__(self) -> dict[str, Any]:
-        settings = self._stepper.flush_denormals, self._stepper.threads
+        settings = {name: getattr(self._stepper, name) for name in _SETTINGS}
         return {**super().__getstate__(), "_settings": settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         if settings := state.pop("_settings", None):  # unpickled, or copied
-            self._set_up(*settings)
+            self._set_up()
+            for name, value in settings.items():
+                setattr(self._stepper, name, value)
         super().__setstate__(state)
         self._own_defaults = {n: self.defaults.get(n, value) for n, value in _OWN.items()}
         for group in self.param_groups:
@@ -193,7 +231,7 @@ class RMSprop(torch.optim.RMSprop):
     def state_dict(self) -> dict[str, Any]:
         """The state as `torch.optim.RMSprop` has it; see `torch.optim.Optimizer.state_dict`."""
         live = self.state
-        self.state = defaultdict(dict, {p: _as_torch_has_it(s) for p, s in live.items()})
+        self.state = defaultdict(dict, {p: as_torch_has_it(s) for p, s in live.items()})
         try:
             return dict(super().state_dict())
         finally:
@@ -215,7 +253,9 @@ class RMSprop(torch.optim.RMSprop):
         ------
         RuntimeError
             If a gradient is sparse (nothing has changed then), or another thread is in the middle
-            of a step of this optimizer.
+            of a step of this optimizer, or inside `use_ema`.
+        FloatingPointError
+            With ``on_nonfinite="raise"``, if a gradient is NaN or infinite. Nothing has changed.
         """
         # torch would wrap this method in what hooks and its profiler need, which takes as long as a
         # step of a hundred tensors. (Around a subclass's own step torch has put it.)
@@ -235,6 +275,8 @@ class RMSprop(torch.optim.RMSprop):
         )
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        if self._showing_averages:
+            raise RuntimeError(_SHOWING)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -301,6 +343,7 @@ class RMSprop(torch.optim.RMSprop):
                 {torch.float32: o.suits(False, flush), torch.float64: o.suits(True, flush)},
                 group["momentum"] > 0,
                 bool(group["centered"]),
+                group["ema_decay"] > 0,
             )
             for group, o in zip(self.param_groups, options, strict=True)
         ]
@@ -323,13 +366,13 @@ class RMSprop(torch.optim.RMSprop):
     def _slots(self, suits: Any, shared: set[int]) -> Iterator[tuple[Any, ...]]:
         """What `TensorStepper.assign` takes; fills ``_for_torch`` with all other parameters."""
         seen = set(shared)
-        for index, (group, (usable, by_dtype, _, _)) in enumerate(
+        for index, (group, (usable, by_dtype, *_)) in enumerate(
             zip(self.param_groups, suits, strict=True)
         ):
             for p in group["params"]:
                 if usable and by_dtype.get(p.dtype) and id(p) not in seen and self._kernel_can(p):
                     state = self._kernel_state(p, group)
-                    keys = ("step", "variance" if group["centered"] else "square_avg", *_STATE[2:])
+                    keys = _CENTERED if group["centered"] else _STATE
                     yield p, index, state, *(state.get(key) for key in keys)
                 else:
                     self._for_torch[index].append(p)
@@ -341,33 +384,19 @@ class RMSprop(torch.optim.RMSprop):
 
     def _kernel_state(self, p: Any, group: dict[str, Any]) -> dict[str, Any]:
         """The state of a parameter with all that the kernel needs; empty before its first step."""
-        if p not in self.state or not self.state[p]:
-            if p.grad is None:
-                return {}
-            self.state[p]["step"] = torch.zeros((), dtype=_get_scalar_dtype())
+        if not self.state.get(p) and p.grad is None:
+            return {}
         state: dict[str, Any] = self.state[p]
-        if not torch.is_tensor(state["step"]) or state["step"].dtype not in _FLOATS:
-            state["step"] = torch.tensor(float(state["step"]), dtype=_get_scalar_dtype())
-        if not group["centered"]:
-            _replace(state, _as_torch_has_it(state))
-        elif "square_avg" in state:
-            _replace(state, _with_variance(state))
-        wanted = ["variance" if group["centered"] else "square_avg"]
-        wanted += ["momentum_buffer"] * (group["momentum"] > 0) + ["grad_avg"] * group["centered"]
-        for key in wanted:
-            if key not in state:
-                start = group["initial_square_avg"] if key in ("square_avg", "variance") else 0
-                state[key] = torch.full_like(p, start, memory_format=torch.preserve_format)
-            elif not self._stepper.same_order(p, state[key]):
-                state[key] = _in_order(p, state[key])
+        complete(state, p, group, self._stepper.same_order)
         return state
 
     def _refuse_for_torch(self) -> None:
         """Refuse what torch's implementation cannot do, before anything has changed."""
+        settings = [name for name in _LIMITS if getattr(self, name) not in (None, "propagate")]
         for group, params in zip(self.param_groups, self._for_torch, strict=True):
             if any(p.grad is not None and p.grad.is_sparse for p in params):
                 raise RuntimeError("RMSprop does not support sparse gradients")
-            own = [name for name in _OWN if group[name]]
+            own = [name for name in _OWN if group[name]] + settings
             if own and any(p.grad is not None for p in params):
                 raise ValueError(
                     f"{own[0]} is the kernel's alone, which cannot update some parameters of the "
@@ -375,11 +404,74 @@ class RMSprop(torch.optim.RMSprop):
                     "differentiable, with eps > 0, alpha < 1 and momentum < 1"
                 )
 
+    def _raise_nonfinite(self, param: Any) -> None:
+        """Say which gradient is not finite, and where."""
+        for index, group in enumerate(self.param_groups):
+            for i, p in enumerate(group["params"]):
+                if p is param:
+                    names = group.get("param_names")
+                    what = f"param_groups[{index}]['params'][{i}]"
+                    what += f" ({names[i]})" if names else ""
+        wrong = (~torch.isfinite(param.grad)).nonzero().tolist()
+        if not wrong:
+            raise FloatingPointError(
+                f"the gradient of {what} is finite, but overflows when GradScaler's scale is taken "
+                "out; nothing has changed"
+            )
+        place = tuple(wrong[0])
+        raise FloatingPointError(
+            f"the gradient of {what} has {len(wrong)} NaN or infinite "
+            f"element{'s' * (len(wrong) > 1)}, the first at index {place}: "
+            f"{param.grad[place].item()}; nothing has changed"
+        )
+
+    @contextmanager
+    def use_ema(self) -> Iterator[None]:
+        """Inside a ``with``, the parameters hold their running averages, and after it their values.
+
+        A parameter that has never had a gradient has no average and stays as it is. What is
+        written to a parameter meanwhile is lost, and the optimizer refuses to step.
+
+        Raises
+        ------
+        ValueError
+            If no parameter group has an ``ema_decay``.
+        RuntimeError
+            If it is in use already.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from fused_rmsprop.torch import RMSprop
+        >>> p = torch.ones(1, requires_grad=True)
+        >>> optimizer = RMSprop([p], lr=0.1, ema_decay=0.5)
+        >>> p.sum().backward()
+        >>> optimizer.step()
+        >>> with optimizer.use_ema():
+        ...     print(round(p.item(), 3))
+        0.5
+        >>> print(round(p.item(), 3))
+        0.0
+        """
+        if not any(group["ema_decay"] for group in self.param_groups):
+            raise ValueError("there are no averages: make the optimizer with ema_decay=0.999, say")
+        if self._showing_averages:
+            raise RuntimeError(_SHOWING)
+        averages = {p: s["param_avg"] for p, s in self.state.items() if "param_avg" in s}
+        values = {p: p.detach().clone(memory_format=torch.preserve_format) for p in averages}
+        self._showing_averages = True
+        try:
+            _write(averages)
+            yield
+        finally:
+            _write(values)
+            self._showing_averages = False
+
     def _step_by_torch(self, group: dict[str, Any], grad_scale: float) -> None:
         """One step of a group as `torch.optim.RMSprop` makes it."""
         for p in group["params"]:
             if p in self.state:
-                _replace(self.state[p], _as_torch_has_it(self.state[p]))
+                replace(self.state[p], as_torch_has_it(self.state[p]))
         params: list[Any] = []
         grads: list[Any] = []
         square_avgs: list[Any] = []
@@ -406,6 +498,12 @@ class RMSprop(torch.optim.RMSprop):
 
 
 _FLOATS = (torch.float32, torch.float64)
+_LIMITS = ("max_grad_norm", "max_grad_value", "on_nonfinite")
+_SETTINGS = (*SETTINGS, "threads", "skipped_steps")  # that belong to the optimizer, as it is copied
+_SHOWING = (
+    "this optimizer is inside use_ema(), where the parameters are their averages: leave the with "
+    "block first"
+)
 
 
 def _check_own(group: dict[str, Any], params: Iterable[Any] = ()) -> None:
@@ -413,6 +511,9 @@ def _check_own(group: dict[str, Any], params: Iterable[Any] = ()) -> None:
     for name in _FLAGS:
         as_flag(name, group[name])
     start = as_number("initial_square_avg", group["initial_square_avg"])
+    ema_decay = as_number("ema_decay", group["ema_decay"])
+    if not 0 <= ema_decay < 1:
+        raise ValueError(f"ema_decay must be >= 0 and < 1, got {ema_decay}")
     dtypes = {p.dtype for p in params} & {*_FLOATS} or {torch.float64}
     for dtype in dtypes:
         check_start({**group, "initial_square_avg": start}, str(dtype), torch.finfo(dtype).max)
@@ -421,11 +522,10 @@ def _check_own(group: dict[str, Any], params: Iterable[Any] = ()) -> None:
 
 
 @torch.no_grad()
-def _in_order(param: Any, tensor: Any) -> Any:
-    """A copy of a tensor in the memory order and the dtype of a parameter."""
-    if tensor.layout != torch.strided:
-        raise RuntimeError("RMSprop does not support sparse gradients")
-    return torch.empty_like(param, memory_format=torch.preserve_format).copy_(tensor)
+def _write(values: dict[Any, Any]) -> None:
+    """Write values into the parameters."""
+    for p, value in values.items():
+        p.copy_(value)
 
 
 def _kernel_options(group: dict[str, Any]) -> _core.Options:
@@ -437,38 +537,6 @@ def _kernel_options(group: dict[str, Any]) -> _core.Options:
         momentum=float(group["momentum"]),
         centered=bool(group["centered"]),
         maximize=bool(group["maximize"]),
-        ema_decay=0.0,
+        ema_decay=float(group["ema_decay"]),
         **{name: bool(group[name]) for name in _FLAGS},
     )
-
-
-def _as_torch_has_it(state: Any) -> Any:
-    """A parameter's state with ``square_avg`` in the place of ``variance``."""
-    if not isinstance(state, dict) or "variance" not in state:
-        return state
-    square_avg = torch.addcmul(state["variance"], state["grad_avg"], state["grad_avg"])
-    return {
-        "square_avg" if key == "variance" else key: square_avg if key == "variance" else value
-        for key, value in state.items()
-    }
-
-
-def _with_variance(state: dict[str, Any]) -> dict[str, Any]:
-    """The same the other way; what cancelled below zero is zero."""
-    grad_avg = state.get("grad_avg")
-    square_avg = state["square_avg"]
-    variance = (
-        square_avg.clone()
-        if grad_avg is None
-        else torch.addcmul(square_avg, grad_avg, grad_avg, value=-1).clamp_(min=0)
-    )
-    return {
-        "variance" if key == "square_avg" else key: variance if key == "square_avg" else value
-        for key, value in state.items()
-    }
-
-
-def _replace(state: dict[str, Any], new: dict[str, Any]) -> None:
-    if state is not new:
-        state.clear()
-        state.update(new)

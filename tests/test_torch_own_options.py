@@ -1,0 +1,289 @@
+"""What the drop-in has that torch's optimizer does not: the options of the NumPy class."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the tests of fused_rmsprop.torch need torch")
+
+import fused_rmsprop  # noqa: E402
+from fused_rmsprop.torch import RMSprop  # noqa: E402
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("extra", [{}, {"momentum": 0.9, "centered": True}])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"eps_inside_sqrt": True},
+        {"lr_in_momentum": True, "decoupled_weight_decay": True, "weight_decay": 0.1},
+        {"initial_square_avg": 1.0, "eps_inside_sqrt": True},
+        {"bias_correction": True},
+        {"ema_decay": 0.9},
+        {"max_grad_norm": 0.5},
+        {"max_grad_value": 0.1, "on_nonfinite": "skip", "flush_denormals": False},
+        {"max_grad_norm": 2.0, "max_grad_value": 0.5, "ema_decay": 0.5, "weight_decay": 0.1},
+    ],
+)
+def test_the_options_of_the_numpy_class(dtype: Any, extra: Any, own: Any) -> None:
+    shapes = [(300,), (3, 4), ()]
+    generator = torch.Generator().manual_seed(5)
+    params = [torch.randn(s, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
+    arrays = [p.detach().numpy().copy() for p in params]
+    opt = RMSprop(params, lr=0.01, **extra, **own)
+    theirs = fused_rmsprop.RMSProp(arrays, lr=0.01, **extra, **own)
+    for step in range(6):
+        for p in params:
+            p.grad = torch.randn(p.shape, dtype=dtype, generator=generator)
+        if step == 2:
+            params[1].grad = None
+        if step == 4 and opt.on_nonfinite == "skip":
+            params[1].grad[0, 1] = torch.inf
+        opt.step()
+        theirs.step([None if p.grad is None else p.grad.numpy() for p in params])
+        assert opt.grad_norm == theirs.grad_norm
+    assert opt.skipped_steps == theirs.skipped_steps
+    for p, array, state in zip(params, arrays, theirs.state.values(), strict=True):
+        assert np.array_equal(p.detach().numpy(), array)
+        assert opt.state[p].keys() == state.keys()
+        for key, value in state.items():
+            assert np.array_equal(opt.state[p][key].numpy(), value)
+
+
+def test_own_options_in_groups_copies_and_state_dicts() -> None:
+    p, q = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    opt = RMSprop([p], eps_inside_sqrt=True)
+    opt.add_param_group({"params": [q], "eps_inside_sqrt": False, "bias_correction": True})
+    groups = [(g["eps_inside_sqrt"], g["bias_correction"]) for g in opt.param_groups]
+    assert groups == [(True, False), (False, True)]
+    assert copy.deepcopy(opt).param_groups[1]["bias_correction"] is True
+    with pytest.raises(ValueError, match="it has no meaning with initial_square_avg=1"):
+        opt.add_param_group({"params": [torch.ones(1)], "bias_correction": True,
+                             "initial_square_avg": 1.0})  # fmt: skip
+    assert len(opt.param_groups) == 2
+    with pytest.raises(ValueError, match="initial_square_avg must be >= 0"):
+        RMSprop([p], initial_square_avg=-1.0)
+    fresh = RMSprop([p, q], eps_inside_sqrt=True)
+    fresh.load_state_dict(torch.optim.RMSprop([p, q]).state_dict())
+    assert fresh.param_groups[0]["eps_inside_sqrt"] is True
+    fresh = RMSprop([{"params": [p, q], "eps_inside_sqrt": True, "initial_square_avg": 0.5}])
+    fresh.load_state_dict(torch.optim.RMSprop([p, q]).state_dict())
+    group = fresh.param_groups[0]
+    assert (group["eps_inside_sqrt"], group["initial_square_avg"]) == (True, 0.5)
+    p.grad = torch.ones(3)
+    for change in ({"eps_inside_sqrt": "no"}, {"bias_correction": True},
+                   {"initial_square_avg": 1e39}):  # fmt: skip
+        before = dict(group)
+        group.update(change)
+        with pytest.raises((TypeError, ValueError), match=next(iter(change))):
+            fresh.step()
+        assert (p == 1).all()
+        assert not fresh.state
+        group.update(before)
+    half = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
+    half.grad = torch.ones_like(half)
+    with pytest.raises(ValueError, match="eps_inside_sqrt is the kernel's alone"):
+        RMSprop([half], eps_inside_sqrt=True).step()
+    assert (half == 1).all()
+
+
+def test_nesterov_is_checked() -> None:
+    p = torch.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match="nesterov needs momentum"):
+        RMSprop([p], nesterov=True)
+    with pytest.raises(TypeError, match="nesterov must be True or False"):
+        RMSprop([p], momentum=0.9, nesterov=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="threads must be"):
+        RMSprop([p], threads=0)
+    opt = RMSprop(
+        [torch.ones(2, dtype=torch.bfloat16, requires_grad=True)], momentum=0.9, nesterov=True
+    )
+    opt.param_groups[0]["params"][0].grad = torch.ones(2, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="nesterov is the kernel's alone"):
+        opt.step()
+
+
+def params_of(*values: Any) -> list[Any]:
+    """Parameters, each with a gradient like itself."""
+    params = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in values]
+    for p in params:
+        p.grad = p.detach().clone()
+    return params
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_clipping_is_torchs(dtype: Any) -> None:
+    """But for the 1e-6 that torch adds to the norm."""
+    params: list[list[Any]] = []
+    for ours in (True, False):
+        generator = torch.Generator().manual_seed(1)
+        tensors = [torch.randn(n, 7, dtype=dtype, generator=generator) for n in (40, 1, 300)]
+        params.append([t.requires_grad_() for t in tensors])
+        limits: Any = {"max_grad_norm": 1.5, "max_grad_value": 2.0} if ours else {}
+        opt = (RMSprop if ours else torch.optim.RMSprop)(params[-1], lr=0.01, **limits)
+        for _ in range(20):
+            for p in params[-1]:
+                p.grad = torch.randn(p.shape, dtype=dtype, generator=generator)
+            if not ours:
+                torch.nn.utils.clip_grad_value_(params[-1], 2.0)
+                norm = torch.nn.utils.clip_grad_norm_(params[-1], 1.5)
+            before = params[-1][0].grad.clone()
+            opt.step()
+            assert torch.equal(params[-1][0].grad, before)
+        if ours:
+            found = opt.grad_norm
+    assert found == pytest.approx(float(norm), rel=1e-5)
+    for p, q in zip(*params, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
+
+
+def test_a_nonfinite_gradient_is_skipped_or_raised() -> None:
+    p, q = params_of([1.0, 2.0], [[1.0, 2.0], [3.0, 4.0]])
+    opt = RMSprop([("weight", p), ("bias", q)], on_nonfinite="skip", ema_decay=0.9)
+    opt.step()
+    before = copy.deepcopy((p, q, opt.state_dict(), p._version, q._version))
+    q.grad[1, 0] = torch.nan
+    opt.step()
+    assert opt.skipped_steps == 1
+    opt.on_nonfinite = "raise"
+    with pytest.raises(FloatingPointError) as error:
+        opt.step()
+    assert str(error.value) == (
+        "the gradient of param_groups[0]['params'][1] (bias) has 1 NaN or infinite element, the "
+        "first at index (1, 0): nan; nothing has changed"
+    )
+    opt.grad_scale = torch.tensor(1e-300, dtype=torch.float64)
+    q.grad = torch.full_like(q, 1e200)
+    with pytest.raises(FloatingPointError, match="is finite, but overflows when GradScaler"):
+        opt.step()
+    del opt.grad_scale
+    assert torch.equal(p, before[0])
+    assert torch.equal(q, before[1])
+    assert str(opt.state_dict()) == str(before[2])
+    assert (p._version, q._version) == before[3:]
+    assert opt.skipped_steps == 1
+    q.grad = torch.ones_like(q)
+    opt.step()
+    assert opt.state[q]["step"] == 2
+
+
+def test_limits_and_checks_are_of_unscaled_gradients() -> None:
+    results = []
+    for scale in (1.0, 1024.0):
+        (p,) = params_of([3.0, 4.0])
+        opt = RMSprop([p], max_grad_norm=1.0, max_grad_value=3.5, bias_correction=True)
+        p.grad *= scale
+        opt.grad_scale = torch.tensor(scale)
+        opt.found_inf = torch.tensor(0.0)
+        opt.step()
+        results.append((p.detach(), opt.grad_norm))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1] == np.sqrt(3.0**2 + 3.5**2)
+
+
+def test_averages_are_shown_and_hidden_again() -> None:
+    p, q = params_of([1.0, 2.0], [5.0])
+    unused = torch.ones(2, requires_grad=True)
+    opt = RMSprop([p, q, unused], lr=0.1, ema_decay=0.5)
+    opt.step()
+    opt.step()
+    trained, average = p.detach().clone(), opt.state[p]["param_avg"].clone()
+    with opt.use_ema():
+        assert torch.equal(p, average)
+        assert torch.equal(unused, torch.ones(2))
+        with pytest.raises(RuntimeError, match=r"inside use_ema\(\)"):
+            opt.step()
+        with pytest.raises(RuntimeError, match=r"inside use_ema\(\)"), opt.use_ema():
+            pass
+    assert torch.equal(p, trained)
+    with pytest.raises(KeyError), opt.use_ema():
+        raise KeyError
+    assert torch.equal(p, trained)
+    assert torch.equal(opt.state[p]["param_avg"], average)
+    opt.step()
+    with pytest.raises(ValueError, match="there are no averages"), RMSprop([p]).use_ema():
+        pass
+
+
+def test_averages_turned_on_and_off() -> None:
+    (p,) = params_of([1.0, 2.0])
+    opt = RMSprop([p], lr=0.1)
+    opt.step()
+    opt.param_groups[0]["ema_decay"] = 0.5
+    start = p.detach().clone()
+    opt.step()
+    assert torch.equal(opt.state[p]["param_avg"], (start + p.detach()) / 2)
+    opt.state[p]["param_avg"] = opt.state[p]["param_avg"].repeat(2, 1).t()[:, 0]  # with gaps
+    opt.step()
+    opt.param_groups[0]["ema_decay"] = 0
+    opt.step()
+    assert "param_avg" not in opt.state[p]
+
+
+def test_settings_are_copied_and_can_be_changed() -> None:
+    (p,) = params_of([1.0])
+    settings: dict[str, Any] = {
+        "max_grad_norm": 1.0,
+        "max_grad_value": 2.0,
+        "on_nonfinite": "skip",
+        "flush_denormals": False,
+        "threads": 2,
+    }
+    opt = RMSprop([p], ema_decay=0.9, **settings)
+    p.grad[0] = torch.nan
+    opt.step()
+    for copied in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        assert {name: getattr(copied, name) for name in settings} == settings
+        assert copied.skipped_steps == 1
+        assert copied.param_groups[0]["ema_decay"] == 0.9
+    opt.flush_denormals = True
+    opt.max_grad_norm = None
+    assert (opt.flush_denormals, opt.max_grad_norm) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"max_grad_norm": 0}, "max_grad_norm must be > 0, or None"),
+        ({"max_grad_value": -1.0}, "max_grad_value must be > 0, or None"),
+        ({"on_nonfinite": "ignore"}, "on_nonfinite must be one of 'propagate', 'skip', 'raise'"),
+        ({"ema_decay": 1.0}, "ema_decay must be >= 0 and < 1, got 1.0"),
+        ({"flush_denormals": 1}, "flush_denormals must be True or False"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: Any, error: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=error):
+        RMSprop([torch.ones(1)], **settings)
+
+
+@pytest.mark.parametrize("settings", [{"max_grad_norm": 1.0}, {"on_nonfinite": "raise"}])
+def test_limits_are_the_kernels_alone(settings: Any) -> None:
+    (p,) = params_of([1.0])
+    half = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
+    opt = RMSprop([p, half], **settings)
+    opt.step()  # only p has a gradient
+    half.grad = torch.ones_like(half)
+    before = p.detach().clone()
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} is the kernel's alone"):
+        opt.step()
+    assert torch.equal(p, before)
+
+
+def test_nothing_keeps_an_optimizer_alive() -> None:
+    (p,) = params_of([1.0])
+    opt = RMSprop([p])
+    opt.step()
+    seen = weakref.ref(opt)
+    gc.disable()
+    try:
+        del opt
+        assert seen() is None
+    finally:
+        gc.enable()
