@@ -17,6 +17,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="the tests of fused_rmsprop.torch need torch")
 
 from reference import rmsprop as reference_step  # noqa: E402, I001
+from torch.optim.optimizer import (  # noqa: E402
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from fused_rmsprop.torch import RMSprop  # noqa: E402
 
@@ -242,6 +246,58 @@ def test_closure_hooks_and_added_groups() -> None:
     assert opt.step(closure).item() == 6.0
     assert seen == ["before", "closure", "after"]
     assert torch.all(q < p)
+
+
+class Counting(RMSprop):
+    """A subclass with a step of its own."""
+
+    steps = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.steps += 1
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("optimizer", [RMSprop, Counting])
+def test_hooks_run_once_and_steps_have_a_label(optimizer: Any) -> None:
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    opt = optimizer([p])
+    seen: list[Any] = []
+    opt.step()  # before there is any hook
+    handles = [
+        opt.register_step_pre_hook(lambda *a: seen.append(("pre", *a))),
+        opt.register_step_post_hook(lambda *a: seen.append(("post", *a))),
+        register_optimizer_step_pre_hook(lambda *a: seen.append(("global pre", *a))),
+        register_optimizer_step_post_hook(lambda *a: seen.append(("global post", *a))),
+    ]
+    opt.step()
+    for handle in handles:
+        handle.remove()
+    opt.step()
+    order = ["global pre", "pre", "post", "global post"]
+    theirs: list[Any] = []
+    other = TorchRMSprop([p])
+    other.register_step_pre_hook(lambda *_: theirs.append("pre"))
+    other.register_step_post_hook(lambda *_: theirs.append("post"))
+    with_global = [
+        register_optimizer_step_pre_hook(lambda *_: theirs.append("global pre")),
+        register_optimizer_step_post_hook(lambda *_: theirs.append("global post")),
+    ]
+    other.step()
+    for handle in with_global:
+        handle.remove()
+    assert sorted(theirs) == sorted(order)
+    assert [name for name, *_ in seen] == theirs
+    assert all(of is opt and kwargs == {} for _, of, _, kwargs in seen)
+
+    opt.register_step_pre_hook(lambda *_: ((opt, lambda: torch.tensor(7.0)), {}))
+    assert opt.step().item() == 7.0  # a hook may replace the arguments
+    with torch.profiler.profile() as profile:
+        opt.step()
+    labels = [event.key for event in profile.key_averages() if "Optimizer.step" in event.key]
+    assert labels == [f"Optimizer.step#{optimizer.__name__}.step"]
+    assert int(opt.state[p]["step"]) == 5
 
 
 def test_tensor_lr_and_changed_options() -> None:
