@@ -259,7 +259,7 @@ class Counting(RMSprop):
 
 
 @pytest.mark.parametrize("optimizer", [RMSprop, Counting])
-def test_hooks_run_once_and_steps_have_a_label(optimizer: Any) -> None:
+def test_hooks_run_once_and_in_torchs_order(optimizer: Any) -> None:
     p = torch.ones(3, requires_grad=True)
     p.grad = torch.ones(3)
     opt = optimizer([p])
@@ -293,11 +293,33 @@ def test_hooks_run_once_and_steps_have_a_label(optimizer: Any) -> None:
 
     opt.register_step_pre_hook(lambda *_: ((opt, lambda: torch.tensor(7.0)), {}))
     assert opt.step().item() == 7.0  # a hook may replace the arguments
+    assert int(opt.state[p]["step"]) == 4
+
+
+@pytest.mark.parametrize("optimizer", [RMSprop, Counting])
+def test_a_step_has_its_label_in_a_profile(optimizer: Any) -> None:
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    opt = optimizer([p])
     with torch.profiler.profile() as profile:
         opt.step()
     labels = [event.key for event in profile.key_averages() if "Optimizer.step" in event.key]
     assert labels == [f"Optimizer.step#{optimizer.__name__}.step"]
-    assert int(opt.state[p]["step"]) == 5
+
+
+@pytest.mark.parametrize(
+    "register", [register_optimizer_step_pre_hook, register_optimizer_step_post_hook]
+)
+def test_a_single_hook_of_all_optimizers_runs(register: Any) -> None:
+    seen = []
+    handle = register(lambda opt, *_: seen.append(opt))
+    opt = RMSprop([torch.ones(3)])
+    try:
+        opt.step()
+    finally:
+        handle.remove()
+    opt.step()
+    assert seen == [opt]
 
 
 def test_tensor_lr_and_changed_options() -> None:

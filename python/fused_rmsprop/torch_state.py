@@ -17,7 +17,8 @@ def complete(
 ) -> None:
     """Make a state what a step of the kernel needs: all its tensors, in the parameter's order."""
     step = state.setdefault("step", 0.0)
-    if not torch.is_tensor(step) or step.dtype not in (torch.float32, torch.float64):
+    floats = (torch.float32, torch.float64)
+    if not torch.is_tensor(step) or step.dtype not in floats or step.numel() != 1:
         state["step"] = torch.tensor(float(step), dtype=_get_scalar_dtype())
     if not group["centered"]:
         replace(state, as_torch_has_it(state))
