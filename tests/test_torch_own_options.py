@@ -248,6 +248,19 @@ def test_settings_are_copied_and_can_be_changed() -> None:
     assert (opt.flush_denormals, opt.max_grad_norm) == (True, None)
 
 
+def test_flush_denormals_decides_what_the_kernel_takes() -> None:
+    p = torch.ones(2, requires_grad=True)
+    p.grad = torch.ones(2)
+    opt = RMSprop([p], eps=1e-40, eps_inside_sqrt=True)
+    with pytest.raises(ValueError, match="is the kernel's alone"):
+        opt.step()
+    opt.flush_denormals = False
+    opt.step()
+    opt.flush_denormals = True
+    with pytest.raises(ValueError, match="is the kernel's alone"):
+        opt.step()
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [

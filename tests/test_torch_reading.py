@@ -117,6 +117,22 @@ def test_without_torchs_c_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(p, q) for p, q in zip(*values, strict=True))
 
 
+def test_a_parameter_that_is_transposed_where_it_lies() -> None:
+    values = []
+    for make in (RMSprop, TorchRMSprop):
+        p = torch.arange(1.0, 10.0, dtype=torch.float64).reshape(3, 3).requires_grad_()
+        opt: Any = make([p], lr=0.1)
+        for step in range(4):
+            if step == 2:
+                address = p.data_ptr()
+                p.data = p.data.t()
+                assert p.data_ptr() == address
+            p.grad = torch.arange(9.0, dtype=torch.float64).reshape(3, 3) - step
+            opt.step()
+        values.append(p.detach())
+    assert_close(values[0], values[1], torch.float64)
+
+
 def test_a_gradient_without_memory() -> None:
     values = []
     for make in (RMSprop, TorchRMSprop):

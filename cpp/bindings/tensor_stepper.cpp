@@ -117,7 +117,7 @@ std::vector<std::size_t> TensorStepper::assign(const py::list &slots, const py::
         for (std::size_t k = 0; k < state_count; ++k)
             if (const py::object value = given[3 + k]; !value.is_none()) {
                 slot.tensors[k] = viewer_.handle(value);
-                if (!viewer_.view(slot.tensors[k], view) || (k == 0 && view.size() != 1))
+                if (!viewer_.view(slot.tensors[k], view))
                     continue;
                 slot.addresses[k] = view.data;
                 if (k == 0)
