@@ -38,16 +38,19 @@ class SimulatedLoop {
 public:
     explicit SimulatedLoop(
         std::function<double(int threads, double time)> seconds,
-        std::function<double(int threads)> step = [](int) { return 0.0; })
-        : seconds_(std::move(seconds)), step_(std::move(step)) {}
+        std::function<double(int threads)> step = [](int) { return 0.0; }, unsigned seed = 3)
+        : seconds_(std::move(seconds)), step_(std::move(step)), engine_(seed) {}
 
     /// Goes on until `end` seconds; returns the share of that time lost against the better way.
     double run_until(double end) {
         double lost = 0;
         const double begin = time_;
         while (time_ < end) {
+            const int before = threads_;
             threads_ = tuner_.choose(team, at(time_));
             REQUIRE((threads_ == 1 || threads_ == team));
+            by_team_ += threads_ == team;
+            changes_ += threads_ != before;
             const double step = step_(threads_);
             tuner_.finished(at(time_ + step));
             const double noise = std::uniform_real_distribution(0.95, 1.1)(engine_);
@@ -59,6 +62,8 @@ public:
     }
 
     int threads() const { return threads_; }
+    int by_team() const { return by_team_; } ///< steps so far
+    int changes() const { return changes_; } ///< of the number of threads
 
     static constexpr int team = 8;
 
@@ -70,10 +75,10 @@ private:
 
     std::function<double(int, double)> seconds_;
     std::function<double(int)> step_;
-    std::mt19937 engine_{3};
+    std::mt19937 engine_;
     ThreadTuner tuner_;
     double time_ = 0;
-    int threads_ = 0;
+    int threads_ = 1, by_team_ = 0, changes_ = 0;
 };
 
 /// A folder that is gone when the test is over.
@@ -143,6 +148,26 @@ TEST_CASE("tuner: a faster step that slows the rest down more is given up") {
         CHECK(loop.run_until(60) < 0.02);
         CHECK(loop.threads() == 1);
     }
+}
+
+TEST_CASE("tuner: noise does not decide") {
+    int wrong = 0;
+    for (unsigned seed = 0; seed < 200; ++seed) { // a rest that is 2 % slower beside a team
+        SimulatedLoop loop([](int threads, double) { return threads == 1 ? 20e-3 : 20.4e-3; },
+                           [](int threads) { return threads == 1 ? 1e-3 : 0.95e-3; }, seed);
+        loop.run_until(30);
+        wrong += loop.threads() != 1;
+    }
+    CHECK(wrong <= 15);
+}
+
+TEST_CASE("tuner: a hopeless trial is broken off, and trials that change nothing become rare") {
+    SimulatedLoop loop([](int threads, double) { return threads == 1 ? 1e-3 : 5e-3; });
+    loop.run_until(0.9);
+    CHECK(loop.changes() == 2);
+    CHECK(loop.by_team() == 3); // the first of them does not count
+    loop.run_until(1000);
+    CHECK(loop.changes() < 60); // a trial a minute, after the first minute
 }
 
 TEST_CASE("tuner: follows a machine that changes") {
