@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 import subprocess
@@ -76,13 +77,14 @@ def assert_close(ours: Any, theirs: Any, dtype: Any) -> None:
 
 
 def assert_same(ours: Any, theirs: Any, mine: list[Any], others: list[Any]) -> None:
-    """Parameters and, key by key, the states of two optimizers."""
+    """Parameters and, key by key, the states of two optimizers; the variance is ours alone."""
     for p, q in zip(mine, others, strict=True):
         assert_close(p.detach(), q.detach(), p.dtype)
     state, expected = ours.state_dict()["state"], theirs.state_dict()["state"]
     assert state.keys() == expected.keys()
     for i, entries in expected.items():
-        assert list(state[i]) == list(entries)
+        entries = {k: v for k, v in entries.items() if k != "variance"}
+        assert [key for key in state[i] if key != "variance"] == list(entries)
         for key, value in entries.items():
             assert state[i][key].dtype == value.dtype
             assert_close(state[i][key], value, others[i].dtype)
@@ -214,6 +216,45 @@ def test_copies_go_on_alike(copied: Any) -> None:
     assert twin._stepper.threads == 1
 
 
+def test_the_variance_survives_a_state_dict_and_torchs_steps_in_between() -> None:
+    def steps(params: list[Any], opt: Any, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(20):
+            for p in params:
+                p.grad = 1 + 1e-4 * torch.randn(p.shape, generator=generator)
+            opt.step()
+
+    def loaded(make: Any, params: list[Any], opt: Any) -> tuple[list[Any], Any]:
+        params = [p.detach().clone().requires_grad_() for p in params]
+        twin = make(params, lr=1e-3, centered=True)
+        twin.load_state_dict(copy.deepcopy(opt.state_dict()))
+        return params, twin
+
+    params = [torch.zeros(6, requires_grad=True)]
+    opt = RMSprop(params, lr=1e-3, centered=True)
+    steps(params, opt, 0)
+    twin_params, twin = loaded(RMSprop, params, opt)
+    again_params, again = loaded(RMSprop, twin_params, twin)  # saved before it has made a step
+    steps(params, opt, 1)
+    steps(twin_params, twin, 1)
+    steps(again_params, again, 1)
+    assert torch.equal(params[0], twin_params[0])
+    assert torch.equal(params[0], again_params[0])
+    # After torch's steps the variance that goes along is out of date.
+    torch_params, torchs = loaded(TorchRMSprop, params, opt)
+    steps(torch_params, torchs, 2)
+    back_params, back = loaded(RMSprop, torch_params, torchs)
+    bare_params = [p.detach().clone().requires_grad_() for p in torch_params]
+    bare = RMSprop(bare_params, lr=1e-3, centered=True)
+    state_dict = copy.deepcopy(torchs.state_dict())
+    for state in state_dict["state"].values():
+        del state["variance"]
+    bare.load_state_dict(state_dict)
+    steps(back_params, back, 3)
+    steps(bare_params, bare, 3)
+    assert torch.equal(back_params[0], bare_params[0])
+
+
 def test_centered_does_not_become_nan_where_torch_does() -> None:
     def train(make: Any) -> Any:
         p = torch.zeros(100, requires_grad=True)
@@ -290,10 +331,22 @@ def test_hooks_run_once_and_in_torchs_order(optimizer: Any) -> None:
     assert sorted(theirs) == sorted(order)
     assert [name for name, *_ in seen] == theirs
     assert all(of is opt and kwargs == {} for _, of, _, kwargs in seen)
+    arguments: dict[Any, list[Any]] = {}
+    for o in (opt, other):
+        o.register_step_post_hook(
+            lambda o, args, kwargs: arguments.setdefault(o, []).append((len(args), kwargs))
+        )
+        o.step(closure=None)
+        o.step(None)
+        o.step()
+        o._optimizer_step_post_hooks.clear()
+    if optimizer is RMSprop:
+        assert arguments[opt] == arguments[other] == [(1, {"closure": None}), (2, {}), (1, {})]
 
     opt.register_step_pre_hook(lambda *_: ((opt, lambda: torch.tensor(7.0)), {}))
     assert opt.step().item() == 7.0  # a hook may replace the arguments
-    assert int(opt.state[p]["step"]) == 4
+    assert int(opt.state[p]["step"]) == 7
+    assert inspect.signature(RMSprop.step) == inspect.signature(TorchRMSprop.step)
 
 
 @pytest.mark.parametrize("optimizer", [RMSprop, Counting])
@@ -413,6 +466,25 @@ def test_grad_scaler() -> None:
     scaler.update()
     assert torch.equal(p, before)
     assert all(torch.equal(opt.state[p][key], value) for key, value in state.items())
+    # What a step that raises leaves behind must not count for the next.
+    opt.register_step_pre_hook(lambda *_: 1 / 0)
+    for grad in (torch.ones(50), torch.full((50,), torch.inf)):
+        p.grad = scaler.scale(grad)
+        if grad.isinf().any():
+            scaler.step(opt)  # no hook runs for a step that is left out
+        else:
+            with pytest.raises(ZeroDivisionError):
+                scaler.step(opt)
+        scaler.update()
+        assert not {"grad_scale", "found_inf"} & vars(opt).keys()
+    opt._optimizer_step_pre_hooks.clear()
+    half = torch.ones(2, dtype=torch.float16, requires_grad=True)
+    half.grad = torch.ones_like(half)
+    for make in (RMSprop, TorchRMSprop):
+        scaler = torch.amp.GradScaler("cpu")
+        scaler.scale(torch.ones(()))
+        with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
+            scaler.step(make([half]))
     # Unscaled by hand, the scaler gives no scale any more.
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     p.grad = scaler.scale(torch.ones(50))

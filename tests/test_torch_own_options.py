@@ -161,9 +161,8 @@ def test_a_nonfinite_gradient_is_skipped_or_raised() -> None:
     )
     opt.grad_scale = torch.tensor(1e-300, dtype=torch.float64)
     q.grad = torch.full_like(q, 1e200)
-    with pytest.raises(FloatingPointError, match="is finite, but overflows when GradScaler"):
+    with pytest.raises(FloatingPointError, match="is finite, but overflows torch.float64"):
         opt.step()
-    del opt.grad_scale
     assert torch.equal(p, before[0])
     assert torch.equal(q, before[1])
     assert str(opt.state_dict()) == str(before[2])
@@ -172,6 +171,49 @@ def test_a_nonfinite_gradient_is_skipped_or_raised() -> None:
     q.grad = torch.ones_like(q)
     opt.step()
     assert opt.state[q]["step"] == 2
+
+
+@pytest.mark.parametrize("on_nonfinite", ["skip", "raise"])
+def test_a_first_step_that_is_not_made_leaves_no_state(on_nonfinite: str) -> None:
+    p, q = params_of([1.0, torch.nan], [1.0])
+    opt = RMSprop([p, q], ema_decay=0.5, on_nonfinite=on_nonfinite)
+    try:
+        opt.step()
+    except FloatingPointError:
+        assert on_nonfinite == "raise"
+    assert not opt.state
+    with torch.no_grad():
+        q.fill_(100.0)
+    p.grad = torch.ones_like(p)
+    opt.step()
+    assert opt.state[q]["param_avg"].item() == (100.0 + q.item()) / 2
+
+
+def test_state_that_means_something_else_is_refused() -> None:
+    (p,) = params_of([1.0, 2.0])
+    theirs = torch.optim.RMSprop([p], momentum=0.9)
+    theirs.step()
+    state_dict = theirs.state_dict()
+    for own in ("bias_correction", "lr_in_momentum"):
+        opt = RMSprop([p], momentum=0.5, **{own: True})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=rf"into param_groups\[0\] has .* {own}=False"):
+            opt.load_state_dict(state_dict)
+        assert not opt.state
+        assert opt.param_groups[0]["momentum"] == 0.5
+        fresh = torch.optim.RMSprop([p], momentum=0.9).state_dict()  # it has made no step
+        opt.load_state_dict(fresh)
+        assert opt.param_groups[0][own] is True
+    opt = RMSprop([p], momentum=0.5, nesterov=True)
+    with pytest.raises(ValueError, match=r"into param_groups\[0\] has momentum=0"):
+        opt.load_state_dict(torch.optim.RMSprop([p]).state_dict())
+
+
+def test_hooks_of_load_state_dict_come_last() -> None:
+    (p,) = params_of([1.0])
+    opt = RMSprop([p])
+    opt.register_load_state_dict_post_hook(lambda o: o.param_groups[0].update(ema_decay=0.5))
+    opt.load_state_dict(torch.optim.RMSprop([p]).state_dict())
+    assert opt.param_groups[0]["ema_decay"] == 0.5
 
 
 def test_limits_and_checks_are_of_unscaled_gradients() -> None:
@@ -210,6 +252,23 @@ def test_averages_are_shown_and_hidden_again() -> None:
     opt.step()
     with pytest.raises(ValueError, match="there are no averages"), RMSprop([p]).use_ema():
         pass
+    with opt.use_ema(), pytest.raises(RuntimeError, match=r"inside use_ema\(\)"):
+        copy.deepcopy(opt)
+    with pytest.raises(RuntimeError, match="size"), opt.use_ema():
+        p.data = torch.ones(5, dtype=torch.float64)
+    p.data, p.grad = trained.clone(), trained.clone()
+    opt.step()  # it is not inside any more
+
+
+def test_an_average_that_was_turned_off_is_not_shown() -> None:
+    p, q = params_of([1.0], [2.0])
+    opt = RMSprop([{"params": [p]}, {"params": [q]}], lr=0.1, ema_decay=0.5)
+    opt.step()
+    opt.step()
+    opt.param_groups[1]["ema_decay"] = 0.0
+    before = q.detach().clone()
+    with opt.use_ema():
+        assert torch.equal(q, before)
 
 
 def test_averages_turned_on_and_off() -> None:
@@ -276,6 +335,20 @@ def test_wrong_settings_are_refused(settings: Any, error: str) -> None:
         RMSprop([torch.ones(1)], **settings)
 
 
+def test_settings_of_the_whole_optimizer_are_refused_in_groups() -> None:
+    with pytest.raises(ValueError, match="max_grad_norm belongs to the whole optimizer"):
+        RMSprop([{"params": [torch.ones(1)], "max_grad_norm": 1.0}])
+
+
+@pytest.mark.parametrize("wrong", ["0.1", None, torch.ones(2)])
+def test_wrong_numbers_in_groups_are_refused_by_name(wrong: Any) -> None:
+    (p,) = params_of([1.0])
+    opt = RMSprop([p])
+    opt.param_groups[0]["lr"] = wrong
+    with pytest.raises(TypeError, match="lr must be a number or a tensor of one, got"):
+        opt.step()
+
+
 @pytest.mark.parametrize("settings", [{"max_grad_norm": 1.0}, {"on_nonfinite": "raise"}])
 def test_limits_are_the_kernels_alone(settings: Any) -> None:
     (p,) = params_of([1.0])
@@ -287,6 +360,32 @@ def test_limits_are_the_kernels_alone(settings: Any) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(settings))} is the kernel's alone"):
         opt.step()
     assert torch.equal(p, before)
+
+
+def test_the_refusal_says_which_parameter_and_why() -> None:
+    p, q = params_of([1.0], [1.0])
+    half = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
+    half.grad = torch.ones_like(half)
+    opt = RMSprop([("head", p), ("body", half)], ema_decay=0.9)
+    with pytest.raises(ValueError, match=r"\['params'\]\[1\] \(body\) .* it is torch.bfloat16"):
+        opt.step()
+    with pytest.raises(ValueError, match="the kernel needs eps > 0, and it is 0"):
+        RMSprop([q], eps=0, max_grad_value=1.0).step()
+    with pytest.raises(ValueError, match="capturable is set"):
+        RMSprop([q], capturable=True, on_nonfinite="skip").step()
+
+
+def test_a_cycle_through_a_parameter_is_collected() -> None:
+    def make() -> Any:
+        (p,) = params_of([1.0])
+        opt = RMSprop([p])
+        p.register_hook(lambda grad: grad * opt.param_groups[0]["lr"])
+        opt.step()
+        return weakref.ref(opt)
+
+    seen = make()
+    gc.collect()
+    assert seen() is None
 
 
 def test_nothing_keeps_an_optimizer_alive() -> None:

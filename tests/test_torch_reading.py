@@ -162,6 +162,27 @@ def test_a_number_of_steps_that_is_none() -> None:
     assert opt.state[p]["step"].item() == 1
 
 
+def test_a_number_of_steps_on_another_device() -> None:
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    opt = RMSprop([p])
+    with torch.device("meta"):  # where new tensors would be
+        opt.step()
+    assert opt.state[p]["step"].item() == 1
+
+
+def test_state_that_became_shorter() -> None:
+    p = torch.ones(4, requires_grad=True)
+    p.grad = torch.ones(4)
+    opt = RMSprop([p])
+    opt.step()
+    before = p.detach().clone()
+    opt.state[p]["square_avg"].resize_(2)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        opt.step()
+    assert torch.equal(p, before)
+
+
 def test_memory_of_a_parameter_that_moves_at_every_step() -> None:
     values = []
     for make in (RMSprop, TorchRMSprop):
@@ -220,10 +241,13 @@ def test_gradients_that_another_thread_drops(large: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*values, strict=True))
 
 
-def test_a_step_in_another_thread_is_refused() -> None:
+@pytest.mark.parametrize("torch_too", [False, True])
+def test_a_step_in_another_thread_is_refused(torch_too: bool) -> None:
     p = torch.ones(4_000_000, requires_grad=True)
-    p.grad = torch.ones_like(p)
-    opt = RMSprop([p])
+    half = torch.ones(5, dtype=torch.bfloat16, requires_grad=True)  # is torch's to step
+    for q in (p, half):
+        q.grad = torch.ones_like(q)
+    opt = RMSprop([half, p] if torch_too else [p])
     opt.step()
     errors: list[str] = []
 
@@ -239,6 +263,6 @@ def test_a_step_in_another_thread_is_refused() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert opt.state[p]["step"] == 401 - len(errors)
+    assert all(state["step"] == 401 - len(errors) for state in opt.state.values())
     assert {*errors} <= {"this optimizer is in the middle of a step in another thread"}
     assert errors

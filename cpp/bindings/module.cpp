@@ -50,6 +50,28 @@ bool suits(const Options &options, bool float64, bool flush_denormals) {
     return true;
 }
 
+/// Lets the garbage collector see what a TensorStepper holds: a hook of a parameter may well lead
+/// back to the optimizer.
+void collect_garbage_of(PyHeapTypeObject *heap_type) {
+    // Null until the object has been made.
+    static constexpr auto stepper_of = [](PyObject *self) -> TensorStepper * {
+        auto held = reinterpret_cast<py::detail::instance *>(self)->get_value_and_holder();
+        return held.holder_constructed() ? held.value_ptr<TensorStepper>() : nullptr;
+    };
+    PyTypeObject &type = heap_type->ht_type;
+    type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+    type.tp_traverse = [](PyObject *self, visitproc visit, void *arg) {
+        Py_VISIT(Py_TYPE(self));
+        const TensorStepper *stepper = stepper_of(self);
+        return stepper == nullptr ? 0 : stepper->traverse(visit, arg);
+    };
+    type.tp_clear = [](PyObject *self) {
+        if (TensorStepper *stepper = stepper_of(self))
+            stepper->clear();
+        return 0;
+    };
+}
+
 } // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -134,7 +156,10 @@ PYBIND11_MODULE(_core, m) {
         .def_property("accumulated", &Stepper::accumulated, &Stepper::set_accumulated)
         .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count);
 
-    py::class_<TensorStepper, StepRunner>(m, "TensorStepper", py::is_final())
+    py::class_<TensorStepper, StepRunner>(m, "TensorStepper", py::is_final(),
+                                          py::custom_type_setup(&collect_garbage_of))
+        .def("acquire", &TensorStepper::acquire)
+        .def("release", &TensorStepper::release)
         .def(py::init<const py::object &, bool, py::object, py::object, py::object>(),
              py::arg("probe"), py::arg("c_functions"), py::arg("in_order"),
              py::arg("increment_version"), py::arg("raise_nonfinite"))

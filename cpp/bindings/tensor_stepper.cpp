@@ -80,6 +80,13 @@ TensorStepper::TensorStepper(const py::object &probe, bool c_functions, py::obje
       increment_version_(std::move(increment_version)),
       raise_nonfinite_(std::move(raise_nonfinite)) {}
 
+void TensorStepper::acquire() {
+    if (claims_ > 0 && owner_ != std::this_thread::get_id())
+        throw std::runtime_error("this optimizer is in the middle of a step in another thread");
+    owner_ = std::this_thread::get_id();
+    ++claims_;
+}
+
 bool TensorStepper::can_step(const py::object &tensor) {
     TensorView view;
     return viewer_.view(viewer_.handle(tensor), view) && view.is_dense();
@@ -96,7 +103,7 @@ bool TensorStepper::same_order(const py::object &a, const py::object &b) {
 
 std::vector<std::size_t> TensorStepper::assign(const py::list &slots, const py::list &groups,
                                                const py::dict &state) {
-    const Claim claim(running_);
+    const Claim claim(*this);
     std::vector<Slot> new_slots;
     std::vector<Tensor> new_tensors;
     std::vector<Extent> extents;
@@ -175,6 +182,7 @@ bool TensorStepper::unchanged(const py::list &groups, const py::dict &state) con
 
 bool TensorStepper::read(const py::list &groups, const py::dict &state,
                          const std::vector<Options> &options) {
+    const Claim claim(*this);
     forget_gradients();
     if (!unchanged(groups, state))
         return false;
@@ -227,13 +235,13 @@ bool TensorStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
     void **const places[] = {&tensor.square_avg, &tensor.momentum_buffer, &tensor.grad_avg,
                              &tensor.param_avg};
     for (std::size_t k = 1; k < state_count; ++k) {
-        if (slot.tensors[k] && !viewer_.still_at(slot.tensors[k], slot.addresses[k]))
+        if (slot.tensors[k] && !viewer_.still_at(slot.tensors[k], slot.addresses[k], tensor.size))
             return false;
         *places[k - 1] = slot.tensors[k] ? slot.addresses[k] : nullptr;
         __builtin_prefetch(*places[k - 1], 1);
     }
     void *const steps = slot.addresses[0];
-    if (steps == nullptr || !viewer_.still_at(slot.tensors[0], steps))
+    if (steps == nullptr || !viewer_.still_at(slot.tensors[0], steps, 1))
         return false;
     __builtin_prefetch(steps, 1);
     tensor.options = &options_[slot.group];
@@ -280,7 +288,7 @@ const void *TensorStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad)
 
 bool TensorStepper::step(const py::list &groups, const py::dict &state,
                          const std::vector<Options> &options, double grad_scale) {
-    const Claim claim(running_);
+    const Claim claim(*this);
     if (!read(groups, state, options))
         return false;
     const bool release_gil = bytes_to_step(tensors_) >= release_gil_from_bytes;
@@ -293,6 +301,42 @@ bool TensorStepper::step(const py::list &groups, const py::dict &state,
     if (outcome == Outcome::refused)
         raise_nonfinite_(slots_[nonfinite()].param.object);
     return true;
+}
+
+int TensorStepper::traverse(visitproc visit, void *arg) const {
+    const auto visit_all = [&](const auto &objects) {
+        for (const py::object &object : objects)
+            Py_VISIT(object.ptr());
+        return 0;
+    };
+    for (const Slot &slot : slots_) {
+        Py_VISIT(slot.param.object.ptr());
+        Py_VISIT(slot.state.ptr());
+        for (const TensorHandle &tensor : slot.tensors)
+            Py_VISIT(tensor.object.ptr());
+        if (const int result = visit_all(slot.values))
+            return result;
+    }
+    for (const auto &group : groups_)
+        if (const int result = visit_all(group))
+            return result;
+    for (const py::object &callback : {in_order_, increment_version_, raise_nonfinite_})
+        Py_VISIT(callback.ptr());
+    return visit_all(state_);
+}
+
+void TensorStepper::clear() {
+    // Moved out first: what an object's end calls must find nothing here.
+    const auto slots = std::move(slots_);
+    const auto groups = std::move(groups_);
+    const auto state = std::move(state_);
+    const auto grads = std::move(grads_);
+    const auto callback = std::move(raise_nonfinite_);
+    slots_.clear();
+    groups_.clear();
+    state_.clear();
+    grads_.clear();
+    tensors_.clear();
 }
 
 /// Keeps what other threads may drop while they run.

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "arrays.hpp"
@@ -20,6 +21,12 @@ public:
     /// raises the error for a gradient that is not finite.
     TensorStepper(const py::object &probe, bool c_functions, py::object in_order,
                   py::object increment_version, py::object raise_nonfinite);
+
+    /// Claims the optimizer for this thread, or throws if it is in the middle of a step in another,
+    /// which lets others in: what follows to release() belongs together. assign(), read() and
+    /// step() claim it themselves.
+    void acquire();
+    void release() { --claims_; }
 
     /// Whether the kernel can update a tensor where it lies.
     bool can_step(const py::object &tensor);
@@ -39,8 +46,13 @@ public:
     /// Reads the gradients and checks everything; false if something is not as it was assigned.
     bool read(const py::list &groups, const py::dict &state, const std::vector<Options> &options);
 
-    /// The same, and one step with what was read, or none if it was skipped; nothing has changed
-    /// where it returns false or raises.
+    /// For the garbage collector: every object that is held here.
+    int traverse(visitproc visit, void *arg) const;
+    /// And lets go of them all.
+    void clear();
+
+    /// The same as read(), and one step with what was read, or none if it was skipped; nothing has
+    /// changed where it returns false or raises.
     bool step(const py::list &groups, const py::dict &state, const std::vector<Options> &options,
               double grad_scale);
 
@@ -60,21 +72,16 @@ private:
         DType step_dtype = DType::float32;  ///< of the number of steps
     };
 
-    /// To the end of the scope, keeps other threads out while the GIL is released.
+    /// Has the optimizer to the end of the scope.
     class Claim {
     public:
-        explicit Claim(bool &running) : running_(running) {
-            if (running_)
-                throw std::runtime_error("this optimizer is in the middle of a step in another "
-                                         "thread");
-            running_ = true;
-        }
-        ~Claim() { running_ = false; }
+        explicit Claim(TensorStepper &stepper) : stepper_(stepper) { stepper_.acquire(); }
+        ~Claim() { stepper_.release(); }
         Claim(const Claim &) = delete;
         Claim &operator=(const Claim &) = delete;
 
     private:
-        bool &running_;
+        TensorStepper &stepper_;
     };
 
     static std::vector<std::size_t> sharing(const std::vector<Extent> &extents,
@@ -97,7 +104,8 @@ private:
     bool keeping_ = false;
     std::vector<Options> options_; ///< by group
     WrittenMemory written_;
-    bool running_ = false;
+    std::thread::id owner_; ///< the thread that has claimed it, `claims_` times
+    int claims_ = 0;
 };
 
 } // namespace fused_rmsprop::bindings

@@ -135,11 +135,14 @@ bool TensorViewer::unmoved(const TensorHandle &tensor, const void *data, DType d
            now.data == data && now.dtype == dtype && now.ordered_as(layout);
 }
 
-bool TensorViewer::still_at(const TensorHandle &tensor, const void *data) {
+bool TensorViewer::still_at(const TensorHandle &tensor, const void *data, std::size_t size) {
     TensorView now;
     if (torch_ == nullptr)
-        return view(tensor, now) && now.data == data;
-    return current(tensor) && torch_->data_ptr(&tensor.impl, &now.data) == 0 && now.data == data;
+        return view(tensor, now) && now.data == data && now.size() == size;
+    std::int64_t elements = -1;
+    return current(tensor) && torch_->data_ptr(&tensor.impl, &now.data) == 0 && now.data == data &&
+           torch_->numel(&tensor.impl, &elements) == 0 &&
+           elements == static_cast<std::int64_t>(size);
 }
 
 namespace {

@@ -62,9 +62,9 @@ public:
     /// Whether a tensor, which had this memory order, is still where view() found it, cheaper.
     bool unmoved(const TensorHandle &tensor, const void *data, DType dtype, const Layout &layout);
 
-    /// Whether a tensor's elements still begin there, cheaper still. For state, which has nobody
-    /// who would order it anew where it lies.
-    bool still_at(const TensorHandle &tensor, const void *data);
+    /// Whether a tensor still has as many elements, and they begin there; cheaper still. For state,
+    /// which has nobody who would order it anew where it lies.
+    bool still_at(const TensorHandle &tensor, const void *data, std::size_t size);
 
     /// Whether bump_version() works; Python must tell autograd if not.
     bool bumps_versions() const { return torch_ != nullptr && torch_->bump_version != nullptr; }

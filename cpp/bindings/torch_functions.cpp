@@ -26,6 +26,7 @@ TorchFunctions::TorchFunctions() {
     need(library, "aoti_torch_get_data_ptr", data_ptr);
     need(library, "aoti_torch_is_defined", is_defined);
     need(library, "aoti_torch_get_dim", dim);
+    need(library, "aoti_torch_get_numel", numel);
     need(library, "aoti_torch_get_sizes", sizes);
     need(library, "aoti_torch_get_strides", strides);
     need(library, "aoti_torch_get_dtype", dtype);

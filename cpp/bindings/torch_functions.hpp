@@ -16,7 +16,7 @@ struct TorchFunctions {
     // The C functions return 0 where they succeed.
     std::int32_t (*data_ptr)(Handle, void **) = nullptr;
     std::int32_t (*is_defined)(Handle, bool *) = nullptr;
-    Get64 dim = nullptr;
+    Get64 dim = nullptr, numel = nullptr;
     GetArray sizes = nullptr, strides = nullptr;
     Get32 dtype = nullptr, device_type = nullptr, layout = nullptr;
     std::int32_t (*new_handle)(Handle, void **) = nullptr;

@@ -15,9 +15,9 @@ using namespace std::chrono_literals;
 constexpr std::size_t settling_steps = 2;
 constexpr auto settling_time = 20ms;
 
-// What noise in the rest of an iteration can feign, as a multiple of its spread over the square
-// root of the number of samples: about two standard errors of the difference of two medians.
-constexpr double standard_errors = 1.5;
+// What noise can feign, as a multiple of the spreads of both over the square root of the number of
+// samples: about two standard errors of the difference of two medians.
+constexpr double noise_factor = 1.5;
 
 // Where noise hides the difference to the end, the step alone decides, if it is faster by this.
 constexpr double share_of_step = 0.1;
@@ -102,8 +102,8 @@ std::optional<bool> ThreadTuner::compare() const noexcept {
     const auto saved = [&](Clock::duration Period::*part) {
         return current_.median(part) - other_.median(part);
     };
-    const auto spread = current_.spread(&Period::outside) + other_.spread(&Period::outside);
-    const auto noise = spread * (standard_errors / std::sqrt(static_cast<double>(other_.count)));
+    const auto spread = current_.spread(&Period::whole) + other_.spread(&Period::whole);
+    const auto noise = spread * (noise_factor / std::sqrt(static_cast<double>(other_.count)));
     const auto gain = saved(&Period::step) + saved(&Period::outside);
     if (std::chrono::abs(gain) > noise)
         return gain > Clock::duration{};

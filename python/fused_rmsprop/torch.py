@@ -5,9 +5,9 @@ Needs torch, which ``import fused_rmsprop`` does not import.
 
 from __future__ import annotations
 
+import inspect
 import weakref
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,28 +20,22 @@ from torch.optim.optimizer import (
 from torch.optim.rmsprop import rmsprop
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import SETTINGS, as_flag, as_number, check_start
+from fused_rmsprop.options import as_flag
 from fused_rmsprop.settings import Settings
-from fused_rmsprop.torch_state import as_torch_has_it, complete, in_order, replace
+from fused_rmsprop.torch_options import (
+    OPTIONS,
+    OWN,
+    WHOLE,
+    check_loaded,
+    check_own,
+    kernel_options,
+    unlike_kernel,
+)
+from fused_rmsprop.torch_state import as_torch_has_it, complete, for_torch_too, in_order, replace
 
 __all__ = ["RMSprop"]
 
 _C_FUNCTIONS = True  # whether to read tensors through torch's C functions where it has them
-#: What torch's optimizer does not have, the kernel's alone, and the defaults.
-_OWN: dict[str, Any] = {
-    "nesterov": False,
-    "eps_inside_sqrt": False,
-    "lr_in_momentum": False,
-    "decoupled_weight_decay": False,
-    "bias_correction": False,
-    "initial_square_avg": 0.0,
-    "ema_decay": 0.0,
-}
-_FLAGS = [name for name, default in _OWN.items() if default is False]
-_OPTIONS = (
-    *("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize"),
-    *("differentiable", "capturable", *_OWN),
-)
 _STATE = ("step", "square_avg", "momentum_buffer", "grad_avg", "param_avg")
 _CENTERED = ("step", "variance", *_STATE[2:])
 
@@ -169,15 +163,15 @@ class RMSprop(Settings, torch.optim.RMSprop):
         """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`."""
         if isinstance(param_group, dict):
             group = {**self.defaults, **self._own_defaults, **param_group}
-            _check_own(group)
-            for name in _OWN:
+            check_own(group, f"param_groups[{len(self.param_groups)}]")
+            for name in OWN:
                 param_group.setdefault(name, group[name])
         super().add_param_group(param_group)
 
     def _set_up(self) -> None:
         # GradScaler then leaves unscaling and skipping to step().
         self._step_supports_amp_scaling = True
-        this = weakref.ref(self)  # the core's references are not seen by the garbage collector
+        this = weakref.ref(self)  # without a cycle its memory is free at once
         self._stepper = _core.TensorStepper(
             torch.empty(0),
             _C_FUNCTIONS,
@@ -203,7 +197,9 @@ class RMSprop(Settings, torch.optim.RMSprop):
         self._given = None  # what the kernel takes depends on it
 
     def __getstate__(self) -> dict[str, Any]:
-        settings = {name: getattr(self._stepper, name) for name in _SETTINGS}
+        if self._showing_averages:
+            raise RuntimeError(_SHOWING)
+        settings = {name: getattr(self._stepper, name) for name in (*WHOLE, "skipped_steps")}
         return {**super().__getstate__(), "_settings": settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -212,32 +208,36 @@ class RMSprop(Settings, torch.optim.RMSprop):
             self._set_up()
             for name, value in settings.items():
                 setattr(self._stepper, name, value)
+            self._own_defaults = {n: state["defaults"].get(n, value) for n, value in OWN.items()}
+        else:  # loaded from a state_dict
+            self._merge_own(state)
         super().__setstate__(state)
-        self._own_defaults = {n: self.defaults.get(n, value) for n, value in _OWN.items()}
-        for group in self.param_groups:
-            for name in _OWN:
-                group.setdefault(name, self._own_defaults[name])
         self._plan = None
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; torch's own optimizer's leaves the options that it does not have alone."""
-        kept = [{name: group[name] for name in _OWN} for group in self.param_groups]
-        super().load_state_dict(state_dict)
-        for group, saved, own in zip(
-            self.param_groups, state_dict["param_groups"], kept, strict=True
+    def _merge_own(self, loaded: dict[str, Any]) -> None:
+        """Keep the options that a loaded state does not have: it is from torch's own optimizer."""
+        for index, (group, present) in enumerate(
+            zip(loaded["param_groups"], self.param_groups, strict=True)
         ):
-            group.update({name: value for name, value in own.items() if name not in saved})
+            torchs = {name: group.get(name, default) for name, default in OWN.items()}
+            for name in OWN:
+                group.setdefault(name, present[name])
+            where = f"param_groups[{index}]"
+            states = [s for p in group["params"] if (s := loaded["state"].get(p))]
+            check_loaded(group, torchs, states, f"what is to be loaded into {where}")
+            check_own(group, f"what is to be loaded into {where}")
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as `torch.optim.RMSprop` has it; see `torch.optim.Optimizer.state_dict`."""
-        live = self.state
-        self.state = defaultdict(dict, {p: as_torch_has_it(s) for p, s in live.items()})
-        try:
-            return dict(super().state_dict())
-        finally:
-            self.state = live
+        """The state as `torch.optim.RMSprop` has it; see `torch.optim.Optimizer.state_dict`.
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        Where it is centered, each parameter also has its ``variance``, whose last bits
+        ``square_avg`` cannot hold.
+        """
+        state_dict = dict(super().state_dict())
+        state_dict["state"] = {k: for_torch_too(s) for k, s in state_dict["state"].items()}
+        return state_dict
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
         """Perform a single optimization step.
 
         Parameters
@@ -257,13 +257,22 @@ class RMSprop(Settings, torch.optim.RMSprop):
         FloatingPointError
             With ``on_nonfinite="raise"``, if a gradient is NaN or infinite. Nothing has changed.
         """
-        # torch would wrap this method in what hooks and its profiler need, which takes as long as a
-        # step of a hundred tensors. (Around a subclass's own step torch has put it.)
-        if type(self).step is RMSprop.step and self._is_observed():
-            return self._observed_step(*(() if closure is None else (closure,)))
-        return self._step(closure)
+        try:
+            found_inf = getattr(self, "found_inf", 0)  # set by GradScaler, like grad_scale
+            if float(found_inf) > 0:
+                return None
+            # torch would wrap this method in what hooks and its profiler need, which takes as long
+            # as a step of a hundred tensors. (Around a subclass's own step torch has put it.)
+            if type(self).step is RMSprop.step and self._is_observed():
+                return self._observed_step(*args, **kwargs)
+            return self._step(*args, **kwargs)
+        except BaseException:  # GradScaler takes its scale away only after a step
+            for name in ("found_inf", "grad_scale"):
+                self.__dict__.pop(name, None)
+            raise
 
     step.hooked = True  # type: ignore[attr-defined]  # so torch leaves it alone
+    step.__signature__ = inspect.signature(torch.optim.RMSprop.step)  # type: ignore[attr-defined]
 
     def _is_observed(self) -> bool:
         return bool(
@@ -281,13 +290,10 @@ class RMSprop(Settings, torch.optim.RMSprop):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found_inf = getattr(self, "found_inf", None)  # set by GradScaler, like grad_scale
-        if found_inf is not None and found_inf.item() > 0:
-            return loss
         loss_scale = getattr(self, "grad_scale", None)
-        grad_scale = 1.0 if loss_scale is None else 1.0 / loss_scale.item()
+        grad_scale = 1.0 if loss_scale is None else 1.0 / float(loss_scale)
 
-        given = [tuple(group[name] for name in _OPTIONS) for group in self.param_groups]
+        given = [tuple(group[name] for name in OPTIONS) for group in self.param_groups]
         if given != self._given:
             self._take_options(given)
         lists = [group["params"] for group in self.param_groups]
@@ -304,9 +310,9 @@ class RMSprop(Settings, torch.optim.RMSprop):
 
     @torch.no_grad()
     def _take_options(self, given: list[tuple[Any, ...]]) -> None:
-        for group in self.param_groups:
-            _check_own(group, group["params"])
-        self._options = [_kernel_options(group) for group in self.param_groups]
+        for index, group in enumerate(self.param_groups):
+            check_own(group, f"param_groups[{index}]", group["params"])
+        self._options = [kernel_options(group) for group in self.param_groups]
         self._suits = self._find_suits(self._options)
         # A tensor's value can change without anyone noticing: it is read at every step.
         tensors = any(isinstance(value, torch.Tensor) for values in given for value in values)
@@ -315,24 +321,34 @@ class RMSprop(Settings, torch.optim.RMSprop):
     @_use_grad_for_differentiable
     def _step_anew(self, lists: list[list[Any]], grad_scale: float) -> None:
         """A step for which something must be assigned anew, or of which torch does a part."""
-        if not (
-            any(self._for_torch)
-            and self._suits == self._plan
-            and self._stepper.read(lists, self.state, self._options)
-        ):
+        self._stepper.acquire()
+        new = [p for params in lists for p in params if not self.state.get(p)]
+        skipped = self._stepper.skipped_steps
+        made = False
+        try:
+            self._step_claimed(lists, grad_scale)
+            made = self._stepper.skipped_steps == skipped
+        finally:
+            if not made:  # and so nothing has changed
+                for p in new:
+                    self.state.pop(p, None)
+                self._plan = None
+            self._stepper.release()
+
+    def _step_claimed(self, lists: list[list[Any]], grad_scale: float) -> None:
+        given = lists, self.state, self._options
+        if not (any(self._for_torch) and self._suits == self._plan and self._stepper.read(*given)):
             self._assign(self._suits)
-            # Refuses before anything has changed.
-            self._stepper.read(lists, self.state, self._options)
+            if not self._stepper.read(*given):
+                raise RuntimeError(_CHANGED)
         self._refuse_for_torch()
         for group, params in zip(self.param_groups, self._for_torch, strict=True):
             if params:
                 self._step_by_torch({**group, "params": params}, grad_scale)
-        if not self._stepper.step(lists, self.state, self._options, grad_scale):
-            if not any(self._for_torch):
-                raise RuntimeError("parameters or their state changed during the step")
+        if not self._stepper.step(*given, grad_scale):
             self._assign(self._suits)  # torch's part made new state
-            if not self._stepper.step(lists, self.state, self._options, grad_scale):
-                raise RuntimeError("parameters or their state changed during the step")
+            if not self._stepper.step(*given, grad_scale):
+                raise RuntimeError(_CHANGED)
 
     def _find_suits(self, options: list[_core.Options]) -> object:
         """What decides which parameters the kernel takes and which state they need."""
@@ -393,30 +409,40 @@ class RMSprop(Settings, torch.optim.RMSprop):
     def _refuse_for_torch(self) -> None:
         """Refuse what torch's implementation cannot do, before anything has changed."""
         settings = [name for name in _LIMITS if getattr(self, name) not in (None, "propagate")]
+        scaled = getattr(self, "grad_scale", None) is not None
         for group, params in zip(self.param_groups, self._for_torch, strict=True):
-            if any(p.grad is not None and p.grad.is_sparse for p in params):
-                raise RuntimeError("RMSprop does not support sparse gradients")
-            own = [name for name in _OWN if group[name]] + settings
-            if own and any(p.grad is not None for p in params):
-                raise ValueError(
-                    f"{own[0]} is the kernel's alone, which cannot update some parameters of the "
-                    "group: only dense float32 and float64 ones on the CPU, without capturable and "
-                    "differentiable, with eps > 0, alpha < 1 and momentum < 1"
-                )
+            own = [name for name in OWN if group[name]] + settings
+            for p in params:
+                if p.grad is None:
+                    continue
+                if p.grad.is_sparse:
+                    raise RuntimeError("RMSprop does not support sparse gradients")
+                if scaled and p.grad.dtype == torch.float16:
+                    raise ValueError("Attempting to unscale FP16 gradients.")  # as GradScaler does
+                if own:
+                    raise ValueError(
+                        f"{own[0]} is the kernel's alone, and {self._name_of(p)} is torch's to "
+                        f"step: {unlike_kernel(p, group)}"
+                    )
 
-    def _raise_nonfinite(self, param: Any) -> None:
-        """Say which gradient is not finite, and where."""
+    def _name_of(self, param: Any) -> str:
         for index, group in enumerate(self.param_groups):
             for i, p in enumerate(group["params"]):
                 if p is param:
                     names = group.get("param_names")
-                    what = f"param_groups[{index}]['params'][{i}]"
-                    what += f" ({names[i]})" if names else ""
+                    return f"param_groups[{index}]['params'][{i}]" + (
+                        f" ({names[i]})" if names else ""
+                    )
+        raise KeyError(param)
+
+    def _raise_nonfinite(self, param: Any) -> None:
+        """Say which gradient is not finite, and where."""
+        what = self._name_of(param)
         wrong = (~torch.isfinite(param.grad)).nonzero().tolist()
         if not wrong:
             raise FloatingPointError(
-                f"the gradient of {what} is finite, but overflows when GradScaler's scale is taken "
-                "out; nothing has changed"
+                f"the gradient of {what} is finite, but overflows {param.dtype}, or when "
+                "GradScaler's scale is taken out; nothing has changed"
             )
         place = tuple(wrong[0])
         raise FloatingPointError(
@@ -430,7 +456,7 @@ class RMSprop(Settings, torch.optim.RMSprop):
         """Inside a ``with``, the parameters hold their running averages, and after it their values.
 
         A parameter that has never had a gradient has no average and stays as it is. What is
-        written to a parameter meanwhile is lost, and the optimizer refuses to step.
+        written to a parameter meanwhile is lost; the optimizer refuses to step and to be copied.
 
         Raises
         ------
@@ -457,15 +483,18 @@ class RMSprop(Settings, torch.optim.RMSprop):
             raise ValueError("there are no averages: make the optimizer with ema_decay=0.999, say")
         if self._showing_averages:
             raise RuntimeError(_SHOWING)
-        averages = {p: s["param_avg"] for p, s in self.state.items() if "param_avg" in s}
+        params = [p for g in self.param_groups if g["ema_decay"] for p in g["params"]]
+        averages = {
+            p: s["param_avg"] for p in params if "param_avg" in (s := self.state.get(p, {}))
+        }
         values = {p: p.detach().clone(memory_format=torch.preserve_format) for p in averages}
         self._showing_averages = True
         try:
             _write(averages)
             yield
         finally:
-            _write(values)
             self._showing_averages = False
+            _write(values)
 
     def _step_by_torch(self, group: dict[str, Any], grad_scale: float) -> None:
         """One step of a group as `torch.optim.RMSprop` makes it."""
@@ -497,28 +526,12 @@ class RMSprop(Settings, torch.optim.RMSprop):
         )
 
 
-_FLOATS = (torch.float32, torch.float64)
 _LIMITS = ("max_grad_norm", "max_grad_value", "on_nonfinite")
-_SETTINGS = (*SETTINGS, "threads", "skipped_steps")  # that belong to the optimizer, as it is copied
+_CHANGED = "parameters or their state changed during the step"
 _SHOWING = (
     "this optimizer is inside use_ema(), where the parameters are their averages: leave the with "
     "block first"
 )
-
-
-def _check_own(group: dict[str, Any], params: Iterable[Any] = ()) -> None:
-    """Refuse what has no meaning among the options that torch does not check."""
-    for name in _FLAGS:
-        as_flag(name, group[name])
-    start = as_number("initial_square_avg", group["initial_square_avg"])
-    ema_decay = as_number("ema_decay", group["ema_decay"])
-    if not 0 <= ema_decay < 1:
-        raise ValueError(f"ema_decay must be >= 0 and < 1, got {ema_decay}")
-    dtypes = {p.dtype for p in params} & {*_FLOATS} or {torch.float64}
-    for dtype in dtypes:
-        check_start({**group, "initial_square_avg": start}, str(dtype), torch.finfo(dtype).max)
-    if group["nesterov"] and not group["momentum"] > 0:
-        raise ValueError("nesterov needs momentum > 0")
 
 
 @torch.no_grad()
@@ -526,17 +539,3 @@ def _write(values: dict[Any, Any]) -> None:
     """Write values into the parameters."""
     for p, value in values.items():
         p.copy_(value)
-
-
-def _kernel_options(group: dict[str, Any]) -> _core.Options:
-    return _core.Options(
-        lr=float(group["lr"]),
-        alpha=float(group["alpha"]),
-        eps=float(group["eps"]),
-        weight_decay=float(group["weight_decay"]),
-        momentum=float(group["momentum"]),
-        centered=bool(group["centered"]),
-        maximize=bool(group["maximize"]),
-        ema_decay=float(group["ema_decay"]),
-        **{name: bool(group[name]) for name in _FLAGS},
-    )

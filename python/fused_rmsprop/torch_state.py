@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch.optim.optimizer import _get_scalar_dtype
 
+#: dtype, device and number of elements of a number of steps that the kernel can count up.
+_COUNTS = ((torch.float32, "cpu", 1), (torch.float64, "cpu", 1))
+
 
 def complete(
     state: dict[str, Any],
@@ -17,9 +20,9 @@ def complete(
 ) -> None:
     """Make a state what a step of the kernel needs: all its tensors, in the parameter's order."""
     step = state.setdefault("step", 0.0)
-    floats = (torch.float32, torch.float64)
-    if not torch.is_tensor(step) or step.dtype not in floats or step.numel() != 1:
-        state["step"] = torch.tensor(float(step), dtype=_get_scalar_dtype())
+    if not torch.is_tensor(step) or (step.dtype, step.device.type, step.numel()) not in _COUNTS:
+        state["step"] = torch.tensor(float(step), dtype=_get_scalar_dtype(), device="cpu")
+    _settle(state)
     if not group["centered"]:
         replace(state, as_torch_has_it(state))
     elif "square_avg" in state:
@@ -58,11 +61,33 @@ def in_order(param: Any, tensor: Any) -> Any:
     return torch.empty_like(param, memory_format=torch.preserve_format).copy_(tensor)
 
 
+def _second_moment(state: dict[str, Any]) -> Any:
+    return torch.addcmul(state["variance"], state["grad_avg"], state["grad_avg"])
+
+
+def _settle(state: dict[str, Any]) -> None:
+    """Decide between a saved variance and the ``square_avg`` beside it: torch updates only that."""
+    if "variance" in state and "square_avg" in state:
+        stale = not torch.equal(_second_moment(state), state["square_avg"])
+        del state["variance" if stale else "square_avg"]
+
+
+def for_torch_too(state: Any) -> Any:
+    """A parameter's state as torch has it, with the ``variance`` at the end if there is one."""
+    if not isinstance(state, dict) or "variance" not in state:
+        return state
+    if "square_avg" in state:  # just loaded
+        return state
+    return {**as_torch_has_it(state), "variance": state["variance"]}
+
+
 def as_torch_has_it(state: Any) -> Any:
     """A parameter's state with ``square_avg`` in the place of ``variance``."""
     if not isinstance(state, dict) or "variance" not in state:
         return state
-    square_avg = torch.addcmul(state["variance"], state["grad_avg"], state["grad_avg"])
+    if "square_avg" in state:
+        return {key: value for key, value in state.items() if key != "variance"}
+    square_avg = _second_moment(state)
     return {
         "square_avg" if key == "variance" else key: square_avg if key == "variance" else value
         for key, value in state.items()
