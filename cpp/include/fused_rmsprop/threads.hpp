@@ -49,7 +49,7 @@ private:
         Clock::duration whole, step, outside;
     };
 
-    static constexpr std::size_t samples_per_round = 5, rounds = 5;
+    static constexpr std::size_t samples_per_round = 5, rounds = 3;
 
     struct Measurement {
         std::array<Period, samples_per_round * rounds> samples{};
