@@ -208,6 +208,21 @@ def test_state_that_means_something_else_is_refused() -> None:
         opt.load_state_dict(torch.optim.RMSprop([p]).state_dict())
 
 
+@pytest.mark.parametrize("own", ["bias_correction", "lr_in_momentum"])
+def test_what_state_means_cannot_be_changed_in_mid_training(own: str) -> None:
+    (p,) = params_of([1.0, 2.0])
+    opt = RMSprop([p], momentum=0.9)
+    opt.param_groups[0][own] = True  # before the first step it can
+    opt.step()
+    before = p.detach().clone()
+    opt.param_groups[0][own] = False
+    with pytest.raises(ValueError, match=rf"param_groups\[0\] has .* {own}=True"):
+        opt.step()
+    assert torch.equal(p, before)
+    opt.state.clear()
+    opt.step()
+
+
 def test_hooks_of_load_state_dict_come_last() -> None:
     (p,) = params_of([1.0])
     opt = RMSprop([p])

@@ -26,7 +26,7 @@ from fused_rmsprop.torch_options import (
     OPTIONS,
     OWN,
     WHOLE,
-    check_loaded,
+    check_meaning,
     check_own,
     kernel_options,
     unlike_kernel,
@@ -182,6 +182,7 @@ class RMSprop(Settings, torch.optim.RMSprop):
         self._showing_averages = False
         self._given: object = None  # the options that _options and _suits were made of
         self._options: list[_core.Options] = []
+        self._stepped_with: list[dict[str, Any]] = []  # own options by group, as of the last step
         self._suits: object = None
         self._plan: object = None  # what the kernel was told to step
         self._for_torch: list[list[Any]] = []  # the other parameters, by group
@@ -213,6 +214,7 @@ class RMSprop(Settings, torch.optim.RMSprop):
             self._merge_own(state)
         super().__setstate__(state)
         self._plan = None
+        self._stepped_with = []
 
     def _merge_own(self, loaded: dict[str, Any]) -> None:
         """Keep the options that a loaded state does not have: it is from torch's own optimizer."""
@@ -224,7 +226,7 @@ class RMSprop(Settings, torch.optim.RMSprop):
                 group.setdefault(name, present[name])
             where = f"param_groups[{index}]"
             states = [s for p in group["params"] if (s := loaded["state"].get(p))]
-            check_loaded(group, torchs, states, f"what is to be loaded into {where}")
+            check_meaning(group, torchs, states, f"what is to be loaded into {where}")
             check_own(group, f"what is to be loaded into {where}")
 
     def state_dict(self) -> dict[str, Any]:
@@ -311,7 +313,12 @@ class RMSprop(Settings, torch.optim.RMSprop):
     @torch.no_grad()
     def _take_options(self, given: list[tuple[Any, ...]]) -> None:
         for index, group in enumerate(self.param_groups):
-            check_own(group, f"param_groups[{index}]", group["params"])
+            where = f"param_groups[{index}]"
+            check_own(group, where, group["params"])
+            if index < len(self._stepped_with):
+                states = [s for p in group["params"] if (s := self.state.get(p))]
+                check_meaning(group, self._stepped_with[index], states, where)
+        self._stepped_with = [{name: g[name] for name in OWN} for g in self.param_groups]
         self._options = [kernel_options(group) for group in self.param_groups]
         self._suits = self._find_suits(self._options)
         # A tensor's value can change without anyone noticing: it is read at every step.

@@ -56,10 +56,10 @@ def check_own(group: dict[str, Any], where: str, params: Iterable[Any] = ()) -> 
         )
 
 
-def check_loaded(
+def check_meaning(
     group: dict[str, Any], before: dict[str, Any], states: list[Any], where: str
 ) -> None:
-    """Refuse state whose arrays mean something else than the options of the group say."""
+    """Refuse options with which the state of steps with the ones before means something else."""
     if before["bias_correction"] != group["bias_correction"] and any(
         float(state.get("step", 0)) > 0 for state in states
     ):
