@@ -182,7 +182,7 @@ class RMSprop(Settings, torch.optim.RMSprop):
         self._showing_averages = False
         self._given: object = None  # the options that _options and _suits were made of
         self._options: list[_core.Options] = []
-        self._stepped_with: list[dict[str, Any]] = []  # own options by group, as of the last step
+        self._checked: list[dict[str, Any]] = []  # the options of groups that were found good
         self._suits: object = None
         self._plan: object = None  # what the kernel was told to step
         self._for_torch: list[list[Any]] = []  # the other parameters, by group
@@ -214,7 +214,7 @@ class RMSprop(Settings, torch.optim.RMSprop):
             self._merge_own(state)
         super().__setstate__(state)
         self._plan = None
-        self._stepped_with = []
+        self._checked = []
 
     def _merge_own(self, loaded: dict[str, Any]) -> None:
         """Keep the options that a loaded state does not have: it is from torch's own optimizer."""
@@ -312,13 +312,17 @@ class RMSprop(Settings, torch.optim.RMSprop):
 
     @torch.no_grad()
     def _take_options(self, given: list[tuple[Any, ...]]) -> None:
+        own = [{name: g[name] for name in (*OWN, "momentum")} for g in self.param_groups]
         for index, group in enumerate(self.param_groups):
+            before = self._checked[index] if index < len(self._checked) else None
+            if own[index] == before:  # a scheduler changes others at every step
+                continue
             where = f"param_groups[{index}]"
             check_own(group, where, group["params"])
-            if index < len(self._stepped_with):
+            if before is not None:
                 states = [s for p in group["params"] if (s := self.state.get(p))]
-                check_meaning(group, self._stepped_with[index], states, where)
-        self._stepped_with = [{name: g[name] for name in OWN} for g in self.param_groups]
+                check_meaning(group, before, states, where)
+        self._checked = own
         self._options = [kernel_options(group) for group in self.param_groups]
         self._suits = self._find_suits(self._options)
         # A tensor's value can change without anyone noticing: it is read at every step.
