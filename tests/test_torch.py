@@ -219,19 +219,19 @@ def test_copies_go_on_alike(copied: Any) -> None:
 def test_the_variance_survives_a_state_dict_and_torchs_steps_in_between() -> None:
     def steps(params: list[Any], opt: Any, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        for _ in range(20):
+        for _ in range(60):
             for p in params:
                 p.grad = 1 + 1e-4 * torch.randn(p.shape, generator=generator)
             opt.step()
 
     def loaded(make: Any, params: list[Any], opt: Any) -> tuple[list[Any], Any]:
         params = [p.detach().clone().requires_grad_() for p in params]
-        twin = make(params, lr=1e-3, centered=True)
+        twin = make(params, lr=1e-3, alpha=0.5, centered=True)
         twin.load_state_dict(copy.deepcopy(opt.state_dict()))
         return params, twin
 
     params = [torch.zeros(6, requires_grad=True)]
-    opt = RMSprop(params, lr=1e-3, centered=True)
+    opt = RMSprop(params, lr=1e-3, alpha=0.5, centered=True)
     steps(params, opt, 0)
     twin_params, twin = loaded(RMSprop, params, opt)
     again_params, again = loaded(RMSprop, twin_params, twin)  # saved before it has made a step
@@ -245,7 +245,7 @@ def test_the_variance_survives_a_state_dict_and_torchs_steps_in_between() -> Non
     steps(torch_params, torchs, 2)
     back_params, back = loaded(RMSprop, torch_params, torchs)
     bare_params = [p.detach().clone().requires_grad_() for p in torch_params]
-    bare = RMSprop(bare_params, lr=1e-3, centered=True)
+    bare = RMSprop(bare_params, lr=1e-3, alpha=0.5, centered=True)
     state_dict = copy.deepcopy(torchs.state_dict())
     for state in state_dict["state"].values():
         del state["variance"]
