@@ -221,7 +221,7 @@ def test_the_variance_survives_a_state_dict_and_torchs_steps_in_between() -> Non
         generator = torch.Generator().manual_seed(seed)
         for _ in range(60):
             for p in params:
-                p.grad = 1 + 1e-3 * torch.randn(p.shape, generator=generator)
+                p.grad = 1 + 1e-2 * torch.randn(p.shape, generator=generator)
             opt.step()
 
     def loaded(make: Any, params: list[Any], opt: Any) -> tuple[list[Any], Any]:
