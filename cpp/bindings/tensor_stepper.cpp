@@ -320,8 +320,8 @@ int TensorStepper::traverse(visitproc visit, void *arg) const {
     for (const auto &group : groups_)
         if (const int result = visit_all(group))
             return result;
-    for (const py::object &callback : {in_order_, increment_version_, raise_nonfinite_})
-        Py_VISIT(callback.ptr());
+    for (const py::object *callback : {&in_order_, &increment_version_, &raise_nonfinite_})
+        Py_VISIT(callback->ptr());
     return visit_all(state_);
 }
 

@@ -161,9 +161,7 @@ constexpr std::size_t cache_line = 64;
 
 [[gnu::always_inline]] inline void prefetch_pointers(const void *impl) {
     for (std::size_t i = first_pointer; i < end_of_pointers; ++i)
-        if (const void *object =
-                static_cast<const void *const *>(impl)[i]) // null is asked for long
-            prefetch_object(object, 2 * cache_line);
+        prefetch_object(static_cast<const void *const *>(impl)[i], 2 * cache_line);
 }
 
 } // namespace
