@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 
 from fused_rmsprop import _core
+from support import restart_draws
 
 SETS = _core.config()["instruction_sets"]
 
@@ -19,6 +20,12 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     _core.set_instruction_set(name)
     yield name
     _core.set_instruction_set(SETS["in_use"])
+
+
+@pytest.fixture(autouse=True)
+def draws_of_its_own() -> None:
+    """The arrays that a test draws do not depend on the tests before it."""
+    restart_draws()
 
 
 # A busy machine is no failure.

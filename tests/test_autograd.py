@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import doctest
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import fused_rmsprop.autograd
 from fused_rmsprop.autograd import rmsprop
 from reference import same_bits
+from support import Array, check_docstrings, needs, run_python
 
-Array = NDArray[Any]
 Optimize = Callable[..., Any]
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -27,7 +23,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 def theirs() -> Optimize:
     reason = "the trajectory is compared with autograd's own; pip install autograd"
-    optimizers = pytest.importorskip("autograd.misc.optimizers", reason=reason)
+    optimizers = needs("autograd.misc.optimizers", reason)
     optimize: Optimize = optimizers.rmsprop
     return optimize
 
@@ -214,15 +210,12 @@ def test_what_cannot_be_trained_is_refused(
 
 
 def test_neither_autograd_nor_scipy_is_imported() -> None:
-    code = (
+    run_python(
         "import sys, fused_rmsprop, fused_rmsprop.autograd\n"
         "fused_rmsprop.autograd.rmsprop(lambda x, i: x, 1.0)\n"
         "assert not {'autograd', 'scipy'} & sys.modules.keys()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_examples_in_docstrings() -> None:
-    result = doctest.testmod(fused_rmsprop.autograd)
-    assert result.attempted > 0
-    assert result.failed == 0
+    check_docstrings(fused_rmsprop.autograd)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 import fused_rmsprop
 from fused_rmsprop.__main__ import main
+from support import check_docstrings
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,6 +27,7 @@ def test_show_config_refuses_other_modes() -> None:
         fused_rmsprop.show_config("json")  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 def test_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     picture = tmp_path / "demo.png"
     assert main(["demo", "--out", str(picture)]) == 0
@@ -61,6 +62,4 @@ def test_demo_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
 
 @pytest.mark.parametrize("module", ["optimizer", "functional"])
 def test_examples_in_docstrings(module: str) -> None:
-    result = doctest.testmod(getattr(fused_rmsprop, module))
-    assert result.attempted > 0
-    assert result.failed == 0
+    check_docstrings(getattr(fused_rmsprop, module))

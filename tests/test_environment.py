@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
 import resource
 import shutil
-import subprocess
 import sys
 import threading
 import tracemalloc
@@ -18,16 +16,7 @@ import pytest
 
 from fused_rmsprop import RMSProp, _core, show_config
 from reference import flushed_denormals, fp_environment, same_bits
-
-
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+from support import run_python
 
 
 def resident_bytes() -> int:
@@ -65,7 +54,7 @@ def test_the_result_does_not_depend_on_the_callers_environment(threads: int) -> 
 
 
 def test_the_process_environment_is_as_before() -> None:
-    done = run_python(
+    run_python(
         "import os, numpy as np; before = dict(os.environ)\n"
         "def c(): return open('/proc/self/environ').read()\n"
         "start = c(); import fused_rmsprop as f\n"
@@ -74,9 +63,9 @@ def test_the_process_environment_is_as_before() -> None:
         "assert dict(os.environ) == before and c() == start\n"
         "assert getenv(b'OMP_WAIT_POLICY') is None and getenv(b'GOMP_SPINCOUNT') is None"
     )
-    assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_step_allocates_nothing() -> None:
     params = {"a": [np.ones(50, np.float32) for _ in range(20)], "b": np.ones((300, 300))}
     grads = {"a": [np.ones(50, np.float32) for _ in range(20)], "b": np.ones((300, 300)).T}
@@ -124,7 +113,7 @@ def test_instruction_set_by_environment_variable() -> None:
     for name in sets["supported"]:
         assert run_python(show, FUSED_RMSPROP_ISA=name).stdout.strip() == name
     assert run_python(show, FUSED_RMSPROP_ISA="").stdout.strip() == sets["supported"][-1]
-    done = run_python(show, FUSED_RMSPROP_ISA="mmx")
+    done = run_python(show, check=False, FUSED_RMSPROP_ISA="mmx")
     assert done.returncode != 0
     valid = ", ".join(sets["supported"])
     assert (
@@ -136,7 +125,7 @@ def test_instruction_set_by_environment_variable() -> None:
 
 
 def test_a_forked_child_does_not_hang() -> None:
-    done = run_python(
+    run_python(
         "import os, sys, numpy as np, fused_rmsprop as f\n"
         "def step(**k):\n"
         "    p = np.ones(10**6); o = f.RMSProp(p, **k); o.step(np.ones(10**6)); return p, o\n"
@@ -150,13 +139,12 @@ def test_a_forked_child_does_not_hang() -> None:
         "    os._exit(0)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
     )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("threads", [2, None])
 def test_a_child_that_imports_after_the_fork_does_not_hang(threads: int | None) -> None:
     # The parent may have run a team of another library's, with the OpenMP runtime that we use.
-    done = run_python(
+    run_python(
         "import os, sys\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
@@ -166,7 +154,6 @@ def test_a_child_that_imports_after_the_fork_does_not_hang(threads: int | None) 
         "    os._exit(0)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
     )
-    assert done.returncode == 0, done.stderr
 
 
 def test_default_threads_respect_what_the_user_set() -> None:
@@ -269,8 +256,9 @@ def test_changes_during_a_step_are_refused(change: Callable[[RMSProp], None]) ->
     change(opt)
 
 
+@pytest.mark.slow
 def test_a_child_forked_during_a_step_can_go_on() -> None:
-    done = run_python(
+    run_python(
         "import os, sys, threading, time, numpy as np, fused_rmsprop as f\n"
         "n = 60_000_000; p = np.zeros(n, np.float32)\n"
         "o = f.RMSProp(p, lr=1.0, threads=1); g = np.ones(n, np.float32)\n"
@@ -282,11 +270,10 @@ def test_a_child_forked_during_a_step_can_go_on() -> None:
         "t.join()\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
     )
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_missing_module_is_explained(tmp_path: Path) -> None:
     package = Path(sys.modules["fused_rmsprop"].__file__ or "").parent
     shutil.copytree(package, tmp_path / "fused_rmsprop", ignore=shutil.ignore_patterns("_core.*"))
-    done = run_python("import fused_rmsprop", PYTHONPATH=str(tmp_path))
+    done = run_python("import fused_rmsprop", check=False, PYTHONPATH=str(tmp_path))
     assert "the compiled module fused_rmsprop._core is missing" in done.stderr

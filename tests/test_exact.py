@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from fused_rmsprop import RMSProp, _core
 from reference import flushed_denormals, grad_norm, initial_state, rmsprop, same_bits
+from support import Array, threaded
 
-Array = NDArray[Any]
 GUARD = 7  # elements on each side of an array, and what they are filled with
 SCALARS = {"lr": 0.013, "alpha": 0.93, "eps": 1e-7}
 COMBINATIONS = [
@@ -132,8 +131,9 @@ def check_steps(
                 np.array([tiny / 2, -tiny / 3, tiny * 5], dtype), len(start[::3])
             )
     params = [guarded.copy(start, i % 16) for i, start in enumerate(starts)]
-    opt = RMSProp(params, **options, **limits, threads=threads, flush_denormals=flush_denormals)
-    opt._stepper.serial_below_bytes = 0
+    opt = threaded(
+        RMSProp(params, **options, **limits, threads=threads, flush_denormals=flush_denormals)
+    )
     reference_options = {k: v for k, v in options.items() if k != "initial_square_avg"}
     expected = [(p, initial_state(p, options["initial_square_avg"])) for p in starts]
     for _ in range(steps):
@@ -167,6 +167,7 @@ def check_steps(
     assert guarded.unharmed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_combination(instruction_set: str, dtype: type[Any]) -> None:
     for i, options in enumerate(COMBINATIONS):
@@ -214,6 +215,7 @@ def test_each_size_alone(instruction_set: str, size: int, dtype: type[Any], thre
         check_steps([size], dtype, options, threads=threads, special=False, flush_denormals=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", LOOPS, ids=describe)
@@ -253,8 +255,7 @@ def test_any_dense_order_and_shape(
         for name, p in params.items()
     }
     reference_options = {k: v for k, v in options.items() if k != "initial_square_avg"}
-    opt = RMSProp(params, **options, threads=threads)
-    opt._stepper.serial_below_bytes = 0
+    opt = threaded(RMSProp(params, **options, threads=threads))
     for _ in range(3):
         grads = {
             name: np.array(draw(*p.shape), order="F" if order == "F" else "C")

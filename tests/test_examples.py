@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from support import ROOT, needs
+
+EXAMPLES = ROOT / "examples"
 
 
 def score(example: str, **settings: int) -> float:
@@ -20,14 +21,14 @@ def score(example: str, **settings: int) -> float:
 
 
 def test_digits_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
+    needs("sklearn", reason="the digits are scikit-learn's")
     assert score("digits_by_hand.py", epochs=5) > 0.9
     assert "after 5 epochs: loss 0." in capsys.readouterr().out
 
 
 def test_autograd_mlp(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
-    pytest.importorskip("autograd", reason="the gradients are autograd's; pip install autograd")
+    needs("sklearn", reason="the digits are scikit-learn's")
+    needs("autograd", reason="the gradients are autograd's; pip install autograd")
     assert score("autograd_mlp.py", epochs=4) > 0.9
     assert "after 4 epochs: loss 0." in capsys.readouterr().out
 
@@ -45,7 +46,7 @@ def test_the_page_names_every_example_and_its_code_runs() -> None:
     for target in re.findall(r"\]\(([^)#]+)", page):
         assert target.startswith("http") or (EXAMPLES / target).exists(), target
 
-    pytest.importorskip("scipy", reason="the page shows a method of SciPy's minimize")
+    needs("scipy", reason="the page shows a method of SciPy's minimize")
     autograd_block, scipy_block = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {"grad": lambda x, i: x, "init_params": 1.0, "callback": None}
     exec(autograd_block, names)

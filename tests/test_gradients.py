@@ -7,19 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from fused_rmsprop import RMSProp, rmsprop_step
+from fused_rmsprop import RMSProp
 from reference import grad_norm, initial_state, rmsprop, same_bits
+from support import Array, draw, threaded
 
-Array = NDArray[Any]
 OPTIONS: dict[str, Any] = {"lr": 0.013, "alpha": 0.93, "eps": 1e-7}
-RNG = np.random.default_rng(23)
 INF, NAN = float("inf"), float("nan")
-
-
-def draw(*shape: int, dtype: type[Any] = np.float32) -> Array:
-    return np.asarray(RNG.standard_normal(shape), dtype)
 
 
 def leaves() -> list[Array]:
@@ -50,11 +44,8 @@ def test_clipping_gives_the_bits_of_the_reference(
     for threads in (1, 2, 3):
         params = leaves()
         expected = [(p.copy(), initial_state(p)) for p in params]
-        opt = RMSProp(
-            params, **options, max_grad_norm=max_grad_norm, max_grad_value=max_grad_value,
-            threads=threads,
-        )  # fmt: skip
-        opt._stepper.serial_below_bytes = 0
+        limits: Any = {"max_grad_norm": max_grad_norm, "max_grad_value": max_grad_value}
+        opt = threaded(RMSProp(params, **options, **limits, threads=threads))
         for _ in range(3):
             grads = leaves()
             before = [g.copy() for g in grads]
@@ -201,8 +192,7 @@ def test_accumulation_steps_on_the_mean(
 ) -> None:
     params = [draw(n, dtype=dtype) for n in (3, 1000, 40_001)]
     expected = [(p.copy(), initial_state(p)) for p in params]
-    opt = RMSProp(params, **OPTIONS, threads=threads)
-    opt._stepper.serial_below_bytes = 0
+    opt = threaded(RMSProp(params, **OPTIONS, threads=threads))
     for count in (3, 1, 2):
         sums: list[Any] = [None, None, None]
         for k in range(count):
@@ -325,24 +315,3 @@ def test_grad_scale_out_of_bounds_is_refused(scale: Any) -> None:
         opt.step(np.ones(2, np.float32), grad_scale=scale)
     assert (p == 1).all()
     assert opt.step_count == 0
-
-
-def test_rmsprop_step_scales_and_limits() -> None:
-    p, g = draw(300), draw(300)
-    state = initial_state(p)
-    wanted, new = rmsprop(
-        p, g, state, **OPTIONS, ema_decay=0.9, grad_scale=2.0, max_grad_value=0.8,
-        bias_correction=True,
-    )  # fmt: skip
-    rmsprop_step(
-        p, g, state["square_avg"], **OPTIONS, ema_decay=0.9, param_avg=state["param_avg"],
-        grad_scale=2.0, max_grad_value=0.8, bias_correction=True, step=0,
-    )  # fmt: skip
-    assert same_bits(p, wanted)
-    assert same_bits(state["param_avg"], new["param_avg"])
-    with pytest.raises(ValueError, match=r"ema_decay > 0 needs param_avg.*param\.copy\(\)"):
-        rmsprop_step(p, g, state["square_avg"], **OPTIONS, ema_decay=0.9)
-    with pytest.raises(ValueError, match="step must be"):
-        rmsprop_step(p, g, state["square_avg"], **OPTIONS, step=-1)
-    with pytest.raises(TypeError, match="lr must be a number here"):
-        rmsprop_step(p, g, state["square_avg"], lr=lambda t: 0.1, alpha=0.9, eps=1e-8)  # type: ignore[arg-type]

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from fused_rmsprop import RMSProp, rmsprop_step
+from support import Array, read_only
 
-Array = NDArray[Any]
 LEAVES = 40
 
 
@@ -33,12 +32,6 @@ def make() -> tuple[dict[str, Any], dict[str, Any]]:
         "layer2": {"W": draw(3, 4)},
     }
     return params, grads
-
-
-def read_only(array: Array) -> Array:
-    array = array.copy()
-    array.flags.writeable = False
-    return array
 
 
 def misaligned(array: Array) -> Array:
@@ -91,6 +84,8 @@ def test_two_parameters_that_share_memory() -> None:
 
 
 GOOD = "params['layer2']['W']"
+
+
 BAD_GRADS: dict[str, tuple[Any, type[Exception], str]] = {
     "float64 for float32": (
         lambda p, g: g.astype(np.float64), TypeError,
@@ -347,66 +342,3 @@ def test_other_arguments() -> None:
     endless.append(endless)
     with pytest.raises(RecursionError):
         RMSProp(endless)
-
-
-def test_groups() -> None:
-    p, q = np.ones(3), np.ones(2)
-    with pytest.raises(ValueError, match=r"params\[1\] is not a parameter group"):
-        RMSProp([{"params": p}, q])
-    with pytest.raises(
-        ValueError, match="no option 'learning_rate'; is lr meant. The options are lr, alpha"
-    ):
-        RMSProp([{"params": p, "learning_rate": 0.1}])
-    with pytest.raises(ValueError, match="called 'a.b' in state"):
-        RMSProp({"a": {"b": p}, "a.b": q})
-    with pytest.raises(ValueError, match=r"params\[0\] is not a parameter group"):
-        RMSProp([{"param": [p], "lr": 0.1}])
-    with pytest.raises(ValueError, match="parameter groups come in a list"):
-        RMSProp({"params": [p], "lr": 0.1})
-    with pytest.raises(ValueError, match=r"param_groups\[1\]: lr must be"):
-        RMSProp([{"params": p}, {"params": q, "lr": -1}])
-    opt = RMSProp([{"params": {"w": p}, "name": "head"}])
-    for bad, error, message in [
-        ({"params": {"w": p}}, ValueError, "share memory"),
-        ({"params": {"w": q}, "name": "head"}, ValueError, "'head.w' in state"),
-        ({"params": q, "lr": -1}, ValueError, "lr must be"),
-        ({"weights": q}, TypeError, "dict with the key 'params'"),
-        (q, TypeError, "dict with the key 'params'"),
-    ]:
-        with pytest.raises(error, match=message):
-            opt.add_param_group(bad)  # type: ignore[arg-type]
-        assert len(opt.param_groups) == 1
-        opt.step([{"w": np.ones(3)}])
-    opt.add_param_group({"params": q})
-    for grads, message in [
-        ({"w": p}, "grads is a dict; with parameter groups it is a list of one item per group"),
-        ([{"w": p.copy()}], "grads has 1 items; there are 2 parameter groups"),
-        ([{"w": np.ones(3)}, np.ones(3)], r"grads\[1\] has shape \(3,\), but params\[1\]"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            opt.step(grads)
-
-
-def test_rmsprop_step_misuse() -> None:
-    def refused(message: str, error: type[Exception] = ValueError, **changes: Any) -> None:
-        arrays: dict[str, Any] = {
-            k: np.ones((2, 3)) for k in ("param", "grad", "square_avg", "momentum_buffer")
-        }
-        arrays |= changes
-        before = {k: np.array(v) for k, v in arrays.items()}
-        with pytest.raises(error, match=message):
-            rmsprop_step(**arrays, lr=0.1, alpha=0.9, eps=1e-8, momentum=0.9)
-        assert all(np.array_equal(before[k], v) for k, v in arrays.items())
-
-    shared = np.ones((2, 3))
-    refused("param and square_avg share memory", param=shared, square_avg=shared)
-    refused("grad shares memory with momentum_buffer", grad=shared, momentum_buffer=shared)
-    refused("square_avg has dtype float32", TypeError, square_avg=np.ones((2, 3), np.float32))
-    refused("square_avg is read-only", square_avg=read_only(shared))
-    refused("square_avg and param have their .* different orders", square_avg=np.ones((3, 2)).T)
-    refused("momentum > 0 needs momentum_buffer", momentum_buffer=None)
-    refused("grad has shape", grad=np.ones((3, 2)))
-    with pytest.raises(ValueError, match="centered=True needs grad_avg"):
-        rmsprop_step(
-            shared, np.ones((2, 3)), np.ones((2, 3)), lr=0.1, alpha=0.9, eps=1e-8, centered=True
-        )

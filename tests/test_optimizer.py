@@ -1,4 +1,4 @@
-"""What `RMSProp` does around the step: structures, groups, state, options, resuming, copies."""
+"""What `RMSProp` does around the step: structures, state, gradients, copies, readings."""
 
 from __future__ import annotations
 
@@ -10,31 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from fused_rmsprop import RMSProp, rmsprop_step
-from fused_rmsprop.param_group import ParamGroup
+from fused_rmsprop import RMSProp
 from reference import rmsprop, same_bits
-
-Array = NDArray[Any]
-RNG = np.random.default_rng(11)
-
-
-def draw(*shape: int, dtype: type[Any] = np.float32) -> Array:
-    return np.asarray(RNG.standard_normal(shape), dtype)
-
-
-def test_the_defaults_are_torchs() -> None:
-    group = RMSProp(np.ones(2)).param_groups[0]
-    assert {k: v for k, v in group.items() if k != "params"} == {
-        "lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0,
-        "centered": False, "nesterov": False, "maximize": False, "eps_inside_sqrt": False,
-        "lr_in_momentum": False, "decoupled_weight_decay": False, "initial_square_avg": 0.0,
-        "bias_correction": False, "ema_decay": 0.0,
-    }  # fmt: skip
-    positional = RMSProp(np.ones(2), 0.1, 0.9, 1e-6, 0.02, 0.5, True)
-    wanted = {"lr": 0.1, "alpha": 0.9, "eps": 1e-6, "weight_decay": 0.02, "momentum": 0.5}
-    assert positional.param_groups[0].options().items() >= (wanted | {"centered": True}).items()
+from support import draw, halved
 
 
 @pytest.mark.parametrize(
@@ -134,73 +113,6 @@ def test_gradients_in_another_order_or_strided() -> None:
         assert same_bits(p, twin)
 
 
-def test_groups_have_their_own_options() -> None:
-    a, b, c = draw(4), draw(3), draw(2)
-    start = [x.copy() for x in (a, b, c)]
-    opt = RMSProp([{"params": a, "lr": 0.5}, {"params": [b], "momentum": 0.9}], lr=0.1)
-    opt.add_param_group({"params": {"c": c}, "alpha": 0.5})
-    grads = [np.ones(4, np.float32), [np.ones(3, np.float32)], {"c": np.ones(2, np.float32)}]
-    opt.step(grads)
-    for x, x0, options in zip(
-        (a, b, c), start, ({"lr": 0.5}, {"momentum": 0.9}, {"alpha": 0.5}), strict=True
-    ):
-        zeros = {k: np.zeros_like(x) for k in ("square_avg", "momentum_buffer")}
-        every: dict[str, Any] = {"lr": 0.1, "alpha": 0.99, "eps": 1e-8} | options
-        assert same_bits(x, rmsprop(x0, np.ones_like(x), zeros, **every)[0])
-    assert set(opt.state) == {"0", "1.0", "2.c"}
-    with pytest.raises(ValueError, match="groups differ in lr"):
-        _ = opt.lr
-    opt.lr = 0.25
-    assert opt.lr == 0.25
-    assert [group["lr"] for group in opt.param_groups] == [0.25] * 3
-
-
-def test_lr_is_set_for_all_groups_or_for_none() -> None:
-    opt = RMSProp([{"params": draw(2, dtype=np.float64)}, {"params": draw(2)}])
-    with pytest.raises(ValueError, match="overflows in float32"):
-        opt.lr = 1e100
-    assert opt.lr == 1e-2
-
-
-def test_a_param_group_is_a_mapping() -> None:
-    group = RMSProp({"W": draw(2)}, lr=0.5).param_groups[0]
-    assert isinstance(group, ParamGroup)
-    assert group["lr"] == 0.5
-    assert set(group) == {"params", *RMSProp(np.ones(1)).defaults}
-    assert len(group) == len(list(group))
-    group["lr"] = np.float32(0.25)
-    assert group["lr"] == 0.25
-    with pytest.raises(ValueError, match="no option 'lrr'"):
-        group["lrr"] = 1
-    with pytest.raises(ValueError, match="cannot be replaced"):
-        group["params"] = []
-    with pytest.raises(TypeError, match="cannot be removed"):
-        del group["lr"]
-
-
-def test_options_changed_in_mid_run() -> None:
-    p = draw(20)
-    options: dict[str, Any] = {"lr": 0.01, "alpha": 0.9, "eps": 1e-8}
-    expected = p.copy()
-    state = {k: np.zeros_like(p) for k in ("square_avg", "momentum_buffer", "grad_avg")}
-    opt = RMSProp(p, **options)
-    for change in (
-        {}, {"momentum": 0.9}, {"centered": True}, {"nesterov": True}, {"lr": 0.001},
-        {"centered": False}, {"momentum": 0.0, "nesterov": False}, {"momentum": 0.5},
-    ):  # fmt: skip
-        if options.get("centered") and change.get("centered") is False:
-            # The variance becomes the mean of squares again, about an average of zero.
-            state["square_avg"] = state["square_avg"] + state["grad_avg"] * state["grad_avg"]
-            state["grad_avg"] = np.zeros_like(p)
-        options |= change
-        opt.param_groups[0].update(change)
-        for _ in range(2):
-            g = draw(20)
-            expected, state = rmsprop(expected, g, state, **options)
-            opt.step(g)
-            assert same_bits(p, expected)
-
-
 def test_state_is_visible() -> None:
     opt = RMSProp({"W": np.asfortranarray(draw(4, 5))}, momentum=0.9, centered=True)
     state = opt.state["W"]
@@ -220,92 +132,6 @@ def test_state_is_visible() -> None:
     assert list(RMSProp([{"params": [draw(1), draw(1)]}, {"params": draw(1)}]).state) == [
         "0.0", "0.1", "1",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("centered", [False, True])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_resuming_is_bit_identical(momentum: float, centered: bool) -> None:
-    grads = [{"W": draw(300), "x": [draw(2, 3)]} for _ in range(20)]
-    start: dict[str, Any] = {"W": draw(300), "x": [np.asfortranarray(draw(2, 3))]}
-    straight = copy.deepcopy(start)
-    opt = RMSProp(straight, lr=0.02, momentum=momentum, centered=centered)
-    for g in grads[:10]:
-        opt.step(g)
-    saved = pickle.dumps((opt.state_dict(), straight))
-    for g in grads[10:]:
-        opt.step(g)
-
-    state, params = pickle.loads(saved)
-    resumed = RMSProp(params)  # the options come from the state
-    resumed.load_state_dict(state)
-    for g in grads[10:]:
-        resumed.step(g)
-    assert same_bits(params["W"], straight["W"])
-    assert same_bits(params["x"][0], straight["x"][0])
-    for name in opt.state:
-        for key, array in opt.state[name].items():
-            assert same_bits(resumed.state[name][key], array)
-
-
-def test_a_state_dict_is_a_snapshot() -> None:
-    opt = RMSProp({"W": draw(4)})
-    saved = opt.state_dict()
-    opt.step({"W": draw(4)})
-    assert not saved["state"]["W"]["square_avg"].any()
-    assert int(saved["state"]["W"]["step"]) == 0
-    assert saved["param_groups"][0]["params"] == ["W"]
-
-
-def test_a_state_dict_that_does_not_fit() -> None:
-    opt = RMSProp({"W": draw(4), "b": draw(2)}, momentum=0.9)
-    opt.step({"W": draw(4), "b": draw(2)})
-
-    def refused(message: str, change: Any, error: type[Exception] = ValueError) -> None:
-        saved = opt.state_dict()
-        before = copy.deepcopy(saved)
-        change(saved)
-        with pytest.raises(error, match=message):
-            opt.load_state_dict(saved)
-        after = opt.state_dict()
-        assert after["param_groups"] == before["param_groups"]
-        for name, state in before["state"].items():
-            assert all(same_bits(state[k], after["state"][name][k]) for k in state)
-
-    refused("this is a dict of param_groups, settings, counters", lambda s: s.pop("state"))
-    refused("param_groups a list", lambda s: s.update(param_groups=3))
-    refused("dicts with the key 'params'", lambda s: s.update(param_groups=[3]))
-    refused("has 0 parameter groups, the optimizer 1", lambda s: s.update(param_groups=[]))
-    refused(
-        r"(?s)'W' is not in param_groups\[0\] of the state_dict.*'x' is in .* only",
-        lambda s: s["param_groups"][0].update(params=["x", "b"]),
-    )
-    refused(r"state\['b'\] is missing", lambda s: s["state"].pop("b"))
-    refused(r"state\['b'\]\['momentum_buffer'\] is missing",
-            lambda s: s["state"]["b"].pop("momentum_buffer"))  # fmt: skip
-    refused("lacks alpha", lambda s: s["param_groups"][0].pop("alpha"))
-    refused("alpha must be", lambda s: s["param_groups"][0].update(alpha=2))
-    refused("no option 'beta'", lambda s: s["param_groups"][0].update(beta=2))
-    refused("float64 of shape", lambda s: s["state"]["b"].update(square_avg=np.ones(2)))
-    refused("state is a dict", lambda s: s.update(state=3))
-    refused("settings are flush_denormals, max_grad_norm", lambda s: s["settings"].clear())
-    refused("max_grad_norm must be > 0", lambda s: s["settings"].update(max_grad_norm=-1))
-    refused("on_nonfinite must be", lambda s: s["settings"].update(on_nonfinite=3))
-    refused("counters are step_count", lambda s: s["counters"].update(more=3))
-    for count in (-3, 2**63, True, 1.0):
-        refused("step_count is an int >= 0",
-                lambda s, count=count: s["counters"].update(step_count=count))  # fmt: skip
-    refused("has a grad_sum, and nothing was accumulated",
-            lambda s: s["state"]["b"].update(grad_sum=s["state"]["b"]["square_avg"]))  # fmt: skip
-    refused("dicts with the key 'params', names", lambda s: s["param_groups"][0].update(params=5))
-    for bad in (np.array([1, 2]), -1, np.uint64(2**64 - 1), 0.0):
-        refused("not a number of steps", lambda s, bad=bad: s["state"]["b"].update(step=bad))
-    refused("not an array", lambda s: s["state"]["b"].update(square_avg=[1, 2]))
-
-    def two(saved: Any) -> None:
-        saved["state"]["W"]["square_avg"] = np.ones(5, np.float32)
-        saved["state"]["b"]["step"] = 0.5
-
-    refused(r"(?s)'W'.*shape \(5,\).*'b'.*not a number of steps", two)
 
 
 def test_copies() -> None:
@@ -374,27 +200,6 @@ class Scheduled(RMSProp):
     epochs: int
 
 
-def test_options_are_not_attributes() -> None:
-    opt = RMSProp(np.ones(2))
-    with pytest.raises(AttributeError, match=r"param_groups\[0\]\['momentum'\] = 0.9"):
-        opt.momentum = 0.9
-
-
-def test_turning_centered_off_is_all_or_nothing() -> None:
-    params = [np.zeros(2, np.float32), np.zeros(2, np.float32)]
-    opt = RMSProp(params, centered=True)
-    opt.step([np.ones(2, np.float32), np.full(2, 1e-25, np.float32)])
-    with np.errstate(all="raise"):  # NumPy's setting is not ours to heed
-        opt.param_groups[0]["centered"] = False
-    assert set(opt.state["0"]) == {"step", "square_avg"}
-
-
-def test_a_state_dict_fits_by_name() -> None:
-    a, b = draw(2), draw(3)
-    saved = RMSProp({"a": a, "b": b}).state_dict()
-    RMSProp({"b": b, "a": a}).load_state_dict(saved)
-
-
 def test_repr() -> None:
     opt = RMSProp({"W": np.ones((30, 50), np.float32), "b": np.ones(50, np.float32)}, lr=0.5)
     assert repr(opt) == (
@@ -411,59 +216,33 @@ def test_repr() -> None:
     assert "\n  'head': lr=0.5" in repr(opt)
 
 
-def test_threads_and_flush_denormals_can_be_changed() -> None:
-    opt = RMSProp(draw(3), threads=2)
-    assert opt.threads == 2
-    opt.threads = None
-    assert opt.threads is None
-    opt.flush_denormals = False
-    opt.param_groups[0]["eps"] = 1e-40
-    with pytest.raises(ValueError, match="subnormal"):
-        opt.flush_denormals = True
-    assert opt.flush_denormals is False
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_effective_lr(centered: bool, inside: bool) -> None:
+    params = {"a": draw(3, 2), "b": draw(dtype=np.float64)}
+    opt = RMSProp(params, lr=halved, eps=1e-3, centered=centered, eps_inside_sqrt=inside)
+    opt.step({"a": draw(3, 2), "b": draw(dtype=np.float64)})
+    for name, p in params.items():
+        v = opt.state[name]["variance" if centered else "square_avg"]
+        rate = opt.effective_lr(name)
+        assert (rate.dtype, rate.shape) == (p.dtype, p.shape)
+        den = np.sqrt(v + 1e-3) if inside else np.sqrt(v) + 1e-3
+        np.testing.assert_allclose(rate, 0.05 / den, rtol=1e-6)
+    with pytest.raises(KeyError, match="there is no parameter 'c'; there are a, b"):
+        opt.effective_lr("c")
 
 
-def test_a_denormal_is_zero_or_is_not() -> None:
-    tiny = np.full(100, 1e-40, np.float32)
-    for flush in (True, False):
-        p = np.zeros(100, np.float32)
-        RMSProp(p, eps=1e-8, lr=1.0, flush_denormals=flush).step(tiny)
-        assert p.any() != flush
-
-
-def test_guard_bytes_around_params_and_state() -> None:
-    options: dict[str, Any] = {"lr": 0.1, "alpha": 0.9, "eps": 1e-8, "momentum": 0.9}
-    options["centered"] = True
-    names = ("param", "grad", "square_avg", "momentum_buffer", "grad_avg")
-    for dtype in (np.float32, np.float64):
-        for size in (*range(70), 1023, 1024, 1025, 50_001):
-            buffers = {k: np.full(size + 40, 9, dtype) for k in names}
-            start = {k: 16 + (5 * i + size) % 16 for i, k in enumerate(names)}
-            arrays = {k: b[start[k] : start[k] + size] for k, b in buffers.items()}
-            for k, array in arrays.items():
-                array[...] = draw(size) if k in ("param", "grad") else abs(draw(size))
-            before = {k: a.copy() for k, a in arrays.items()}
-            state = {k: before[k] for k in names[2:]}
-            expected, state = rmsprop(before["param"], before["grad"], state, **options)
-            rmsprop_step(**(arrays | options), threads=2)
-            assert same_bits(arrays["param"], expected)
-            assert all(same_bits(arrays[k], state[k]) for k in names[2:])
-            for k, buffer in buffers.items():
-                assert (buffer[: start[k]] == 9).all()
-                assert (buffer[start[k] + size :] == 9).all()
-
-
-@pytest.mark.parametrize("threads", [1, 2, None])
-def test_rmsprop_step_is_the_same_update(threads: int | None) -> None:
-    options: dict[str, Any] = {"lr": 0.1, "alpha": 0.9, "eps": 1e-8, "momentum": 0.9}
-    options["centered"] = True
-    p = np.asfortranarray(draw(300, 200))
-    q = p.copy(order="K")
-    state = {k: np.zeros_like(p) for k in ("square_avg", "momentum_buffer", "grad_avg")}
-    opt = RMSProp(q, **options)
-    for _ in range(3):
-        g = draw(300, 200)
-        rmsprop_step(p, g, **(state | options), threads=threads)
-        opt.step(g)
-    assert same_bits(p, q)
-    assert same_bits(state["square_avg"], opt.state["param"]["variance"])
+def test_observation_window_and_state_nbytes() -> None:
+    p = np.ones((10, 10), np.float32)
+    opt = RMSProp([p, np.ones(3)], alpha=0.9)
+    assert opt.observation_window == pytest.approx(10)
+    one = p.nbytes + 24
+    assert opt.state_nbytes == one
+    opt.param_groups[0].update(momentum=0.9, centered=True, ema_decay=0.9)
+    assert opt.state_nbytes == 4 * one
+    opt.accumulate([p.copy(), None])
+    assert opt.state_nbytes == 5 * one
+    opt.discard_accumulated()
+    opt = RMSProp([{"params": p}, {"params": np.ones(2), "alpha": 0.5}])
+    with pytest.raises(ValueError, match="differ in alpha"):
+        _ = opt.observation_window

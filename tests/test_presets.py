@@ -9,33 +9,22 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
-import warnings
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from fused_rmsprop import PRESETS, RMSProp, exchange
+from support import ROOT, TOLERANCE, Array, both_dtypes, needs, needs_torch
 
-Array = NDArray[Any]
 Rule = Callable[[Array, Array, dict[str, Any], Any], Any]
-
-TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
-both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
-# Keras asks torch's tensors for an array in a way that torch does not know yet.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
 
 
 def load_agreement() -> Any:
     """The script behind docs/presets.md, which has every combination of options."""
-    path = Path(__file__).parent.parent / "bench/python/agreement.py"
+    path = ROOT / "bench/python/agreement.py"
     spec = importlib.util.spec_from_file_location("agreement", path)
     assert spec is not None
     assert spec.loader is not None
@@ -48,18 +37,13 @@ def load_agreement() -> Any:
 agreement = load_agreement()
 
 
-def needs(library: Any) -> None:
-    """Skip the test unless a library is there; importing one can warn of what is not ours."""
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def needs_all_of(library: Any) -> None:
+    """Skip the test unless all that a library needs is there."""
     if any(importlib.util.find_spec(name) is None for name in library.needs):
         pytest.skip(f"{' and '.join(library.needs)} are not installed")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        # Of the other two a single file is read, as their imports need much that nobody uses here.
-        for name in {"torch", "keras", "tensorflow", "jax", "optax"} & set(library.needs):
-            pytest.importorskip(name)
+    # Of the other two a single file is read, as their imports need much that nobody uses here.
+    for name in {"torch", "keras", "tensorflow", "jax", "optax"} & set(library.needs):
+        needs(name)
 
 
 def every_case() -> Iterable[Any]:
@@ -69,13 +53,14 @@ def every_case() -> Iterable[Any]:
             yield pytest.param(library, case, id=f"{name}-{options}")
 
 
+@pytest.mark.slow
 @both_dtypes
 @pytest.mark.parametrize(("library", "case"), list(every_case()))
 def test_the_implementation_itself(library: Any, case: Any, dtype: str) -> None:
     # timm and Keras on torch multiply parameters with a float32 1 - lr * weight_decay, which is off
     # by up to 3e-8, to the same side at every step: hence the wider bound of their cases. Keras on
     # torch computes the factor of a clipped norm in float32, for float64 gradients too.
-    needs(library)
+    needs_all_of(library)
     bound = getattr(case, dtype)
     for kind in case.kinds:
         assert agreement.difference(library, case, kind, dtype) <= bound
@@ -247,7 +232,7 @@ OPTAX |= {name: name for name in ("eps", "centered", "nesterov", "bias_correctio
 )
 def test_defaults_are_the_implementations_own(name: str, path: str, names: dict[str, str]) -> None:
     library = agreement.LIBRARIES[name]
-    needs(library)
+    needs_all_of(library)
     if name in agreement.SINGLE_FILES:
         found = agreement.single_file(*agreement.SINGLE_FILES[name])
     else:
@@ -261,7 +246,7 @@ def test_defaults_are_the_implementations_own(name: str, path: str, names: dict[
 
 @pytest.mark.parametrize("name", ["timm", "stable_baselines3"])
 def test_their_state_can_be_exchanged_as_torchs(name: str) -> None:
-    needs(agreement.LIBRARIES[name])
+    needs_all_of(agreement.LIBRARIES[name])
     import torch
 
     module = agreement.single_file(*agreement.SINGLE_FILES[name])
@@ -294,8 +279,7 @@ def test_their_state_can_be_exchanged_as_torchs(name: str) -> None:
 
 def test_torchs_centered_variant_under_a_large_steady_gradient() -> None:
     """There ``square_avg - grad_avg**2`` cancels, and its root is NaN; ours has the variance."""
-    needs(agreement.LIBRARIES["torch"])
-    torch = pytest.importorskip("torch")
+    torch = needs_torch()
     rng = np.random.default_rng(0)
     grads = [np.asarray(1000 + 0.01 * rng.normal(size=1000), np.float32) for _ in range(600)]
     p, exact = np.zeros(1000, np.float32), np.zeros(1000, np.longdouble)
@@ -315,3 +299,22 @@ def test_torchs_centered_variant_under_a_large_steady_gradient() -> None:
     assert np.isnan(tensor.detach().numpy()).any()
     # Gradients that deviate by 0.01 from a mean that float32 has to 3e-5.
     np.testing.assert_allclose(p, exact.astype(np.float64), rtol=5e-3)
+
+
+def test_from_preset() -> None:
+    opt = RMSProp.from_preset("keras", np.ones(2), lr=0.5, momentum=0.9)
+    group = opt.param_groups[0]
+    assert {name: group[name] for name in PRESETS["keras"]} == {**PRESETS["keras"], "lr": 0.5}
+    assert group["momentum"] == 0.9
+    with pytest.raises(ValueError, match="no preset 'Kears'; is 'keras' meant. There are torch,"):
+        RMSProp.from_preset("Kears", np.ones(2))
+    with pytest.raises(TypeError, match=r"a str, not a ndarray: from_preset\(name, params\)"):
+        RMSProp.from_preset(np.ones(2), "keras")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has no option 'rho'; is alpha meant"):
+        RMSProp.from_preset("keras", np.ones(2), rho=0.9)
+    with pytest.raises(ValueError, match="'max_grad_norm': it belongs to the optimizer"):
+        RMSProp([{"params": np.ones(2), "max_grad_norm": 1.0}])
+    with pytest.raises(ValueError, match="has no option 'momentun'; is momentum meant"):
+        RMSProp([{"params": np.ones(2), "momentun": 1.0}])
+    for name in PRESETS:
+        RMSProp.from_preset(name, np.ones(2, np.float32)).step(np.ones(2, np.float32))

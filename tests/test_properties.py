@@ -8,12 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from numpy.typing import NDArray
 
 from fused_rmsprop import RMSProp
 from reference import same_bits
-
-Array = NDArray[Any]
+from support import Array, threaded
 
 dtypes = st.sampled_from([np.float32, np.float64])
 options = st.fixed_dictionaries(
@@ -47,8 +45,7 @@ def vectors(draw: st.DrawFn, count: int, max_size: int = 100) -> list[Array]:
 def stepped(params: Any, grads: list[Any], kwargs: dict[str, Any], n_threads: int) -> Any:
     """``params`` after one step for each of ``grads``, however small they are by ``n_threads``."""
     kwargs = kwargs | {"nesterov": kwargs["nesterov"] and kwargs["momentum"] > 0}
-    opt = RMSProp(params, **kwargs, threads=n_threads)
-    opt._stepper.serial_below_bytes = 0
+    opt = threaded(RMSProp(params, **kwargs, threads=n_threads))
     for grad in grads:
         opt.step(grad)
     return params

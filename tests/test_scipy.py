@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import doctest
-import subprocess
-import sys
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from fused_rmsprop import RMSProp
 from reference import rmsprop as reference_step
 from reference import same_bits
+from support import Array, check_docstrings, needs, run_python
 
-optimize = pytest.importorskip("scipy.optimize", reason="it is a method of SciPy's minimize")
+optimize = needs("scipy.optimize", reason="it is a method of SciPy's minimize")
 import fused_rmsprop.scipy  # noqa: E402  (imports SciPy)
 from fused_rmsprop.scipy import rmsprop  # noqa: E402
 
-Array = NDArray[Any]
 TARGET = np.array([1.0, -2.0, 0.5])
 SETTLING: dict[str, Any] = {"lr": lambda step: 0.1 * 0.98**step, "alpha": 0.9}
 
@@ -384,14 +380,11 @@ def test_as_the_local_method_of_basinhopping() -> None:
 
 
 def test_the_package_does_not_import_scipy() -> None:
-    code = (
+    run_python(
         "import sys, fused_rmsprop; assert 'scipy' not in sys.modules\n"
         "import fused_rmsprop.scipy, scipy; assert scipy is not fused_rmsprop.scipy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_examples_in_docstrings() -> None:
-    result = doctest.testmod(fused_rmsprop.scipy)
-    assert result.attempted > 0
-    assert result.failed == 0
+    check_docstrings(fused_rmsprop.scipy)

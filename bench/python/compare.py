@@ -4,7 +4,7 @@
     python bench/python/compare.py --threads 1 --cases sizes,lists
     python bench/python/compare.py --from-json compare.json --plots plots
 
-Every result is compared with the reference first (tests/reference.py): with == where a peer
+Every result is compared with the reference first (tests/support/reference.py): with == where a peer
 computes the same, else within its tolerance. Then all are timed in turn in one process, with the
 same number of CPUs. Prints medians and ratios; JSON has the quartiles, too. A full run takes about
 six minutes, and 6 GB of memory for 50 million elements; the first on a machine takes some minutes

@@ -25,7 +25,7 @@ import numpy as np
 from cases import Case, Problem
 from peers import ALPHA, BASELINE, EPS, LR, Arrays, Contestant, Peer, Step
 
-sys.path.append(str(Path(__file__).parents[2] / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests/support"))
 from reference import flushed_denormals, rmsprop
 
 CHECKED_STEPS = 3

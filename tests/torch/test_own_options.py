@@ -1,20 +1,16 @@
-"""What the drop-in has that torch's optimizer does not: the options of the NumPy class."""
+"""The options of the NumPy class, which torch's optimizer does not have."""
 
 from __future__ import annotations
 
 import copy
-import gc
 import pickle
-import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the tests of fused_rmsprop.torch need torch")
-
-import fused_rmsprop  # noqa: E402
-from fused_rmsprop.torch import RMSprop  # noqa: E402
+import fused_rmsprop
+from torch_support import RMSprop, params_of, torch
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -108,141 +104,6 @@ def test_nesterov_is_checked() -> None:
     opt.param_groups[0]["params"][0].grad = torch.ones(2, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="nesterov is the kernel's alone"):
         opt.step()
-
-
-def params_of(*values: Any) -> list[Any]:
-    """Parameters, each with a gradient like itself."""
-    params = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in values]
-    for p in params:
-        p.grad = p.detach().clone()
-    return params
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_clipping_is_torchs(dtype: Any) -> None:
-    """But for the 1e-6 that torch adds to the norm."""
-    params: list[list[Any]] = []
-    for ours in (True, False):
-        generator = torch.Generator().manual_seed(1)
-        tensors = [torch.randn(n, 7, dtype=dtype, generator=generator) for n in (40, 1, 300)]
-        params.append([t.requires_grad_() for t in tensors])
-        limits: Any = {"max_grad_norm": 1.5, "max_grad_value": 2.0} if ours else {}
-        opt = (RMSprop if ours else torch.optim.RMSprop)(params[-1], lr=0.01, **limits)
-        for _ in range(20):
-            for p in params[-1]:
-                p.grad = torch.randn(p.shape, dtype=dtype, generator=generator)
-            if not ours:
-                torch.nn.utils.clip_grad_value_(params[-1], 2.0)
-                norm = torch.nn.utils.clip_grad_norm_(params[-1], 1.5)
-            before = params[-1][0].grad.clone()
-            opt.step()
-            assert torch.equal(params[-1][0].grad, before)
-        if ours:
-            found = opt.grad_norm
-    assert found == pytest.approx(float(norm), rel=1e-5)
-    for p, q in zip(*params, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
-
-
-def test_a_nonfinite_gradient_is_skipped_or_raised() -> None:
-    p, q = params_of([1.0, 2.0], [[1.0, 2.0], [3.0, 4.0]])
-    opt = RMSprop([("weight", p), ("bias", q)], on_nonfinite="skip", ema_decay=0.9)
-    opt.step()
-    before = copy.deepcopy((p, q, opt.state_dict(), p._version, q._version))
-    q.grad[1, 0] = torch.nan
-    opt.step()
-    assert opt.skipped_steps == 1
-    opt.on_nonfinite = "raise"
-    with pytest.raises(FloatingPointError) as error:
-        opt.step()
-    assert str(error.value) == (
-        "the gradient of param_groups[0]['params'][1] (bias) has 1 NaN or infinite element, the "
-        "first at index (1, 0): nan; nothing has changed"
-    )
-    opt.grad_scale = torch.tensor(1e-300, dtype=torch.float64)
-    q.grad = torch.full_like(q, 1e200)
-    with pytest.raises(FloatingPointError, match="is finite, but overflows torch.float64"):
-        opt.step()
-    assert torch.equal(p, before[0])
-    assert torch.equal(q, before[1])
-    assert str(opt.state_dict()) == str(before[2])
-    assert (p._version, q._version) == before[3:]
-    assert opt.skipped_steps == 1
-    q.grad = torch.ones_like(q)
-    opt.step()
-    assert opt.state[q]["step"] == 2
-
-
-@pytest.mark.parametrize("on_nonfinite", ["skip", "raise"])
-def test_a_first_step_that_is_not_made_leaves_no_state(on_nonfinite: str) -> None:
-    p, q = params_of([1.0, torch.nan], [1.0])
-    opt = RMSprop([p, q], ema_decay=0.5, on_nonfinite=on_nonfinite)
-    try:
-        opt.step()
-    except FloatingPointError:
-        assert on_nonfinite == "raise"
-    assert not opt.state
-    with torch.no_grad():
-        q.fill_(100.0)
-    p.grad = torch.ones_like(p)
-    opt.step()
-    assert opt.state[q]["param_avg"].item() == (100.0 + q.item()) / 2
-
-
-def test_state_that_means_something_else_is_refused() -> None:
-    (p,) = params_of([1.0, 2.0])
-    theirs = torch.optim.RMSprop([p], momentum=0.9)
-    theirs.step()
-    state_dict = theirs.state_dict()
-    for own in ("bias_correction", "lr_in_momentum"):
-        opt = RMSprop([p], momentum=0.5, **{own: True})  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match=rf"into param_groups\[0\] has .* {own}=False"):
-            opt.load_state_dict(state_dict)
-        assert not opt.state
-        assert opt.param_groups[0]["momentum"] == 0.5
-        fresh = torch.optim.RMSprop([p], momentum=0.9).state_dict()  # it has made no step
-        opt.load_state_dict(fresh)
-        assert opt.param_groups[0][own] is True
-    opt = RMSprop([p], momentum=0.5, nesterov=True)
-    with pytest.raises(ValueError, match=r"into param_groups\[0\] has momentum=0"):
-        opt.load_state_dict(torch.optim.RMSprop([p]).state_dict())
-
-
-@pytest.mark.parametrize("own", ["bias_correction", "lr_in_momentum"])
-def test_what_state_means_cannot_be_changed_in_mid_training(own: str) -> None:
-    (p,) = params_of([1.0, 2.0])
-    opt = RMSprop([p], momentum=0.9)
-    opt.param_groups[0][own] = True  # before the first step it can
-    opt.step()
-    before = p.detach().clone()
-    opt.param_groups[0][own] = False
-    with pytest.raises(ValueError, match=rf"param_groups\[0\] has .* {own}=True"):
-        opt.step()
-    assert torch.equal(p, before)
-    opt.state.clear()
-    opt.step()
-
-
-def test_hooks_of_load_state_dict_come_last() -> None:
-    (p,) = params_of([1.0])
-    opt = RMSprop([p])
-    opt.register_load_state_dict_post_hook(lambda o: o.param_groups[0].update(ema_decay=0.5))
-    opt.load_state_dict(torch.optim.RMSprop([p]).state_dict())
-    assert opt.param_groups[0]["ema_decay"] == 0.5
-
-
-def test_limits_and_checks_are_of_unscaled_gradients() -> None:
-    results = []
-    for scale in (1.0, 1024.0):
-        (p,) = params_of([3.0, 4.0])
-        opt = RMSprop([p], max_grad_norm=1.0, max_grad_value=3.5, bias_correction=True)
-        p.grad *= scale
-        opt.grad_scale = torch.tensor(scale)
-        opt.found_inf = torch.tensor(0.0)
-        opt.step()
-        results.append((p.detach(), opt.grad_norm))
-    assert torch.equal(results[0][0], results[1][0])
-    assert results[0][1] == results[1][1] == np.sqrt(3.0**2 + 3.5**2)
 
 
 def test_averages_are_shown_and_hidden_again() -> None:
@@ -364,19 +225,6 @@ def test_wrong_numbers_in_groups_are_refused_by_name(wrong: Any) -> None:
         opt.step()
 
 
-@pytest.mark.parametrize("settings", [{"max_grad_norm": 1.0}, {"on_nonfinite": "raise"}])
-def test_limits_are_the_kernels_alone(settings: Any) -> None:
-    (p,) = params_of([1.0])
-    half = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
-    opt = RMSprop([p, half], **settings)
-    opt.step()  # only p has a gradient
-    half.grad = torch.ones_like(half)
-    before = p.detach().clone()
-    with pytest.raises(ValueError, match=f"{next(iter(settings))} is the kernel's alone"):
-        opt.step()
-    assert torch.equal(p, before)
-
-
 def test_the_refusal_says_which_parameter_and_why() -> None:
     p, q = params_of([1.0], [1.0])
     half = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
@@ -388,29 +236,3 @@ def test_the_refusal_says_which_parameter_and_why() -> None:
         RMSprop([q], eps=0, max_grad_value=1.0).step()
     with pytest.raises(ValueError, match="capturable is set"):
         RMSprop([q], capturable=True, on_nonfinite="skip").step()
-
-
-def test_a_cycle_through_a_parameter_is_collected() -> None:
-    def make() -> Any:
-        (p,) = params_of([1.0])
-        opt = RMSprop([p])
-        p.register_hook(lambda grad: grad * opt.param_groups[0]["lr"])
-        opt.step()
-        return weakref.ref(opt)
-
-    seen = make()
-    gc.collect()
-    assert seen() is None
-
-
-def test_nothing_keeps_an_optimizer_alive() -> None:
-    (p,) = params_of([1.0])
-    opt = RMSprop([p])
-    opt.step()
-    seen = weakref.ref(opt)
-    gc.disable()
-    try:
-        del opt
-        assert seen() is None
-    finally:
-        gc.enable()

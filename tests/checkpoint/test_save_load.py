@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from fused_rmsprop import RMSProp, checkpoint, schedules
 from reference import same_bits
+from support import Array
 
-Array = NDArray[Any]
 EVERYTHING: dict[str, Any] = {
     "lr": schedules.Join(
         [
@@ -38,13 +37,6 @@ EVERYTHING: dict[str, Any] = {
     "on_nonfinite": "skip",
     "flush_denormals": False,
 }  # fmt: skip
-
-
-@pytest.fixture(params=[".npz", ".safetensors"])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    if request.param == ".safetensors":
-        pytest.importorskip("safetensors")
-    return tmp_path / f"run{request.param}"
 
 
 def make_params(seed: int) -> dict[str, Any]:
@@ -242,6 +234,7 @@ def test_a_group_added_later(path: Path) -> None:
     assert list(other.state) == list(opt.state) == ["W", "b"]
 
 
+@pytest.mark.slow
 def test_saving_while_another_thread_steps(path: Path) -> None:
     p = np.zeros(50_000)
     opt = RMSProp(p, threads=1)
@@ -281,7 +274,7 @@ def test_other_files_are_refused(path: Path) -> None:
     whole = path.read_bytes()
     for damaged in (b"", b"nonsense", whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(damaged)
-        with pytest.raises(checkpoint.CheckpointError, match="run"):
+        with pytest.raises(checkpoint.CheckpointError, match="saved"):
             RMSProp.load(path, p)
     with pytest.raises(ValueError, match=r"\.npz"):
         opt.save(path.with_suffix(".pt"))

@@ -14,6 +14,7 @@ import pytest
 
 from fused_rmsprop import RMSProp
 from fused_rmsprop.schedules import Constant, ReduceOnPlateau
+from support import needs_torch
 
 
 class Groups:
@@ -41,7 +42,7 @@ def metrics(seed: int) -> list[float]:
 @pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_decisions_are_torchs(mode: str, threshold_mode: str, seed: int) -> None:
-    torch = pytest.importorskip("torch", reason="an optional peer; pip install '.[bench]'")
+    torch = needs_torch()
     for patience, cooldown, threshold, min_lr in itertools.product(
         (0, 2, 10), (0, 3), (0.0, 1e-4, 0.1), (0.0, [0.01, 1e-3])
     ):

@@ -1,6 +1,6 @@
 """Two processes train alike under DistributedDataParallel and ZeroRedundancyOptimizer.
 
-Run by test_torch.py: python torch_distributed.py FILE, where FILE is for the processes to meet.
+Run by test_training.py: python distributed.py FILE, where FILE is for the processes to meet.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the drop-in reads tensors: whatever has become of them since the last step."""
+"""How the drop-in reads tensors that have changed since the last step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the tests of fused_rmsprop.torch need torch")
-
-from test_torch import assert_close, set_grads, some_params  # noqa: E402
-
-import fused_rmsprop.torch as door  # noqa: E402
-from fused_rmsprop.torch import RMSprop  # noqa: E402
-
-TorchRMSprop = torch.optim.RMSprop
+from torch_support import RMSprop, TorchRMSprop, assert_close, set_grads, some_params, torch
 
 
 def test_a_gradient_that_is_to_be_negated() -> None:
@@ -46,7 +39,7 @@ def test_a_gradient_in_the_memory_of_the_parameter(shift: int) -> None:
 
 @pytest.mark.parametrize("c_functions", [True, False])
 def test_autograd_notices_the_change(c_functions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "_C_FUNCTIONS", c_functions)
+    monkeypatch.setattr("fused_rmsprop.torch._C_FUNCTIONS", c_functions)
     p, unused = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
     loss = (p**2).sum()
     loss.backward(retain_graph=True)
@@ -107,7 +100,7 @@ def test_without_torchs_c_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a torch goes through that lacks one of them."""
     values = []
     for c_functions in (True, False):
-        monkeypatch.setattr(door, "_C_FUNCTIONS", c_functions)
+        monkeypatch.setattr("fused_rmsprop.torch._C_FUNCTIONS", c_functions)
         params = some_params(torch.float32)
         opt = RMSprop(params, centered=True)
         for step in range(3):

@@ -1,0 +1,99 @@
+"""Helpers that several test files share."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fused_rmsprop import RMSProp
+
+Array = NDArray[Any]
+ROOT = Path(__file__).parents[2]
+TOLERANCE = {"float32": 1e-6, "float64": 1e-12}  # where rounding differs from a framework's
+both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+_rng = np.random.default_rng(11)
+
+
+def restart_draws() -> None:
+    """Let `draw` begin anew, so that no test depends on the tests before it."""
+    global _rng
+    _rng = np.random.default_rng(11)
+
+
+def draw(*shape: int, dtype: type[Any] = np.float32) -> Array:
+    """Normally distributed values."""
+    return np.asarray(_rng.standard_normal(shape), dtype)
+
+
+def read_only(array: Array) -> Array:
+    """A copy that cannot be written to."""
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def halved(step: int) -> float:
+    """A learning rate as a function of the step."""
+    return 0.1 * 0.5**step
+
+
+def values(schedule: Callable[[int], float], steps: int) -> NDArray[np.float64]:
+    """The values of a schedule at its first steps."""
+    return np.array([schedule(step) for step in range(steps)])
+
+
+def threaded(opt: RMSProp) -> RMSProp:
+    """The optimizer, which now splits even the smallest step among its threads."""
+    opt._stepper.serial_below_bytes = 0
+    return opt
+
+
+def run_python(
+    code: str, *args: object, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter; with `check`, fail the test if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0 or not check, done.stderr
+    return done
+
+
+def check_docstrings(module: ModuleType) -> None:
+    """Run the examples in the docstrings of a module."""
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def needs(name: str, reason: str | None = None) -> Any:
+    """An optional module; without it, the test or the whole file is skipped."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with warnings.catch_warnings():  # frameworks warn about each other's coming releases
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        return pytest.importorskip(name, reason=reason or f"needs {name}")
+
+
+def needs_torch() -> Any:
+    """The module torch; without it, the test or the whole file is skipped."""
+    needs("torch.optim", reason="needs torch")  # the folder tests/torch has no such module
+    return needs("torch")
