@@ -1,4 +1,4 @@
-"""A network whose gradients HIPS autograd derives; the parameters are trained where they lie."""
+"""Train a network in place with gradients from HIPS autograd."""
 
 from itertools import pairwise
 
@@ -10,14 +10,14 @@ from fused_rmsprop import RMSProp
 
 
 def forward(params, x):
-    """The logits: layers of tanh, the last one linear."""
+    """Return the logits: tanh layers, then a linear one."""
     for layer in params[:-1]:
         x = np.tanh(x @ layer["W"] + layer["b"])
     return x @ params[-1]["W"] + params[-1]["b"]
 
 
 def cross_entropy(params, x, one_hot):
-    """The mean over a batch; autograd reads it, so it uses autograd's NumPy."""
+    """Return the mean over a batch, computed with autograd's NumPy."""
     logits = forward(params, x)
     top = np.max(logits, axis=1, keepdims=True)
     log_sum = top + np.log(np.sum(np.exp(logits - top), axis=1, keepdims=True))
@@ -25,7 +25,7 @@ def cross_entropy(params, x, one_hot):
 
 
 def main(epochs=15, seed=0):
-    """Train on four fifths of scikit-learn's digits; return the accuracy on the rest."""
+    """Train on four fifths of scikit-learn's digits and return the accuracy on the rest."""
     rng = np.random.default_rng(seed)
     images, labels = load_digits(return_X_y=True)
     order = rng.permutation(len(labels))
@@ -38,7 +38,7 @@ def main(epochs=15, seed=0):
         for n, m in pairwise(sizes)
     ]
     opt = RMSProp(params, alpha=0.9)
-    loss_and_grads = value_and_grad(cross_entropy)  # gradients come in the structure of params
+    loss_and_grads = value_and_grad(cross_entropy)  # gradients have the structure of params
     for epoch in range(epochs):
         opt.lr = 2e-3 * (1 - epoch / epochs)
         for batch in np.split(rng.permutation(1440), 45):

@@ -1,4 +1,4 @@
-"""Handwritten digits with nothing but NumPy: a small network and its gradients, by hand."""
+"""Classify handwritten digits in pure NumPy, with handwritten gradients."""
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -7,27 +7,27 @@ from fused_rmsprop import RMSProp
 
 
 def loss_and_grads(params, x, y):
-    """The mean cross-entropy of one hidden layer of ReLUs, and its gradients."""
+    """Return the mean cross-entropy of a network with one ReLU layer, and its gradients."""
     hidden = np.maximum(x @ params["W1"] + params["b1"], 0)
     logits = hidden @ params["W2"] + params["b2"]
     logits -= logits.max(axis=1, keepdims=True)
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     loss = -np.log(p[np.arange(len(y)), y]).mean()
 
-    p[np.arange(len(y)), y] -= 1  # now p is the gradient of the sum over the logits
+    p[np.arange(len(y)), y] -= 1  # p becomes the gradient of the summed loss by the logits
     p /= len(y)
     below = (p @ params["W2"].T) * (hidden > 0)
     return loss, {"W1": x.T @ below, "b1": below.sum(0), "W2": hidden.T @ p, "b2": p.sum(0)}
 
 
 def accuracy(params, x, y):
-    """The share of images that the network recognises."""
+    """Return the share of correctly classified images."""
     hidden = np.maximum(x @ params["W1"] + params["b1"], 0)
     return float(((hidden @ params["W2"] + params["b2"]).argmax(axis=1) == y).mean())
 
 
 def main(epochs=20, seed=0):
-    """Train on four fifths of scikit-learn's digits; return the accuracy on the rest."""
+    """Train on four fifths of scikit-learn's digits and return the accuracy on the rest."""
     rng = np.random.default_rng(seed)
     images, labels = load_digits(return_X_y=True)
     order = rng.permutation(len(labels))

@@ -1,18 +1,18 @@
-"""REINFORCE on the cart-pole, in NumPy alone: dynamics, policy and its gradient are all here.
+"""REINFORCE on the cart-pole in pure NumPy: dynamics, policy and policy gradient.
 
-The pole's equations are those of Barto, Sutton and Anderson (IEEE Trans. SMC 13, 1983), the
-policy gradient that of Williams (Machine Learning 8, 1992).
+Dynamics: Barto, Sutton and Anderson (IEEE Trans. SMC 13, 1983). Policy gradient: Williams
+(Machine Learning 8, 1992).
 """
 
 import numpy as np
 
 from fused_rmsprop import RMSProp
 
-LIMIT = 200  # steps after which an episode counts as solved
+LIMIT = 200  # the maximum length of an episode
 
 
 def push(state, right):
-    """The states of many carts 20 ms later, each pushed to the right or the left with 10 N."""
+    """Push many carts to the right or left with 10 N and return their states after 20 ms."""
     _, speed, angle, spin = state.T
     force = np.where(right, 10.0, -10.0)
     sin, cos = np.sin(angle), np.cos(angle)
@@ -23,13 +23,13 @@ def push(state, right):
 
 
 def policy(params, states):
-    """The probability of pushing to the right, and the hidden layer."""
+    """Return the probability of pushing to the right, and the hidden layer."""
     hidden = np.tanh(states @ params["W"] + params["b"])
     return 1 / (1 + np.exp(-(hidden @ params["out"]))), hidden
 
 
 def play(params, rng, episodes):
-    """Play all episodes side by side: states, actions, and which of them still ran at each step."""
+    """Play episodes in parallel; return states, actions and a mask of running episodes."""
     state = rng.uniform(-0.05, 0.05, (episodes, 4))
     running = np.ones(episodes, bool)
     states, actions, alive = [], [], []
@@ -44,11 +44,11 @@ def play(params, rng, episodes):
 
 
 def gradients(params, states, actions, alive):
-    """The gradients of the expected length, estimated from what was played."""
+    """Estimate the gradients of the expected episode length."""
     returns = np.zeros(alive.shape)
     ahead = np.zeros(alive.shape[1])
     for t in reversed(range(len(alive))):
-        returns[t] = ahead = alive[t] + 0.99 * ahead  # a reward of one for each step
+        returns[t] = ahead = alive[t] + 0.99 * ahead  # the reward is 1 per step
     baseline = (returns * alive).sum(1, keepdims=True) / alive.sum(1, keepdims=True)
     advantage = (returns - baseline)[alive] / (returns[alive].std() + 1e-8)
 
@@ -59,7 +59,7 @@ def gradients(params, states, actions, alive):
 
 
 def main(updates=60, episodes=32, seed=0):
-    """Train the policy; return how many steps of 200 its pole stays up, on average."""
+    """Train the policy and return the mean number of steps (at most 200) the pole stays up."""
     rng = np.random.default_rng(seed)
     params = {"W": rng.standard_normal((4, 16)), "b": np.zeros(16), "out": np.zeros(16)}
     opt = RMSProp(params, lr=0.02, alpha=0.9, maximize=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fused_rmsprop import RMSProp, schedules
-from fused_rmsprop.param_group import ParamGroup
+from fused_rmsprop.groups.group import Group
 from reference import same_bits
 from support import draw, run_python
 
@@ -105,14 +105,14 @@ def test_use_ema_undoes_what_an_interrupt_left_half_done(monkeypatch: pytest.Mon
     opt = RMSProp([{"params": a}, {"params": b}], ema_decay=0.5)
     opt.step([draw(3), draw(3)])
     before = [a.copy(), b.copy()]
-    whole = ParamGroup.showing_averages
+    whole = Group.showing_averages
 
-    def interrupted(group: ParamGroup) -> Any:
-        if group is opt.param_groups[1]:
+    def interrupted(group: Group) -> Any:
+        if group.name == "1":
             raise KeyboardInterrupt
         return whole(group)
 
-    monkeypatch.setattr(ParamGroup, "showing_averages", interrupted)
+    monkeypatch.setattr(Group, "showing_averages", interrupted)
     with pytest.raises(KeyboardInterrupt):
         opt.use_ema().__enter__()
     assert [a.tobytes(), b.tobytes()] == [array.tobytes() for array in before]

@@ -247,10 +247,9 @@ def test_one_optimizer_in_two_threads_is_refused() -> None:
 def test_changes_during_a_step_are_refused(change: Callable[[RMSProp], None]) -> None:
     opt = RMSProp(np.ones(4))
     before, groups = repr(opt), len(opt.param_groups)
-    opt._stepper.acquire()  # as a step in another thread does
-    with pytest.raises(RuntimeError, match="in the middle of a step, or of a change"):
+    refused = pytest.raises(RuntimeError, match="in the middle of a step, or of a change")
+    with opt._stepper.claim(), refused:  # as a step in another thread does
         change(opt)
-    opt._stepper.release()
     assert (repr(opt), len(opt.param_groups)) == (before, groups)
     opt.step(np.ones(4))
     change(opt)

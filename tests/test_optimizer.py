@@ -210,7 +210,7 @@ def test_repr() -> None:
     opt.max_grad_norm = 1
     assert repr(opt) == (
         "RMSProp(lr=0.5, alpha=0.99, eps=1e-08, momentum=0.9, centered=True; "
-        "2 arrays of 1,550 in all; flush_denormals=True, max_grad_norm=1.0, threads=None)"
+        "2 arrays of 1,550 in all; max_grad_norm=1.0, flush_denormals=True, threads=None)"
     )
     opt.add_param_group({"params": np.ones(3), "name": "head"})
     assert "\n  'head': lr=0.5" in repr(opt)

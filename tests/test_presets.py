@@ -308,7 +308,7 @@ def test_from_preset() -> None:
     assert group["momentum"] == 0.9
     with pytest.raises(ValueError, match="no preset 'Kears'; is 'keras' meant. There are torch,"):
         RMSProp.from_preset("Kears", np.ones(2))
-    with pytest.raises(TypeError, match=r"a str, not a ndarray: from_preset\(name, params\)"):
+    with pytest.raises(TypeError, match=r"a str, got a ndarray: call from_preset\(name, params\)"):
         RMSProp.from_preset(np.ones(2), "keras")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has no option 'rho'; is alpha meant"):
         RMSProp.from_preset("keras", np.ones(2), rho=0.9)

@@ -1,16 +1,15 @@
-"""Checks the machine code of the kernels: vectorised, and nothing wide outside of them.
+"""Check that the kernels are vectorised and that no other code is for wider instruction sets.
 
     python tools/check_machine_code.py                      # the installed module
     python tools/check_machine_code.py build/release/cpp/libfused_rmsprop.a
 
-For every instruction set, counts the loops (functions) that take square roots of full-width
-vectors: each variant of the formula must be one, for float32 and for float64. So must the sums of
-squares be vectors, of doubles. Then looks for code
-of wider sets outside of their kernels: in a weak symbol, which the linker may have kept in place of
-another library's copy, or in a static initialiser, it would crash an older processor.
+For every instruction set, it counts the loops (functions) that take square roots of full-width
+vectors: one for each variant of the formula, in float32 and in float64. The sums of squares must
+use full-width vectors of doubles. AVX code outside its kernels would crash an older processor: in a
+static initialiser, or in a weak symbol that the linker keeps instead of another library's copy.
 
-Needs objdump and nm (binutils; the environment variables OBJDUMP and NM name others, for another
-architecture's files) and a file whose symbols are not stripped.
+Needs objdump and nm from binutils, and a file with symbols. The environment variables OBJDUMP and
+NM select other programs, for files of another architecture.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from collections import Counter
 # Momentum (none, classical, nesterov) x weight decay (none, coupled, decoupled) x centered or not
 # x eps inside the root or outside.
 VARIANTS = 36
-REFINED = {("avx512", "float32"): 18}  # those not centered, once more without the division
-FULL_WIDTH = {  # by instruction set and dtype: the square root of a whole vector
+REFINED = {("avx512", "float32"): 18}  # additional variants without division, not centered
+FULL_WIDTH = {  # by instruction set and dtype: square roots of full-width vectors
     "sse2": {"float32": r"^sqrtps\s.*%xmm\d+$", "float64": r"^sqrtpd\s.*%xmm\d+$"},
     "avx2": {"float32": r"^vsqrtps\s.*%ymm\d+$", "float64": r"^vsqrtpd\s.*%ymm\d+$"},
     "avx512": {"float32": r"^vsqrtps\s.*%zmm\d+$", "float64": r"^vsqrtpd\s.*%zmm\d+$"},
     "neon": {"float32": r"^fsqrt\s+v\d+\.4s", "float64": r"^fsqrt\s+v\d+\.2d"},
 }
-NORM = {  # by instruction set: the product of whole vectors of doubles, in sums of squares
+NORM = {  # by instruction set: products of full-width vectors of doubles, in sums of squares
     "sse2": r"^mulpd\s.*%xmm\d+$",
     "avx2": r"^vmulpd\s.*%ymm\d+$",
     "avx512": r"^vmulpd\s.*%zmm\d+$",
@@ -45,12 +44,12 @@ NOT_AVX = re.compile(r"^(verr|verw|vm[a-z]+)$")
 
 
 def output(*command: str) -> str:
-    """What a command prints."""
+    """Run a command and return its output."""
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def functions(path: str) -> dict[str, list[str]]:
-    """The instructions of every function by its mangled name."""
+    """Return the instructions of every function by its mangled name."""
     found: dict[str, list[str]] = {}
     body: list[str] = []
     for line in output(
@@ -64,7 +63,7 @@ def functions(path: str) -> dict[str, list[str]]:
 
 
 def count_vectorised(code: dict[str, list[str]]) -> Counter[tuple[str, str]]:
-    """How many functions of each set take full-width square roots, by set and dtype."""
+    """Count the functions with full-width square roots, by instruction set and dtype."""
     counts: Counter[tuple[str, str]] = Counter()
     for name, body in code.items():
         for isa, patterns in FULL_WIDTH.items():
@@ -77,7 +76,7 @@ def count_vectorised(code: dict[str, list[str]]) -> Counter[tuple[str, str]]:
 
 
 def scalar_norms(code: dict[str, list[str]]) -> list[str]:
-    """The loops that sum squares (one for each dtype) without full-width vectors."""
+    """Return the loops (one for each dtype) that sum squares without full-width vectors."""
     return [
         name
         for name, body in code.items()
@@ -88,7 +87,7 @@ def scalar_norms(code: dict[str, list[str]]) -> list[str]:
 
 
 def stray_wide_code(code: dict[str, list[str]]) -> list[str]:
-    """Functions outside of the AVX kernels that have AVX instructions."""
+    """Return functions with AVX instructions outside the AVX kernels."""
     stray = []
     for name, body in code.items():
         if KERNEL.search(name):
@@ -101,7 +100,7 @@ def stray_wide_code(code: dict[str, list[str]]) -> list[str]:
 
 
 def weak_kernels(path: str) -> list[str]:
-    """Kernels of wider sets that are weak symbols."""
+    """Return AVX kernels that are weak symbols."""
     weak = []
     for line in output(os.environ.get("NM", "nm"), path).splitlines():
         fields = line.split()
@@ -111,11 +110,11 @@ def weak_kernels(path: str) -> list[str]:
 
 
 def main(path: str) -> int:
-    """Check one file; returns the exit status."""
+    """Check one file and return the exit status."""
     code = functions(path)
     counts = count_vectorised(code)
     if not counts:
-        print(f"{path}: no kernels found; are its symbols stripped?")
+        print(f"{path}: no kernels found; are the symbols stripped?")
         return 1
     failed = False
     for (isa, dtype), count in sorted(counts.items()):
@@ -131,10 +130,10 @@ def main(path: str) -> int:
     print("".join(f"  {name}\n" for name in scalar), end="")
     failed |= bool(scalar) or not any("11add_squares" in name for name in code)
     if any(isa == "neon" for isa, _ in counts):
-        return int(failed)  # the baseline of aarch64: there is nothing wider to stray
+        return int(failed)  # NEON is the baseline of aarch64; there is no wider set
     failed |= {isa for isa, _ in counts} != {"sse2", "avx2", "avx512"}
     for what, found in (
-        ("functions with AVX code outside of the AVX kernels", stray_wide_code(code)),
+        ("functions with AVX code outside the AVX kernels", stray_wide_code(code)),
         ("weak AVX kernels", weak_kernels(path)),
     ):
         print(f"{what}: {len(found)}")

@@ -16,8 +16,8 @@
 
 #include "yardsticks.hpp"
 
-#include "parallel.hpp"
 #include "reference.hpp"
+#include "team.hpp"
 
 #include <atomic>
 #include <set>
@@ -92,29 +92,24 @@ void count(benchmark::State &state, std::size_t elements, std::size_t bytes_per_
     state.SetBytesProcessed(total * static_cast<std::int64_t>(bytes_per_element));
 }
 
-/// One step; returns what was done to the gradients.
+GradientTransform transform_of(const Case &what) {
+    if (!what.clipped)
+        return {};
+    return {.grad_scale = 0.5, .max_grad_norm = 1, .on_nonfinite = OnNonfinite::skip};
+}
+
 template <typename T>
-Gradients make_step(Arena<T> &arena, const Case &what, const Execution &execution) {
-    const Tensor tensor(arena.state.arrays(arena.grad), what.options);
-    const std::span tensors(&tensor, 1);
-    Gradients gradients;
-    if (what.clipped) {
-        gradients.grad_scale = 0.5;
-        const GradNorm found = grad_norm(tensors, gradients, execution);
-        if (found.nonfinite != GradNorm::none)
-            return gradients;
-        gradients.clip_factor = clip_factor(found.norm, 1);
-    }
-    step(tensors, execution, gradients);
-    return gradients;
+StepResult make_step(Arena<T> &arena, const Case &what, const Execution &execution) {
+    return step(arena.state.arrays(arena.grad), what.options, execution, transform_of(what));
 }
 
 template <typename T>
 bool agrees_with_reference(Arena<T> &arena, const Case &what, const Execution &execution) {
     auto expected = arena.state;
     for (int i = 0; i < 2; ++i) {
-        const Gradients gradients = make_step(arena, what, execution);
-        reference::step<T>(expected, arena.grad, what.options, gradients);
+        const double norm = make_step(arena, what, execution).grad_norm.value_or(0);
+        reference::step<T>(expected, arena.grad, what.options, transform_of(what),
+                           norm > 1 ? 1 / norm : 1);
     }
     return reference::same_bits(arena.state, expected);
 }

@@ -2,7 +2,7 @@
 
 #include "yardsticks.hpp"
 
-#include "target_regions.hpp"
+#include "kernels/target_regions.hpp"
 
 using namespace fused_rmsprop;
 

@@ -7,12 +7,12 @@
 
 #include <fused_rmsprop/instruction_sets.hpp>
 
-#include "kernels.hpp"
+#include "kernels/kernels.hpp"
 
 /// Reads and writes the arrays that a step does, with additions and multiplications only. Arrays
 /// that are null are left out.
 template <typename T>
-using Streams = void (*)(const fused_rmsprop::kernels::Arrays<T> &, std::size_t size);
+using Streams = void (*)(const fused_rmsprop::kernels::Pointers<T> &, std::size_t size);
 
 template <typename T>
 Streams<T> streams_for(fused_rmsprop::InstructionSet set, bool momentum, bool centered);

@@ -1,6 +1,6 @@
 // The yardsticks' loops. yardsticks.cpp includes this file once per instruction set, as
-// cpp/src/kernels.cpp does update.inl; everything here has internal linkage for the reason given
-// there.
+// cpp/src/kernels/kernels.cpp does update.inl; everything here has internal linkage for the reason
+// given there.
 
 namespace {
 
@@ -8,7 +8,7 @@ inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline double square_root(double x) { return __builtin_sqrt(x); }
 
 template <typename T, bool Momentum, bool Centered>
-void streams(const kernels::Arrays<T> &arrays, std::size_t size) {
+void streams(const kernels::Pointers<T> &arrays, std::size_t size) {
     T *__restrict const param = arrays.param;
     const T *__restrict const grad = arrays.grad;
     T *__restrict const square_avg = arrays.square_avg;

@@ -1,15 +1,14 @@
-"""How closely the presets reproduce the implementations that they are named after.
+"""Measure how closely each preset reproduces the implementation that it is named after.
 
     python bench/python/agreement.py                          # all that are installed
     python bench/python/agreement.py torch optax
     KERAS_BACKEND=jax python bench/python/agreement.py keras  # or tensorflow; torch by default
 
-Each trains 200 steps on given gradients, with a learning rate that changes at every step, once for
-every combination of its own options. A row has the largest difference of a parameter from
-``RMSProp.from_preset``'s, over the largest parameter: a parameter that crosses zero has few digits
-that mean anything, so that differences are no shares of the elements themselves. The DQN and A3C
-presets are compared with the formulas of their authors in NumPy. tests/test_presets.py holds every
-run to the bounds of its case.
+Each implementation trains 200 steps on given gradients with a varying learning rate, once for every
+combination of its options. A row has the largest difference between its parameters and those of
+``RMSProp.from_preset``, relative to the largest parameter. Elementwise relative differences would
+be meaningless for parameters that cross zero. The DQN and A3C presets are compared with their
+authors' formulas in NumPy. tests/test_presets.py checks every run against the bounds of its case.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 
 
 class Problem(NamedTuple):
-    """What both sides are given."""
+    """The input of both sides."""
 
     params: list[Array]
     grads: list[list[Array]]
@@ -48,16 +47,16 @@ class Problem(NamedTuple):
 
     @property
     def dtype(self) -> str:
-        """Of all arrays."""
+        """The dtype of all arrays."""
         return str(self.params[0].dtype)
 
 
 class Case(NamedTuple):
-    """A combination of options as they call them, and in our terms."""
+    """A combination of options, under their names and under ours."""
 
     theirs: dict[str, Any]
     ours: dict[str, Any]
-    #: What is special about it, for a row of its own, and the bounds that it needs.
+    #: A special case has a note, a row of its own in the table, and bounds.
     note: str = ""
     float32: float = TOLERANCE["float32"]
     float64: float = TOLERANCE["float64"]
@@ -66,7 +65,7 @@ class Case(NamedTuple):
 
 
 class Library(NamedTuple):
-    """An implementation: what it needs, the combinations, and how it trains."""
+    """An implementation: required packages, cases and training function."""
 
     preset: str
     needs: tuple[str, ...]
@@ -75,7 +74,7 @@ class Library(NamedTuple):
 
 
 def problem(kind: str, dtype: str, lr: float) -> Problem:
-    """Normal gradients; "mixed": on scales from 1/1000 to 1000, one for each element."""
+    """Make normal gradients; "mixed" scales each element by a factor from 1/1000 to 1000."""
     rng = np.random.default_rng(len(kind))
     params = [rng.normal(size=shape) for shape in SHAPES]
     scales = [10.0 ** rng.uniform(-3, 3, size=shape) for shape in SHAPES]
@@ -92,7 +91,7 @@ def problem(kind: str, dtype: str, lr: float) -> Problem:
 
 
 def difference(library: Library, case: Case, kind: str, dtype: str) -> float:
-    """The largest difference of a parameter over the largest parameter."""
+    """Return the largest difference of a parameter, relative to the largest parameter."""
     given = problem(kind, dtype, {"lr": 0.01, **PRESETS[library.preset]}["lr"])
     theirs = library.train(given, **case.theirs)
     ours = [p.copy() for p in given.params]
@@ -105,13 +104,13 @@ def difference(library: Library, case: Case, kind: str, dtype: str) -> float:
 
 
 def on_off(**options: Any) -> Iterator[dict[str, Any]]:
-    """Every combination of options, each at the value given or left out."""
+    """Yield every combination of options, each with the given value or left out."""
     for chosen in itertools.product((False, True), repeat=len(options)):
         yield {k: v for (k, v), on in zip(options.items(), chosen, strict=True) if on}
 
 
 def single_file(package: str, folder: str, module: str) -> Any:
-    """A module of a package without the rest of it, whose requirements are then not needed."""
+    """Import one module of a package without the package and its requirements."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(f"{package} is not installed")
@@ -121,14 +120,14 @@ def single_file(package: str, folder: str, module: str) -> Any:
     return importlib.import_module(f"{parent.__name__}.{module}")
 
 
-#: Two classes that need nothing but torch and the files beside their own.
+#: Modules that need only torch and the files in their folder.
 SINGLE_FILES = {
     "timm": ("timm", "optim", "rmsprop_tf"),
     "stable_baselines3": ("stable_baselines3", "common/sb2_compat", "rmsprop_tf_like"),
 }
 
 
-# torch and those written like it.
+# torch and optimizers written like it.
 
 
 def _torch_cases() -> Iterator[Case]:
@@ -183,7 +182,7 @@ def _keras_cases() -> Iterator[Case]:
             yield Case(options, options, "decoupled weight decay", float32=3e-6)
         else:
             yield Case(options, options)
-    # On torch the factor passes through float32.
+    # With the torch backend the clipping factor is rounded to float32.
     clipped = {"global_clipnorm": 5.0}, {"max_grad_norm": 5.0}
     yield Case(*clipped, "global_clipnorm", float64=1e-9)
     yield Case({"clipvalue": 0.5}, {"max_grad_value": 0.5})
@@ -193,7 +192,7 @@ def _train_keras(given: Problem, **options: Any) -> list[Array]:
     import keras
 
     floatx = keras.config.floatx()
-    keras.config.set_floatx(given.dtype)  # the dtype of its variable for the learning rate
+    keras.config.set_floatx(given.dtype)  # the dtype of the learning rate
     if keras.config.backend() == "jax":
         import jax
 
@@ -220,7 +219,7 @@ def _train_tensorflow1(
 ) -> list[Array]:
     import tensorflow as tf
 
-    def scalar(value: float) -> Any:  # a Python float would become a float32 on its way
+    def scalar(value: float) -> Any:  # a Python float would be rounded to float32
         return tf.constant(value, given.dtype)
 
     variables = [tf.Variable(p) for p in given.params]
@@ -246,7 +245,7 @@ def _optax_cases() -> Iterator[Case]:
         initial_scale=1.0,
         bias_correction=True,
     ):
-        # Pairs that mean nothing, or not the same; more than three at once only take time.
+        # Skip invalid and incompatible pairs, and more than three options to save time.
         corrected = "bias_correction" in options
         if ("nesterov" in options and "momentum" not in options) or len(options) > 3:
             continue
@@ -255,7 +254,7 @@ def _optax_cases() -> Iterator[Case]:
         names = {"eps_in_sqrt": "eps_inside_sqrt", "initial_scale": "initial_square_avg"}
         ours = {names.get(name, name): value for name, value in options.items()}
         if corrected and "centered" in options:
-            # The first variance is 0; optax's is the noise of rounding, which this eps drowns.
+            # The first variance is 0, but rounding noise in optax; this eps dominates it.
             yield Case({**options, "eps": 1.0}, {**ours, "eps": 1.0}, kinds=("normal",))
         else:
             yield Case(options, ours)
@@ -288,7 +287,7 @@ def _train_optax(given: Problem, weight_decay: float = 0.0, **options: Any) -> l
         jax.config.update("jax_enable_x64", before)
 
 
-# Formulas of papers, computed in the order in which their authors wrote them.
+# Formulas from papers, evaluated in the order in which they are printed.
 
 
 def _dqn_cases() -> Iterator[Case]:
@@ -297,7 +296,7 @@ def _dqn_cases() -> Iterator[Case]:
 
 
 def _train_dqn(given: Problem, weight_decay: float = 0.0) -> list[Array]:
-    """The ascent of NeuralQLearner.lua, along minus the gradient."""
+    """Ascend as NeuralQLearner.lua does, along the negative gradient."""
     number = np.dtype(given.dtype).type
     params = [p.copy() for p in given.params]
     means, squares = ([np.zeros_like(p) for p in params] for _ in range(2))
@@ -316,7 +315,7 @@ def _a3c_cases() -> Iterator[Case]:
 
 
 def _train_a3c(given: Problem) -> list[Array]:
-    """The paper's equations for one thread, with the epsilon that its authors named later."""
+    """Follow the paper's equations for one thread, with the epsilon published later."""
     number = np.dtype(given.dtype).type
     params = [p.copy() for p in given.params]
     squares = [np.zeros_like(p) for p in params]
@@ -345,13 +344,13 @@ LIBRARIES = {
 
 
 def version(package: str) -> str:
-    """The version of a package, whose distribution may have another name."""
+    """Return the version of a package, whose distribution may have another name."""
     names = importlib.metadata.packages_distributions().get(package, [package])
     return importlib.metadata.version(names[0])
 
 
 def rows(name: str) -> Iterator[str]:
-    """Lines of the table for one implementation."""
+    """Yield the rows of the table for one implementation."""
     library = LIBRARIES[name]
     title = " ".join([name, *(version(package) for package in library.needs[:1])])
     if name == "keras":
@@ -370,7 +369,7 @@ def rows(name: str) -> Iterator[str]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("names", nargs="*", help=f"some of {', '.join(LIBRARIES)}")
+    parser.add_argument("names", nargs="*", help=f"any of {', '.join(LIBRARIES)}; default: all")
     names = parser.parse_args().names or list(LIBRARIES)
     os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

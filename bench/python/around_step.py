@@ -1,13 +1,13 @@
-"""A step with all that a training loop does around it, beside the same work in torch.
+"""Time a step with gradient scaling, clipping and averaging, beside the same work in torch.
 
     python bench/python/around_step.py --json around_step.json
 
-Gradients are scaled, found finite and clipped by their global norm; weight decay, momentum, and a
-running average of the parameters follow. Here that is one `RMSProp.step`; in torch it is a
-multiplication of all gradients, `clip_grad_norm_`, whose norm tells whether they are finite,
-`RMSprop.step` and two foreach operations for the average, all as fast as torch has them. Both are
-compared with each other after three steps, then timed in turn. Bytes are those that the arithmetic
-needs, each array read and written once, and the gradients read once more for the norm.
+Gradients are scaled, checked for finiteness and clipped by their global norm; then come weight
+decay, momentum and a running average of the parameters. Here all of it is one `RMSProp.step`. In
+torch it is a multiplication of all gradients, `clip_grad_norm_` (whose norm shows non-finite
+gradients), `RMSprop.step` and two foreach operations for the average, in their fastest forms. The
+results are compared after three steps, then both are timed in turn. GB/s counts each array once per
+read and write, and the gradients once more for the norm.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Step = Callable[[], object]
 
 
 def fused(params: list[Array], grads: list[Array], threads: int) -> Step:
-    """One call."""
+    """Do everything in one call."""
     opt = RMSProp(
         params,
         **OPTIONS,
@@ -59,9 +59,10 @@ def fused(params: list[Array], grads: list[Array], threads: int) -> Step:
 
 
 def in_torch(params: list[Array], grads: list[Array], threads: int, foreach: bool) -> Step:
-    """What one writes in torch; the gradients are copied first, because it changes them.
+    """Do the same with torch's functions.
 
-    That copy is not counted: `step.uncounted` has its seconds.
+    They change the gradients, so every step first copies these and returns the seconds of the copy,
+    which do not count.
     """
     torch.set_num_threads(threads)
     tensors = [torch.from_numpy(p).requires_grad_() for p in params]
@@ -89,7 +90,7 @@ def in_torch(params: list[Array], grads: list[Array], threads: int, foreach: boo
 
 
 def measure(shapes: list[tuple[int, ...]], threads: int, seconds: float) -> dict[str, Any]:
-    """Median seconds of both, in turn."""
+    """Time all contestants in turn and return median seconds and ratios."""
     rng = np.random.default_rng(0)
     start = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
     grads = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
@@ -105,17 +106,17 @@ def measure(shapes: list[tuple[int, ...]], threads: int, seconds: float) -> dict
             step()
     for name, params in copies.items():
         for p, q, p0 in zip(copies["fused"], params, start, strict=True):
-            # Where gradient and weight decay cancel, the direction hangs on the last bits, and
-            # torch sums the squares in float32.
+            # torch sums squares in float32. Where gradient and weight decay cancel, the direction
+            # depends on the last bits.
             away = float(np.linalg.norm(p - q) / np.linalg.norm(p - p0))
             if not away < 1e-2:
-                sys.exit(f"{name} differs from ours by {away:.3g} of the way gone in three steps")
+                sys.exit(f"{name} differs from ours by {away:.3g} of the change in three steps")
     times: dict[str, list[float]] = {name: [] for name in steps}
     until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(times["fused"]) < 9:
         for name, step in steps.items():
-            time.sleep(0.02)  # the threads of the one before stop spinning
-            warm = time.perf_counter() + 0.03  # and those of this one are woken and spread
+            time.sleep(0.02)  # until the previous contestant's threads stop spinning
+            warm = time.perf_counter() + 0.03  # until its own threads are awake and spread
             while time.perf_counter() < warm:
                 step()
             block = []
@@ -144,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10, help="per case")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--json", type=Path, help="the file for the results")
     arguments = parser.parse_args()
     report = {"environment": environment(arguments.threads), "results": {}}
     print(headline(report["environment"]))

@@ -1,4 +1,4 @@
-"""What is measured: the parameters and gradients of every case, made when their turn comes."""
+"""The benchmark cases; their parameters and gradients are made on demand."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from peers import Array, Arrays
 
 GROUPS = ("sizes", "lists", "denormals", "training")
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
-QUICK_ELEMENTS = 1_100_000  # quick runs leave out what is larger
+QUICK_ELEMENTS = 1_100_000  # quick runs skip larger cases
 DENORMALS_SIZE = 100_000
-# OpenBLAS's threads spin for an eighth of a second after a product; OpenMP's, for milliseconds.
+# OpenBLAS's threads spin for 125 ms after a product, OpenMP's for some milliseconds.
 TRAINING = {"block_seconds": 0.2, "sleep": 0.15}
 ORDINARY, DENORMAL = "ordinary", "all-denormal"
 
 
 @dataclass
 class Problem:
-    """Where contestants start, and the gradients that all of them read.
+    """The initial parameters and the gradients, the same for all contestants.
 
     Parameters
     ----------
     params, grads : list of float32 arrays
-        Every contestant starts from a copy of ``params`` and reads ``grads`` themselves.
+        Every contestant starts from a copy of ``params`` and reads ``grads`` directly.
     backward : callable, optional
-        Writes ``grads`` for the parameters it is given; timed together with the step.
+        Writes ``grads`` for given parameters; timed together with the step.
     subnormal_grads : list of arrays, optional
-        Are written into ``grads`` between checking and timing.
+        Replace the values of ``grads`` between checking and timing.
     """
 
     params: Arrays
@@ -39,15 +39,15 @@ class Problem:
 
     @property
     def elements(self) -> int:
-        """How many parameters there are."""
+        """The number of parameters."""
         return sum(p.size for p in self.params)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A case of a group; ``make`` gives its variants by name, mostly one with an empty name.
+    """A case of a group; ``make`` returns its variants by name, usually one named "".
 
-    Blocks of ``block_seconds`` are timed, with a ``sleep`` in seconds before each.
+    Timed blocks last ``block_seconds``, each after a ``sleep`` in seconds.
     """
 
     group: str
@@ -63,7 +63,7 @@ def _normal(rng: np.random.Generator, shapes: Sequence[tuple[int, ...]]) -> Arra
 
 
 def normal_problem(shapes: Sequence[tuple[int, ...]]) -> Problem:
-    """Normally distributed parameters and gradients of some shapes."""
+    """Make normally distributed parameters and gradients."""
     rng = np.random.default_rng(0)
     return Problem(_normal(rng, shapes), _normal(rng, shapes))
 
@@ -74,7 +74,7 @@ def _arrays(group: str, name: str, shapes: Sequence[tuple[int, ...]]) -> Case:
 
 
 def resnet50_shapes() -> list[tuple[int, ...]]:
-    """The shapes of ResNet-50's parameters (He et al. 2015), as torchvision orders them."""
+    """Return the shapes of ResNet-50's parameters (He et al. 2015) in torchvision's order."""
     shapes: list[tuple[int, ...]] = [(64, 3, 7, 7), (64,), (64,)]
     below = 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
@@ -93,10 +93,10 @@ def resnet50_shapes() -> list[tuple[int, ...]]:
 
 
 def _denormals() -> dict[str, Problem]:
-    """Ordinary numbers, and gradients so small that their squares, and the average, are subnormal.
+    """Make ordinary gradients, and some whose squares, and so the average, are subnormal.
 
-    The subnormal gradients that follow let that average decay to the least subnormal numbers,
-    where rounding holds it.
+    The subnormal gradients that follow let the average decay to the smallest subnormal numbers,
+    where rounding keeps it.
     """
     rng = np.random.default_rng(0)
     shape = (DENORMALS_SIZE,)
@@ -105,7 +105,7 @@ def _denormals() -> dict[str, Problem]:
         signs = rng.choice((-1, 1), DENORMALS_SIZE)
         return (signs * rng.uniform(low, high, DENORMALS_SIZE)).astype(np.float32)
 
-    # Parameters as small as their steps, or the check of the result would see none of them.
+    # The check can only see steps that are not small beside the parameters.
     start = rng.standard_normal(shape) * 1e-14
     return {
         ORDINARY: Problem(_normal(rng, [shape]), _normal(rng, [shape])),

@@ -1,15 +1,15 @@
-"""RMSProp steps of this package beside those of NumPy, Numba, torch and optax.
+"""Compare RMSProp steps of this package with NumPy, Numba, torch and optax.
 
     python bench/python/compare.py --json compare.json --plots plots
     python bench/python/compare.py --threads 1 --cases sizes,lists
     python bench/python/compare.py --from-json compare.json --plots plots
 
-Every result is compared with the reference first (tests/support/reference.py): with == where a peer
-computes the same, else within its tolerance. Then all are timed in turn in one process, with the
-same number of CPUs. Prints medians and ratios; JSON has the quartiles, too. A full run takes about
-six minutes, and 6 GB of memory for 50 million elements; the first on a machine takes some minutes
-more, in which torch compiles loops over 1000 tensors that it then keeps in its cache. Peers that
-are not installed are named as skipped: ``pip install '.[bench]'`` installs all.
+Every result is first compared with the reference in tests/support/reference.py: with == if the peer
+computes the same, otherwise within its tolerance. Then all peers are timed in turn in one process
+with the same number of CPUs. Prints medians and ratios; the JSON file also has quartiles. A full
+run takes about six minutes and 6 GB of memory (50 million elements). The first run takes some
+minutes more, until torch has compiled and cached loops over 1000 tensors. Missing peers are listed
+as skipped; ``pip install '.[bench]'`` installs all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, help="default: all that are available")
@@ -30,23 +30,23 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--peers",
-        help="comma-separated beginnings of numpy, numpy-out, numba, numba-fastmath, torch, "
-        "torch-foreach, torch-compile, optax; ours is always there",
+        help="comma-separated prefixes of numpy, numpy-out, numba, numba-fastmath, torch, "
+        "torch-foreach, torch-compile, optax; ours is always included",
     )
     parser.add_argument("--quick", action="store_true", help="small cases, few rounds")
     parser.add_argument(
-        "--at-least", type=float, help="fail if a peer takes less than this times our time"
+        "--at-least", type=float, help="fail if a peer's time is less than this times ours"
     )
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--json", type=Path, help="the file for the results")
     parser.add_argument("--plots", type=Path, help="a folder for one PNG per group of cases")
-    parser.add_argument("--from-json", type=Path, help="print and draw these, measure nothing")
+    parser.add_argument("--from-json", type=Path, help="print and plot saved results")
     return parser.parse_args()
 
 
 def restrict_cpus(threads: int | None) -> int:
-    """Restrict the process to as many CPUs as it may have threads; returns their number.
+    """Restrict the process to as many CPUs as threads and return their number.
 
-    That is what JAX and BLAS go by, and nothing has been imported yet that has started threads.
+    JAX and BLAS use this number. It must be set before an import starts threads.
     """
     available = sorted(os.sched_getaffinity(0))
     if threads is None:
@@ -58,10 +58,10 @@ def restrict_cpus(threads: int | None) -> int:
 
 
 def main() -> None:
-    """Measure what is asked for, group by group, and print a table of each."""
+    """Measure the selected groups and print a table of each."""
     arguments = parse_arguments()
     threads = restrict_cpus(arguments.threads)
-    import report  # imports NumPy, which starts BLAS's threads
+    import report  # imports NumPy, which starts the threads of BLAS
 
     if arguments.from_json:
         environment, results = report.load(arguments.from_json)

@@ -1,10 +1,10 @@
-"""Checks results, then times contestants in turn; knows no peer and no case by name.
+"""Check results, then time contestants in turn; independent of particular peers and cases.
 
-A block is some milliseconds of untimed calls, at least one, and then as many timed calls as last
-some milliseconds. Before it there is a sleep, so that the worker threads of the contestant before
-have stopped spinning; the untimed calls give the system time to wake a team and spread it over the
-CPUs, which can take 10 ms and is not what a training loop sees.
-Blocks go A B C A B C ..., so that a change of the machine's speed meets all alike.
+A block is a sleep, some milliseconds of untimed calls (at least one) and some milliseconds of timed
+calls. During the sleep the worker threads of the previous contestant stop spinning. During the
+untimed calls the system wakes a team and spreads it over the CPUs, which can take 10 ms and does
+not happen in a training loop. Blocks alternate as A B C A B C ..., so that a change of the
+machine's speed affects all contestants.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from reference import flushed_denormals, rmsprop
 CHECKED_STEPS = 3
 WARM_UP = 0.015  # seconds
 
-Progress = Callable[[str, float], None]  # what is being done, and by how much it brings a case on
+Progress = Callable[[str, float], None]  # a description, and the share of the case it completes
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: seconds per case, bounds of its rounds, and the blocks' share."""
+    """How long to measure: seconds and rounds per case, and a factor on block lengths."""
 
     seconds: float = 14.0
     least_rounds: int = 5
@@ -49,10 +49,10 @@ FULL, QUICK = Effort(), Effort(0.7, 3, 5, 0.5)
 
 @dataclass
 class Timing:
-    """Seconds per step: the median over the rounds and the quartiles, and ratios within rounds.
+    """Seconds per step: median and quartiles over the rounds, and ratios.
 
-    ``ratio`` is to ours in the same variant, ``ratio_to_first`` to the same peer in the first
-    variant of the case; both are medians of the ratios of blocks of one round.
+    ``ratio`` is to our time in the same variant, ``ratio_to_first`` to the same peer in the first
+    variant of the case. Both are medians of ratios within a round.
     """
 
     peer: str
@@ -67,10 +67,10 @@ class Timing:
 
 @dataclass
 class CaseResult:
-    """The timings of a case, and what was skipped in it and why.
+    """The timings of a case, and the reasons why peers were skipped.
 
-    ``foreign_load`` is how many CPUs other processes kept busy meanwhile, on average: where they
-    need one that a team spins on, its times are those of the scheduler.
+    ``foreign_load`` is the mean number of CPUs that other processes kept busy. If they compete with
+    a team for a CPU, the times measure the scheduler.
     """
 
     group: str
@@ -84,19 +84,19 @@ class CaseResult:
 
 
 class WrongResultError(Exception):
-    """A contestant does not compute RMSProp to within its tolerance."""
+    """A contestant's result differs from the reference by more than its tolerance."""
 
 
 class Expected:
-    """What the reference gives for a problem, computed once for all contestants."""
+    """The reference results for a problem, computed once for all contestants."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._known: dict[tuple[int, bool], Arrays] = {}
 
     def after(self, steps: int, flush: bool) -> Arrays:
-        """The parameters after some steps, subnormal numbers counting as zero or not."""
-        # Elsewhere nothing is subnormal, and the two are the same.
+        """Return the parameters after some steps, with or without flushing subnormal numbers."""
+        # Other problems have no subnormal numbers.
         flush = flush and self._problem.subnormal_grads is not None
         if (steps, flush) not in self._known:
             with flushed_denormals() if flush else nullcontext():
@@ -116,9 +116,9 @@ class Expected:
 
 
 def enter(peer: Peer, problem: Problem, expected: Expected, threads: int) -> Contestant:
-    """Make a contestant, let it make its first steps and compare them with the reference."""
+    """Make a contestant, and compare its first steps with the reference."""
     contestant = peer.make([p.copy() for p in problem.params], problem.grads, threads)
-    # The gradients of parameters that are only near soon are no longer comparable.
+    # With inexact parameters, gradients diverge after the first step.
     steps = 1 if problem.backward and peer.rtol > 0 else CHECKED_STEPS
     iterate = iteration(contestant, problem)
     for _ in range(steps):
@@ -138,7 +138,7 @@ def enter(peer: Peer, problem: Problem, expected: Expected, threads: int) -> Con
 
 
 def iteration(contestant: Contestant, problem: Problem) -> Step:
-    """What is timed: the step, after the backward pass where there is one."""
+    """Return the timed function: the step, after the backward pass if there is one."""
     backward = problem.backward
     if backward is None:
         return contestant.step
@@ -151,7 +151,7 @@ def iteration(contestant: Contestant, problem: Problem) -> Step:
 
 
 def timed_block(step: Step, repeats: int) -> float:
-    """Seconds per call over some calls, after others that are not timed."""
+    """Return seconds per call, after untimed calls."""
     began = time.perf_counter()
     step()
     while time.perf_counter() - began < WARM_UP:
@@ -163,16 +163,16 @@ def timed_block(step: Step, repeats: int) -> float:
 
 
 def foreign_cpu_seconds() -> float:
-    """The CPU time that the machine has spent so far on anything but this process."""
+    """Return the CPU time of all other processes since boot."""
     user, nice, system = Path("/proc/stat").read_text().split()[1:4]
     ticks = int(user) + int(nice) + int(system)
     return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def repeats_for(step: Step, seconds: float) -> int:
-    """How many calls last that long, in the faster of two blocks.
+    """Return the number of calls that last ``seconds``, by the faster of two blocks.
 
-    A call can take a hundred times as long as usual while the system moves threads about.
+    A call can take a hundred times as long as usual while the system migrates threads.
     """
     repeats = 1
     while (each := min(timed_block(step, repeats) for _ in range(2))) * repeats < seconds:
@@ -183,7 +183,7 @@ def repeats_for(step: Step, seconds: float) -> int:
 def time_in_turn(
     steps: Sequence[Step], case: Case, effort: Effort, progress: Progress
 ) -> tuple[list[int], list[list[float]]]:
-    """The repeats of every step's blocks, and its seconds per call by round."""
+    """Time every step in blocks; return the calls per block and the seconds per call by round."""
     gc.collect()
     gc.disable()
     try:
@@ -223,7 +223,7 @@ def measure(
         for peer in peers:
             reason = peer.missing()
             if effort is QUICK and peer.compiles_long and tensors > 10:
-                reason = "takes long to compile; not with --quick"
+                reason = "takes long to compile; omitted with --quick"
             if reason:
                 result.skipped[peer.name] = reason
                 continue
@@ -253,7 +253,7 @@ def measure(
 def summarise(
     keys: list[tuple[str, str]], repeats: list[int], times: list[list[float]]
 ) -> list[Timing]:
-    """Medians and quartiles, and the medians of ratios within rounds."""
+    """Compute medians and quartiles, and medians of ratios within rounds."""
     by_key = {key: np.array(seconds) for key, seconds in zip(keys, times, strict=True)}
     first_variant = keys[0][1]
     timings = []

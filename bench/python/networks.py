@@ -1,7 +1,7 @@
 """Two small networks in NumPy whose backward pass writes into fixed gradient buffers.
 
-The demo's MLP, and a convolutional network of two strided 3 x 3 layers by im2col. Parameters are
-flat lists: weights and bias of every layer in turn.
+They are the demo's MLP and a convolutional network of two strided 3 x 3 layers (im2col). Parameters
+are flat lists of the weights and bias of every layer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _as_flat(layers: Params) -> Arrays:
 
 
 def _dense_backward(layers: Params, activations: Arrays, delta: Array, grads: Arrays) -> Array:
-    """Write the dense layers' gradients; returns the gradient of their first pre-activation."""
+    """Write the gradients of dense layers; return the gradient of the first pre-activation."""
     for i in reversed(range(len(layers))):
         np.matmul(activations[i].T, delta, out=grads[2 * i])
         np.sum(delta, axis=0, out=grads[2 * i + 1])
@@ -40,12 +40,12 @@ def _dense_backward(layers: Params, activations: Arrays, delta: Array, grads: Ar
 
 
 def mlp_params(rng: np.random.Generator) -> Arrays:
-    """669,706 float32 parameters in six arrays."""
+    """Make 669,706 float32 parameters in six arrays."""
     return _as_flat(init_params(MLP_SIZES, rng))
 
 
 def mlp_backward(params: Arrays, x: Array, labels: Array, grads: Arrays) -> float:
-    """Write the gradients of the mean cross-entropy of a batch, which is returned."""
+    """Write the gradients of the mean cross-entropy of a batch and return the latter."""
     layers = _as_layers(params)
     activations = forward(layers, x)
     loss, delta = cross_entropy(activations[-1], labels)
@@ -54,7 +54,7 @@ def mlp_backward(params: Arrays, x: Array, labels: Array, grads: Arrays) -> floa
 
 
 def convnet_params(rng: np.random.Generator) -> Arrays:
-    """611,658 float32 parameters in eight arrays: two convolutions and two dense layers."""
+    """Make 611,658 float32 parameters in eight arrays: two convolutions, two dense layers."""
     convolutions = [
         init_params((KERNEL**2 * below, above), rng)[0] for below, above in pairwise(CHANNELS)
     ]
@@ -62,13 +62,13 @@ def convnet_params(rng: np.random.Generator) -> Arrays:
 
 
 def _im2col(x: Array) -> tuple[Array, tuple[int, ...]]:
-    """The patches of images (n, h, w, c) as rows, and the shape of what they came from."""
+    """Return the patches of images (n, h, w, c) as rows, and the shape of the windows."""
     windows = sliding_window_view(x, (KERNEL, KERNEL), axis=(1, 2))[:, ::STRIDE, ::STRIDE]
     return windows.reshape(-1, x.shape[3] * KERNEL**2), windows.shape
 
 
 def _col2im(columns: Array, windows: tuple[int, ...], image: tuple[int, ...]) -> Array:
-    """Add patches up where they overlap: the transpose of `_im2col`."""
+    """Sum overlapping patches; the transpose of `_im2col`."""
     patches = columns.reshape(windows)
     rows, cols = (STRIDE * (n - 1) + 1 for n in windows[1:3])
     x = np.zeros(image, columns.dtype)
@@ -79,7 +79,7 @@ def _col2im(columns: Array, windows: tuple[int, ...], image: tuple[int, ...]) ->
 
 
 def convnet_backward(params: Arrays, x: Array, labels: Array, grads: Arrays) -> float:
-    """Write the gradients of the mean cross-entropy of images (n, 28, 28, 1); returns it."""
+    """Write the gradients of the mean cross-entropy of images (n, 28, 28, 1); return the latter."""
     w1, b1, w2, b2 = params[:4]
     columns1, windows1 = _im2col(x)
     y1 = np.maximum(columns1 @ w1 + b1, 0).reshape(*windows1[:3], -1)

@@ -1,9 +1,9 @@
-"""What calls cost: the step of small arrays, the first step of many, the import.
+"""Measure overheads: steps of small arrays, the first step of many arrays, and the import.
 
     python bench/python/overheads.py --json overheads.json
 
-Medians, with the project's target beside each. Results are compared with the reference first. The
-number of threads is the default, as users have it.
+Prints medians beside the project's targets. Results are first compared with the reference. The
+number of threads is the default.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ TARGETS = {
 
 
 def dict_of_one(params: Arrays, grads: Arrays, threads: int | None) -> Contestant:
-    """Ours with a dict that holds one array, given its gradients at every step."""
+    """Make ours with a dict of one array; gradients are passed at every step."""
     optimizer = RMSProp({"W": params[0]}, LR, ALPHA, EPS, threads=threads)
     return Contestant(partial(optimizer.step, {"W": grads[0]}), lambda: params)
 
 
 def by_default(params: Arrays, grads: Arrays, threads: int, *, pass_grads: bool) -> Contestant:
-    """Ours with the default number of threads."""
+    """Make ours with the default number of threads."""
     return fused(params, grads, None, pass_grads=pass_grads)
 
 
 def calls(rounds: int) -> list[list[float]]:
-    """Seconds per step of the three kinds of calls, by round; checked, then timed in turn."""
+    """Check the three kinds of calls, then return their seconds per step by round."""
     kinds = (
         (ONE, partial(by_default, pass_grads=False)),
         (ONE, lambda params, grads, threads: dict_of_one(params, grads, None)),
@@ -69,7 +69,7 @@ def calls(rounds: int) -> list[list[float]]:
 
 
 def first_step(problem: Problem) -> tuple[float, float]:
-    """Seconds of the first step of a new optimizer, and of that with its construction."""
+    """Return the seconds of a new optimizer's first step, without and with its construction."""
     params = [p.copy() for p in problem.params]
     began = time.perf_counter()
     optimizer = RMSProp(params, LR, ALPHA, EPS)
@@ -83,27 +83,27 @@ def first_step(problem: Problem) -> tuple[float, float]:
 
 
 def import_seconds(module: str) -> float:
-    """Seconds of an import in a process of its own, without the interpreter's start."""
+    """Return the seconds of an import in a new process, without the interpreter's start."""
     code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
 def imports(rounds: int) -> list[float]:
-    """By how many seconds the import exceeds NumPy's beside it, by round."""
+    """Return the seconds of the import beyond those of NumPy, by round."""
     modules = ("numpy", "fused_rmsprop")
-    for module in modules:  # writes byte code and fills the page cache
+    for module in modules:  # to write byte code and fill the page cache
         import_seconds(module)
     pairs = [[import_seconds(module) for module in modules] for _ in range(rounds)]
     return [ours - numpy for numpy, ours in pairs]
 
 
 def main() -> None:
-    """Measure, and print a line for each."""
+    """Measure everything and print a table."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds")
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--json", type=Path, help="the file for the results")
     arguments = parser.parse_args()
     rounds = 5 if arguments.quick else ROUNDS
     machine = environment(threads=None)

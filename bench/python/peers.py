@@ -1,7 +1,7 @@
-"""The registry of peers: ways to make one RMSProp step, each as its users would write it well.
+"""The registry of peers: implementations of an RMSProp step, each as an expert would write it.
 
-A peer is made from parameters, gradients and a number of threads, and knows nothing of what is
-measured. Packages are imported when they are needed, after the process's CPUs have been chosen.
+A peer takes parameters, gradients and a number of threads and is independent of the measurement.
+Packages are imported on demand, after the process has been restricted to its CPUs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fused_rmsprop import RMSProp
 
 LR, ALPHA, EPS = 1e-3, 0.9, 1e-8
-BASELINE = "fused"  # the name that ratios are taken to
+BASELINE = "fused"  # ratios are relative to this peer
 
 Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = list[Array]
@@ -30,7 +30,7 @@ Step: TypeAlias = Callable[[], object]
 
 
 class Contestant(NamedTuple):
-    """A peer at work: ``step()`` makes one step, ``params()`` gives where it has led."""
+    """A running peer: ``step()`` makes one step, ``params()`` returns the parameters."""
 
     step: Step
     params: Callable[[], Arrays]
@@ -38,27 +38,27 @@ class Contestant(NamedTuple):
 
 @dataclass(frozen=True)
 class Peer:
-    """How to make a contestant of float32 parameters, gradients and a number of threads.
+    """An implementation, from which contestants are made.
 
     Parameters
     ----------
     key : str
-        What the command line calls it.
+        The name on the command line.
     name : str
-        What tables and plots call it.
+        The name in tables and plots.
     make : callable
-        From parameters, which it may update in place, gradients, which it reads at every step,
-        and a number of threads.
+        Makes a contestant from float32 parameters, which it may update in place, gradients, which
+        it reads at every step, and a number of threads.
     rtol : float
-        How far from the reference it may be; 0 for the same values, with ``==``.
+        The tolerance for the comparison with the reference; 0 means ``==``.
     groups : tuple of str
         The groups of cases that it takes part in.
     packages : tuple of str
-        What must be installed.
+        The required packages.
     flushes : bool
         Whether subnormal numbers count as zero.
     compiles_long : bool
-        Whether many tensors take it minutes to compile; quick runs leave it out there.
+        Whether compiling for many tensors takes minutes; quick runs skip it then.
     """
 
     key: str
@@ -71,13 +71,13 @@ class Peer:
     compiles_long: bool = False
 
     def missing(self) -> str:
-        """The packages that are not installed, or an empty string."""
+        """Name the packages that are not installed; empty if there are none."""
         absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
         return f"not installed: {', '.join(absent)}" if absent else ""
 
 
 def numpy_textbook(params: Arrays, grads: Arrays, threads: int) -> Contestant:
-    """Two NumPy expressions, as one writes them down."""
+    """Make the two textbook NumPy expressions."""
     leaves = [(p, g, np.zeros_like(p)) for p, g in zip(params, grads, strict=True)]
 
     def step() -> None:
@@ -89,7 +89,7 @@ def numpy_textbook(params: Arrays, grads: Arrays, threads: int) -> Contestant:
 
 
 def numpy_out(params: Arrays, grads: Arrays, threads: int) -> Contestant:
-    """The same with ``out=`` and one temporary, for which ``lr`` is multiplied last."""
+    """Make the same with ``out=`` and one temporary; ``lr`` is therefore multiplied last."""
     temporary = np.empty(max(p.size for p in params), np.float32)
     leaves = [
         (p, g, np.zeros_like(p), temporary[: p.size].reshape(p.shape))
@@ -112,7 +112,7 @@ def numpy_out(params: Arrays, grads: Arrays, threads: int) -> Contestant:
 
 
 class NumbaKernels(NamedTuple):
-    """Compiled functions of (p, g, v): of one array, and of typed lists of arrays."""
+    """Compiled functions of (p, g, v), for one array and for typed lists of arrays."""
 
     one: Any
     in_a_row: Any
@@ -121,10 +121,10 @@ class NumbaKernels(NamedTuple):
 
 
 def _forbid_nested_teams() -> None:
-    """Take back what Numba sets when it starts its OpenMP threads.
+    """Undo a setting that Numba makes when it starts its OpenMP threads.
 
-    It allows teams within teams, for the whole process if others share its libgomp. In torch's
-    step MKL then starts teams of its own in every thread, and torch becomes fifty times slower.
+    It allows nested teams in the whole process if its libgomp is shared. MKL then starts a team in
+    every thread of torch's step, which becomes fifty times slower.
     """
     with suppress(OSError):  # Numba has another threading layer
         ctypes.CDLL("libgomp.so.1").omp_set_max_active_levels(1)
@@ -132,14 +132,14 @@ def _forbid_nested_teams() -> None:
 
 @lru_cache
 def numba_kernels(parallel: bool, fastmath: bool) -> NumbaKernels:
-    """One fused loop over an array, and the ways to go over a list with it.
+    """Compile a fused loop over an array, and several loops over a list of arrays.
 
-    The options are constants of the compilation, as a script's globals would be: Numba's call
-    takes a third longer with four more arguments.
+    The options are compile-time constants, like globals in a script: a call with four more
+    arguments takes a third longer.
     """
     import numba
 
-    # float32 scalars, or Numba computes in float64; rounded once, as NumPy does.
+    # With Python floats Numba would compute in float64. NumPy also rounds each scalar once.
     lr, alpha, rest, eps = (np.float32(x) for x in (LR, ALPHA, 1 - ALPHA, EPS))
     serial = numba.njit(fastmath=fastmath, error_model="numpy")
     threaded = numba.njit(fastmath=fastmath, error_model="numpy", parallel=True)
@@ -178,7 +178,7 @@ def numba_kernels(parallel: bool, fastmath: bool) -> NumbaKernels:
 
 
 def numba_list_ways(kernels: NumbaKernels, ps: Arrays, gs: Arrays, vs: Arrays) -> list[Step]:
-    """Ways to go over a list: a Python loop, and typed lists within compiled code."""
+    """Return the ways to process a list: a Python loop, and compiled loops over typed lists."""
     from numba.typed import List
 
     leaves = list(zip(ps, gs, vs, strict=True))
@@ -192,7 +192,7 @@ def numba_list_ways(kernels: NumbaKernels, ps: Arrays, gs: Arrays, vs: Arrays) -
 
 
 def numba_loop(params: Arrays, grads: Arrays, threads: int, *, fastmath: bool) -> Contestant:
-    """One fused loop; over a list, the way that is fastest for these very arrays."""
+    """Make one fused loop; for a list, choose the fastest way for these arrays."""
     import numba
 
     numba.set_num_threads(threads)
@@ -223,7 +223,7 @@ def torch_rmsprop(
     foreach: bool | None = None,
     compiled: bool = False,
 ) -> Contestant:
-    """torch.optim.RMSprop on tensors that share the arrays' memory."""
+    """Make torch.optim.RMSprop on tensors that share the arrays' memory."""
     import torch
 
     torch.set_num_threads(threads)
@@ -233,8 +233,7 @@ def torch_rmsprop(
     optimizer = torch.optim.RMSprop(tensors, lr=LR, alpha=ALPHA, eps=EPS, foreach=foreach)
     if not compiled:
         return Contestant(optimizer.step, lambda: params)
-    # Without a reset, what is compiled for case after case counts as recompiling one function,
-    # and torch gives up on it.
+    # Without a reset, each case counts as recompiling the same function, and torch gives up.
     torch._dynamo.reset()
     torch._logging.set_logs(dynamo=logging.ERROR)
     return Contestant(torch.compile(optimizer.step, dynamic=False), lambda: params)
@@ -243,10 +242,10 @@ def torch_rmsprop(
 def optax_jit(
     params: Arrays, grads: Arrays, threads: int, *, numpy_grads: bool = False
 ) -> Contestant:
-    """optax.rmsprop under jax.jit, parameters and state donated.
+    """Make optax.rmsprop under jax.jit, with donated parameters and state.
 
-    Gradients are jax's own, made once; or NumPy's, handed over anew at every step. JAX takes as
-    many threads as the process has CPUs.
+    Gradients are jax arrays made once, or NumPy arrays passed anew at every step. JAX uses as many
+    threads as the process has CPUs.
     """
     import jax
     import optax
@@ -278,7 +277,7 @@ def fused(
     pass_grads: bool = False,
     flush_denormals: bool = True,
 ) -> Contestant:
-    """Ours, with bound gradients; or handing the gradients to every step."""
+    """Make ours, with bound gradients or passing gradients at every step."""
     tree, grad_tree = (params[0], grads[0]) if len(params) == 1 else (params, grads)
     optimizer = RMSProp(
         tree, LR, ALPHA, EPS, threads=threads, flush_denormals=flush_denormals, grads=grad_tree
@@ -288,7 +287,7 @@ def fused(
 
 
 def fused_default_threads(params: Arrays, grads: Arrays, threads: int) -> Contestant:
-    """Ours, which finds out by itself how many of the threads help in the loop around it."""
+    """Make ours with the default number of threads, chosen by timing."""
     return fused(params, grads, None)
 
 

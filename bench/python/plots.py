@@ -1,4 +1,4 @@
-"""Draws the results of compare.py: time per element over size, and bars for the other groups."""
+"""Plot the results of compare.py: time per element over size, and bars for the other groups."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OURS = "black"
 
 
 def save_plots(folder: Path, environment: dict[str, Any], results: list[CaseResult]) -> list[Path]:
-    """Draw one PNG per group into a folder; returns their paths."""
+    """Save one PNG per group in a folder and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     subtitle = f"{environment['cpu']}, {threads_of(environment)}, {environment['dtype']}"
     colours = {
@@ -43,12 +43,12 @@ def _new_figure(width: float, height: float) -> Figure:
 
 
 def _bandwidth(ns: Any) -> Any:
-    """GB/s of ns per element; its own inverse. Matplotlib asks for 0, too."""
+    """Convert ns per element to GB/s or back. Matplotlib also passes 0."""
     return BYTES_PER_ELEMENT / np.maximum(ns, 1e-9)
 
 
 def _lines(results: list[CaseResult], colours: dict[str, str]) -> Figure:
-    """Time per element over size; the bands are quartiles."""
+    """Plot time per element over size, with quartiles as bands."""
     figure = _new_figure(8, 5.5)
     axes = figure.subplots()
     for peer in peers_of(results):
@@ -71,7 +71,7 @@ def _lines(results: list[CaseResult], colours: dict[str, str]) -> Figure:
 
 
 def _bars(results: list[CaseResult], colours: dict[str, str]) -> Figure:
-    """One panel per case and variant, a bar per peer, labelled with time and ratio."""
+    """Plot one panel per case and variant; each peer has a bar with its time and ratio."""
     panels = [
         (f"{result.name} {variant}".strip(), [t for t in result.timings if t.variant == variant])
         for result in results
@@ -90,7 +90,7 @@ def _bars(results: list[CaseResult], colours: dict[str, str]) -> Figure:
             label = f" {with_unit(t.median)}  {with_sign(t.ratio)}"
             axes.text(t.median, i, label, va="center", fontsize=8)
         axes.invert_yaxis()
-        # Room for the labels, and bars that begin below the fastest.
+        # Leave room for labels, and start the bars below the fastest time.
         axes.set(xscale="log", xlim=(min(medians) / 3, max(medians) * 8))
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(f"seconds; ratios are to {BASELINE}", fontsize=8)

@@ -1,4 +1,4 @@
-"""What the benchmarks print and save: tables, JSON, and what a figure depends on."""
+"""Tables and JSON of the benchmarks, with the environment of the measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from measure import CaseResult, Timing
 from peers import ALPHA, BASELINE, EPS, LR
 
 BYTES_PER_ELEMENT = 20  # float32: reads p, g, v; writes p, v
-FOREIGN_LOAD = 0.1  # CPUs that other processes may keep busy before a table says so
+FOREIGN_LOAD = 0.1  # busy CPUs of other processes above which a table has a warning
 PACKAGES = ("numpy", "numba", "llvmlite", "torch", "jax", "jaxlib", "optax", "scikit-learn")
 TITLES = {
     "sizes": "One array, by its number of elements",
@@ -27,9 +27,9 @@ TITLES = {
 
 
 def environment(threads: int | None) -> dict[str, Any]:
-    """The processor, the versions and the options that the figures belong to.
+    """Return the processor, versions and options of a measurement.
 
-    ``threads`` is the number that was asked for, None where ours found out by itself.
+    ``threads`` is the requested number, None for the default.
     """
     return {
         "cpu": _cpu_model(),
@@ -60,13 +60,13 @@ def _version(package: str) -> str | None:
 
 
 def threads_of(environment: dict[str, Any]) -> str:
-    """The number of threads in words."""
+    """Return the number of threads in words."""
     threads = environment["threads"]
     return "1 thread" if threads == 1 else f"{threads or 'default'} threads"
 
 
 def headline(environment: dict[str, Any]) -> str:
-    """One line on what was measured with what."""
+    """Summarise the environment in two lines."""
     config = environment["fused_rmsprop"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     return (
@@ -78,7 +78,7 @@ def headline(environment: dict[str, Any]) -> str:
 
 
 def with_unit(seconds: float) -> str:
-    """A time with three significant digits and a fitting unit."""
+    """Format a time with three significant digits and a suitable unit."""
     units = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
     unit = next((name for name, size in units.items() if seconds < 1000 * size), "s")
     value = seconds / units[unit]
@@ -86,17 +86,17 @@ def with_unit(seconds: float) -> str:
 
 
 def with_sign(ratio: float) -> str:
-    """A ratio as 0.97x, 3.1x or 42x."""
+    """Format a ratio as 0.97x, 3.1x or 42x."""
     return f"{ratio:.{2 if ratio < 2 else 1 if ratio < 20 else 0}f}x"
 
 
 def peers_of(results: list[CaseResult]) -> list[str]:
-    """The names of the peers that were timed, in the order of the registry."""
+    """Return the names of the timed peers in registry order."""
     return list(dict.fromkeys(timing.peer for result in results for timing in result.timings))
 
 
 def print_group(group: str, results: list[CaseResult]) -> None:
-    """Print the table of one group: peers down, cases or their variants across."""
+    """Print the table of one group: a row per peer, a column per case or variant."""
     columns: dict[str, dict[str, Timing]] = {}
     for result in results:
         for timing in result.timings:
@@ -117,7 +117,7 @@ def print_group(group: str, results: list[CaseResult]) -> None:
         _print_variants(result)
     load = max(result.foreign_load for result in results)
     if load > FOREIGN_LOAD:
-        print(f"  NOT TO BE TRUSTED: other processes kept {load:.1f} CPUs busy meanwhile")
+        print(f"  UNRELIABLE: other processes kept {load:.1f} CPUs busy meanwhile")
     skipped = {(peer, why) for result in results for peer, why in result.skipped.items()}
     for peer, why in sorted(skipped):
         print(f"  skipped: {peer}: {why}")
@@ -138,13 +138,13 @@ def _print_variants(result: CaseResult) -> None:
 
 
 def save(path: Path, environment: dict[str, Any], results: list[CaseResult]) -> None:
-    """Write everything as JSON; times are seconds."""
+    """Write everything as JSON, with times in seconds."""
     report = {"environment": environment, "cases": [asdict(result) for result in results]}
     path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[CaseResult]]:
-    """Read what `save` wrote."""
+    """Read a file written by `save`."""
     report = json.loads(path.read_text())
     results = [
         CaseResult(**{**case, "timings": [Timing(**timing) for timing in case["timings"]]})

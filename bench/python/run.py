@@ -1,4 +1,4 @@
-"""Runs groups of cases with a progress bar, and prints a group's table when it is done."""
+"""Run groups of cases with a progress bar and print each group's table."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from report import print_group
 
 
 def select_peers(prefixes: tuple[str, ...]) -> list[Peer]:
-    """The peers whose keys begin with one of the prefixes, and ours."""
+    """Return ours and the peers whose keys begin with one of the prefixes."""
     for prefix in prefixes:
         if not any(peer.key.startswith(prefix) for peer in PEERS):
-            sys.exit(f"no peer begins with {prefix!r}; there are {[peer.key for peer in PEERS]}")
+            sys.exit(f"no peer begins with {prefix!r}; choose from {[peer.key for peer in PEERS]}")
     return [peer for peer in PEERS if peer.key.startswith((*prefixes, "fused"))]
 
 
 def run_groups(
     groups: Sequence[str], prefixes: tuple[str, ...], threads: int, quick: bool
 ) -> list[CaseResult]:
-    """Measure the cases of some groups with the peers whose keys begin with a prefix."""
+    """Measure the cases of some groups, with peers selected by prefix."""
     if unknown := set(groups) - set(GROUPS):
-        sys.exit(f"no cases called {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+        sys.exit(f"unknown cases {', '.join(sorted(unknown))}; choose from {', '.join(GROUPS)}")
     peers = select_peers(prefixes)
     cases = [c for c in CASES if c.group in groups and not (quick and c.elements > QUICK_ELEMENTS)]
     results: list[CaseResult] = []

@@ -1,11 +1,11 @@
-"""The drop-in fused_rmsprop.torch.RMSprop beside torch.optim.RMSprop, in training.
+"""Compare the drop-in fused_rmsprop.torch.RMSprop with torch.optim.RMSprop in training.
 
     python bench/python/torch_step.py --json torch_step.json
 
-Every iteration makes a real forward and backward pass with new gradient tensors, as zero_grad()
-leaves it, then a step: torch's worker threads are still spinning when the step begins. The two
-optimizers train models of their own in turn, A B A B, and are compared after the first steps.
-Prints medians of the step and of the whole iteration, and the medians of their ratios.
+Every iteration is a forward and backward pass with new gradient tensors, as after zero_grad(), and
+a step, which starts while torch's worker threads are still spinning. The optimizers train separate
+models in turn, A B A B; results are compared after the first steps. Prints medians of the step and
+of the whole iteration, and medians of their ratios.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ Loss = Callable[[], Any]
 
 
 def tensors(shapes: list[tuple[int, ...]]) -> tuple[list[Any], Loss]:
-    """Parameters, and a loss of them that gives each a gradient."""
+    """Return parameters and a loss that depends on all of them."""
     generator = torch.Generator().manual_seed(0)
     params = [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
     return params, lambda: torch.stack([p.square().sum() for p in params]).sum()
 
 
 def model(layers: list[Any], x: Any) -> tuple[list[Any], Loss]:
-    """A network's parameters and its loss on one batch."""
+    """Return the parameters of a network and its loss on one batch."""
     network = torch.nn.Sequential(*layers)
     labels = torch.arange(len(x)) % 10
     return list(network.parameters()), lambda: torch.nn.functional.cross_entropy(network(x), labels)
 
 
 def mlp() -> tuple[list[Any], Loss]:
-    """1.9 million parameters, batches of 64."""
+    """Make an MLP with 1.9 million parameters, and a batch of 64."""
     torch.manual_seed(0)
     nn = torch.nn
     layers = [
@@ -60,7 +60,7 @@ def mlp() -> tuple[list[Any], Loss]:
 
 
 def convnet() -> tuple[list[Any], Loss]:
-    """A small convolutional network on 28 x 28 pictures, batches of 64."""
+    """Make a small convolutional network, and a batch of 64 images of 28 x 28 pixels."""
     torch.manual_seed(0)
     nn = torch.nn
     layers = [
@@ -87,7 +87,7 @@ CASES: dict[str, Callable[[], tuple[list[Any], Loss]]] = {
 
 
 def iterate(params: list[Any], loss: Loss, optimizer: Any) -> tuple[float, float]:
-    """Seconds of the step and of the whole iteration."""
+    """Return the seconds of the step and of the whole iteration."""
     began = time.perf_counter()
     optimizer.zero_grad()
     loss().backward()
@@ -98,7 +98,7 @@ def iterate(params: list[Any], loss: Loss, optimizer: Any) -> tuple[float, float
 
 
 def measure(make: Callable[[], tuple[list[Any], Loss]], seconds: float) -> dict[str, Any]:
-    """Train with both in turn, in blocks."""
+    """Train with both optimizers in alternating blocks."""
     contestants = {}
     for name, optimizer in OPTIMIZERS.items():
         params, loss = make()
@@ -114,7 +114,7 @@ def measure(make: Callable[[], tuple[list[Any], Loss]], seconds: float) -> dict[
     while time.perf_counter() < until or len(rounds["fused"]) < 12:
         for name, contestant in contestants.items():
             rounds[name].append([iterate(*contestant) for _ in range(block)])
-    warm = 4  # rounds in which the number of threads is found out
+    warm = 4  # rounds in which the number of threads is chosen
     times = {name: np.array(blocks[warm:]) for name, blocks in rounds.items()}
     medians = {name: np.median(t, axis=1) for name, t in times.items()}  # of each round
     ratio_step, ratio_iteration = np.median(medians["torch"] / medians["fused"], axis=0).tolist()
@@ -132,7 +132,7 @@ def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=15, help="per case")
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--json", type=Path, help="the file for the results")
     arguments = parser.parse_args()
     print(headline(environment(None)))
     print(f"{'':20s}{'step: torch':>12s}{'fused':>10s}{'ratio':>8s}", end="")

@@ -1,16 +1,15 @@
-"""What the optimizer's threads do to the training loop around it.
+"""Measure how the optimizer's threads affect the whole training loop.
 
-A NumPy MLP (784 inputs, two hidden layers, 10 classes, batch 64, float32) is trained by each of
-several optimizers in turn, in short blocks, in one process: A B C A B C ... One process each for
-NumPy alone, for scikit-learn imported first, for torch imported first, and for
-OMP_WAIT_POLICY=passive set by hand. Prints medians in microseconds, the median over the rounds of
-a block's ratio to the block with one thread beside it, and the share of steps that a team made;
-writes the same as JSON.
+Several optimizers train a NumPy MLP (784 inputs, two hidden layers, 10 classes, batch 64, float32)
+in one process, in short alternating blocks: A B C A B C ... There is one process each for NumPy
+alone, scikit-learn imported first, torch imported first, and OMP_WAIT_POLICY=passive. Prints
+medians in microseconds, the median ratio to one thread within a round, and the share of steps made
+by a team; writes the same as JSON.
 
     python bench/python/training_loop.py --json training_loop.json
 
-BLAS keeps its idle threads spinning, and so does OpenMP; where the two meet, a step by two threads
-can slow down the whole loop several times. The default number of threads must never lose to one.
+The idle threads of both BLAS and OpenMP spin. Together they can make the whole loop several times
+slower. The default number of threads must never be slower than one.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ SCENARIOS = {
 
 
 def measure(imports: list[str], hidden: int) -> dict[str, Any]:
-    """Train with every optimizer in turn; medians in microseconds by optimizer."""
+    """Train with every optimizer in turn; return medians in microseconds by optimizer."""
     for name in imports:
         importlib.import_module(name)
     import numpy as np
@@ -65,7 +64,7 @@ def measure(imports: list[str], hidden: int) -> dict[str, Any]:
     rounds: dict[str, list[Any]] = {name: [] for name in contestants}
     for round_ in range(ROUNDS + 2):
         for name, (params, optimizer) in contestants.items():
-            time.sleep(0.05)  # the spinning of the one before ends
+            time.sleep(0.05)  # until the previous optimizer's threads stop spinning
             block = []
             until = time.perf_counter() + BLOCK_SECONDS
             while (began := time.perf_counter()) < until:
@@ -75,7 +74,7 @@ def measure(imports: list[str], hidden: int) -> dict[str, Any]:
                 ended = time.perf_counter()
                 team = getattr(optimizer, "threads_used", 1) > 1
                 block.append((ended - began, ended - before_step, team))
-            if round_ >= 2:  # the first warm up, and are where the default finds out
+            if round_ >= 2:  # the first two warm up, and the default chooses its threads
                 rounds[name].append(np.array(block))
     results = {}
     for name, blocks in rounds.items():
@@ -97,7 +96,7 @@ def measure(imports: list[str], hidden: int) -> dict[str, Any]:
 
 
 def in_new_process(imports: list[str], environment: dict[str, str], hidden: int) -> dict[str, Any]:
-    """`measure` in a process of its own, so that what is imported, and when, is known."""
+    """Run `measure` in a new process with a known order of imports."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
     argv = [sys.executable, __file__, "--hidden", str(hidden), "--measure", ",".join(imports)]
     done = subprocess.run(argv, env=clean | environment, check=True, capture_output=True, text=True)
@@ -108,9 +107,9 @@ def main() -> None:
     """Run every scenario and print a table of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hidden", type=int, action="append", help="default: 512 and 1500")
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--json", type=Path, help="the file for the results")
     parser.add_argument(
-        "--limit", type=float, help="fail if the default takes more than this times one thread"
+        "--limit", type=float, help="fail if the default takes longer than this times one thread"
     )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -137,7 +136,7 @@ def main() -> None:
                 )
             print(flush=True)
     worst = max(r["results"]["fused, default"]["ratio_to_one_thread"] for r in report)
-    print(f"default beside one thread, at worst: {worst:.3f}")
+    print(f"worst ratio of the default to one thread: {worst:.3f}")
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     if arguments.limit is not None and worst > arguments.limit:

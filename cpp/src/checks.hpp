@@ -1,13 +1,12 @@
-// Checks that the operations on many arrays share. They throw std::invalid_argument.
+// The checks of settings and of array pointers; validate(Options) is public, in options.hpp. All
+// throw std::invalid_argument.
 #pragma once
 
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
 namespace fused_rmsprop {
 
-inline std::size_t item_size(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
-
-void validate(const Gradients &gradients, DType dtype);
+void validate(const GradientTransform &transform, DType dtype);
 void validate(const Execution &execution);
 
 /// Throws unless there is such an array, aligned; `list[index].name` is what the error calls it.

@@ -22,21 +22,17 @@ constexpr std::array built{
 #endif
 };
 
-InstructionSet widest_supported() noexcept {
-    return *std::find_if(built.rbegin(), built.rend(), supported);
-}
-
 InstructionSet parse(std::string_view wanted, std::string_view source) {
     std::string valid;
+    bool known = false;
     for (const InstructionSet set : built) {
+        known = known || name(set) == wanted;
         if (!supported(set))
             continue;
         if (name(set) == wanted)
             return set;
         valid += (valid.empty() ? "" : ", ") + std::string(name(set));
     }
-    const bool known = std::any_of(built.begin(), built.end(),
-                                   [&](InstructionSet set) { return name(set) == wanted; });
     throw std::invalid_argument(std::string(source) + ": '" + std::string(wanted) +
                                 (known ? "' is not supported by this processor"
                                        : "' is not an instruction set of this build") +
@@ -45,8 +41,9 @@ InstructionSet parse(std::string_view wanted, std::string_view source) {
 
 InstructionSet from_environment() {
     const char *wanted = std::getenv("FUSED_RMSPROP_ISA");
-    return wanted == nullptr || *wanted == '\0' ? widest_supported()
-                                                : parse(wanted, "FUSED_RMSPROP_ISA");
+    if (wanted == nullptr || *wanted == '\0')
+        return *std::find_if(built.rbegin(), built.rend(), supported); // the widest
+    return parse(wanted, "FUSED_RMSPROP_ISA");
 }
 
 std::atomic<InstructionSet> &active() {
@@ -57,18 +54,8 @@ std::atomic<InstructionSet> &active() {
 } // namespace
 
 std::string_view name(InstructionSet set) noexcept {
-    switch (set) {
-    case InstructionSet::neon:
-        return "neon";
-    case InstructionSet::sse2:
-        return "sse2";
-    case InstructionSet::avx2:
-        return "avx2";
-    case InstructionSet::avx512:
-        return "avx512";
-    default:
-        return "generic";
-    }
+    constexpr const char *names[] = {"generic", "neon", "sse2", "avx2", "avx512"};
+    return names[static_cast<std::size_t>(set)];
 }
 
 std::span<const InstructionSet> built_instruction_sets() noexcept { return built; }

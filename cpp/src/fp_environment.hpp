@@ -17,47 +17,45 @@ namespace fused_rmsprop {
 /// (except on processors other than x86-64 and aarch64, which then keep them).
 class ScopedFpEnvironment {
 public:
-    explicit ScopedFpEnvironment([[maybe_unused]] bool flush_denormals) {
+    ScopedFpEnvironment(const ScopedFpEnvironment &) = delete;
+
 #if defined(__x86_64__)
-        constexpr unsigned all_masked = 0x1f80, flush_to_zero = 0x8000, denormals_are_zero = 0x0040;
+    explicit ScopedFpEnvironment(bool flush_denormals) : saved_(_mm_getcsr()) {
+        constexpr unsigned all_masked = 0x1f80, flush_both = 0x8040; // subnormal inputs and results
         constexpr unsigned status = 0x003f; // the exceptions that have occurred
-        const unsigned wanted =
-            all_masked | (flush_denormals ? flush_to_zero | denormals_are_zero : 0);
-        saved_ = _mm_getcsr();
+        const unsigned wanted = flush_denormals ? all_masked | flush_both : all_masked;
         if (((saved_ ^ wanted) & ~status) != 0) // writing takes far longer than reading
             _mm_setcsr(wanted);
+    }
+    ~ScopedFpEnvironment() {
+        if (_mm_getcsr() != saved_)
+            _mm_setcsr(saved_);
+    }
+
+private:
+    const unsigned saved_;
 #elif defined(__aarch64__)
+    explicit ScopedFpEnvironment(bool flush_denormals) {
         constexpr std::uint64_t flush_to_zero = std::uint64_t{1} << 24;
         asm volatile("mrs %0, fpcr" : "=r"(saved_) : : "memory");
         asm volatile("mrs %0, fpsr" : "=r"(saved_status_) : : "memory");
         asm volatile("msr fpcr, %0" : : "r"(flush_denormals ? flush_to_zero : 0) : "memory");
-#else
-        std::fegetenv(&saved_);
-        std::fesetenv(FE_DFL_ENV);
-#endif
     }
-
     ~ScopedFpEnvironment() {
-#if defined(__x86_64__)
-        if (_mm_getcsr() != saved_)
-            _mm_setcsr(saved_);
-#elif defined(__aarch64__)
         asm volatile("msr fpcr, %0" : : "r"(saved_) : "memory");
         asm volatile("msr fpsr, %0" : : "r"(saved_status_) : "memory");
-#else
-        std::fesetenv(&saved_);
-#endif
     }
 
-    ScopedFpEnvironment(const ScopedFpEnvironment &) = delete;
-    ScopedFpEnvironment &operator=(const ScopedFpEnvironment &) = delete;
-
 private:
-#if defined(__x86_64__)
-    unsigned saved_;
-#elif defined(__aarch64__)
     std::uint64_t saved_, saved_status_;
 #else
+    explicit ScopedFpEnvironment(bool) {
+        std::fegetenv(&saved_);
+        std::fesetenv(FE_DFL_ENV);
+    }
+    ~ScopedFpEnvironment() { std::fesetenv(&saved_); }
+
+private:
     std::fenv_t saved_;
 #endif
 };

@@ -1,11 +1,7 @@
 // Cuts arrays laid end to end into one slice for each thread.
 #pragma once
 
-#include "checks.hpp"
-#include "fp_environment.hpp"
-#include "parallel.hpp"
-
-#include <cstdint>
+#include <fused_rmsprop/fused_rmsprop.hpp>
 
 namespace fused_rmsprop {
 
@@ -17,14 +13,6 @@ inline std::size_t share(std::size_t total, std::size_t index, std::size_t count
     return total / count * index + total % count * index / count;
 }
 
-/// How many threads to use for work on `bytes` of parameters.
-inline int threads_for(std::size_t bytes, const Execution &execution) {
-    if (bytes < execution.serial_below_bytes)
-        return 1;
-    const int threads = execution.threads == 0 ? available_threads() : execution.threads;
-    return execution.tuner == nullptr ? threads : execution.tuner->choose(threads);
-}
-
 /// Where in an array that begins at `array`, in bytes, a cut at `offset` bytes is made: at the
 /// start of the cache line, so that no two threads write to one.
 inline std::size_t cut(const void *array, std::size_t offset) {
@@ -33,12 +21,18 @@ inline std::size_t cut(const void *array, std::size_t offset) {
     return line > start ? line - start : 0;
 }
 
-/// Calls `body(item, first, size)` with what lies from byte `begin` to byte `end` of all items laid
-/// end to end, for every item that has some of it, in elements. `bytes_of(item)` is an item's size,
-/// and `written(item)` the array that cuts are aligned by.
-template <typename Item, typename BytesOf, typename Written, typename Body>
-void for_slice(std::span<const Item> items, std::size_t begin, std::size_t end,
-               const BytesOf &bytes_of, const Written &written, const Body &body) {
+inline std::size_t bytes_of(const Tensor &t) { return t.bytes_to_step(); }
+inline std::size_t bytes_of(const Sum &s) { return s.term ? s.size * item_size(s.dtype) : 0; }
+inline const void *written(const Tensor &t) { return t.param; }
+inline const void *written(const Sum &s) { return s.sum; }
+
+/// Calls `body(item, first, size)` for every item that has a part in slice `index` of `count` of
+/// all items laid end to end, `total` bytes; first and size are in elements.
+template <typename Item, typename Body>
+void for_slice(std::span<const Item> items, std::size_t total, int index, int count,
+               const Body &body) {
+    const auto i = static_cast<std::size_t>(index), n = static_cast<std::size_t>(count);
+    const std::size_t begin = share(total, i, n), end = share(total, i + 1, n);
     std::size_t offset = 0; // of the item's first byte
     for (const Item &item : items) {
         const std::size_t bytes = bytes_of(item);

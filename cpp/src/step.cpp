@@ -1,87 +1,85 @@
-// One step over many tensors: checks them all, cuts them into slices, runs the slices.
+// One step over many tensors: checks them all, measures their gradients if they may be clipped or
+// the step skipped, cuts the tensors into slices, runs the slices.
 
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
-#include "kernels.hpp"
+#include "checks.hpp"
+#include "fp_environment.hpp"
+#include "kernels/kernels.hpp"
+#include "plan.hpp"
 #include "slices.hpp"
+#include "team.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 namespace fused_rmsprop {
 namespace {
 
-// A slice with more bytes of parameters than this waits for memory, not for the divider. There the
-// refined quotient's instructions cost (fewer loads are under way at a time), and asking for the
-// arrays' next lines early brings up to a tenth: the processor's own prefetching falls behind.
-constexpr std::size_t in_cache_up_to_bytes = 1 << 20;
-// And a short array is mostly the end of the loop, which takes one element after the other.
-constexpr std::size_t refined_from_elements = 256;
-constexpr std::size_t prefetch_block = 256, prefetch_distance = 4096; // bytes of each array
-// What more than one loop goes over stays in the first cache in between, in blocks of this.
-constexpr std::size_t block = 2048;
+/// The kinds of state that options need, a bit for each of state_kinds. (The compiler does not see
+/// through the table's functions in a loop.)
+template <std::size_t... K>
+unsigned needed_bits(const Options &options, std::index_sequence<K...>) {
+    return ((unsigned{state_kinds[K].needed(options)} << K) | ...);
+}
 
-std::size_t byte_size(const Tensor &tensor) {
-    return tensor.grad == nullptr ? 0 : tensor.size * item_size(tensor.dtype);
+unsigned needed_state(const Options &options) {
+    return needed_bits(options, std::make_index_sequence<state_kind_count>{});
 }
 
 /// Throws unless every tensor can be stepped; returns the bytes of parameters to be updated.
-std::size_t check(std::span<const Tensor> tensors, const Gradients &gradients,
+std::size_t check(std::span<const Tensor> tensors, const GradientTransform &transform,
                   bool flush_denormals) {
     std::size_t total = 0;
     const Tensor *checked = nullptr; // whose options and dtype were validated last
+    unsigned needed = 0;             // by these options
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         const Tensor &t = tensors[i];
-        if (t.grad == nullptr || t.size == 0)
+        if (t.bytes_to_step() == 0)
             continue;
         const auto required = [&](const void *array, const char *name) {
             need(array, t.dtype, "tensors", i, name);
         };
         required(t.param, "param");
         required(t.grad, "grad");
-        required(t.square_avg, "square_avg");
-        if (t.options == nullptr)
-            throw std::invalid_argument("tensors[" + std::to_string(i) + "].options is missing");
-        if (t.options->momentum > 0)
-            required(t.momentum_buffer, "momentum_buffer");
-        if (t.options->centered)
-            required(t.grad_avg, "grad_avg");
-        if (t.options->ema_decay > 0)
-            required(t.param_avg, "param_avg");
+        required(t.options, "options");
         if (checked == nullptr || checked->options != t.options || checked->dtype != t.dtype) {
             validate(*t.options, t.dtype, flush_denormals);
-            validate(gradients, t.dtype);
+            validate(transform, t.dtype);
+            needed = needed_state(*t.options);
             checked = &t;
         }
-        total += byte_size(t);
+        for (std::size_t k = 0; k < state_kind_count; ++k)
+            if (needed >> k & 1)
+                required(t.*state_kinds[k].array, state_kinds[k].name);
+        total += t.bytes_to_step();
     }
     return total;
 }
 
-/// How the slices of a step are run: with which kernels, and on which gradients.
-struct Choice {
+/// What all tensors of a slice are updated with.
+struct Shared {
     InstructionSet set;
-    bool refined_quotient;
-    bool prefetch;
-    const Gradients &gradients;
+    bool in_cache;
+    const GradientTransform &transform;
+    double clip_factor;
+    bool flush_denormals;
 };
 
 /// Asks for a block of each array that a step of the tensor uses, from the given byte on.
-/// Always inline: a call of a function that does nothing but this GCC takes for one without effect.
-[[gnu::always_inline]] inline void prefetch(const Tensor &t, std::size_t byte) {
+/// Inline, and its caller too: GCC drops the call of a function that does nothing but this.
+[[gnu::always_inline]] inline void prefetch(const Tensor &t, unsigned needed, std::size_t byte) {
     const auto line = [&](const void *array, std::size_t i) {
         return reinterpret_cast<const void *>(reinterpret_cast<std::uintptr_t>(array) + byte + i);
     };
     for (std::size_t i = 0; i < prefetch_block; i += cache_line) {
         __builtin_prefetch(line(t.grad, i));
         __builtin_prefetch(line(t.param, i), 1);
-        __builtin_prefetch(line(t.square_avg, i), 1);
-        if (t.options->momentum > 0)
-            __builtin_prefetch(line(t.momentum_buffer, i), 1);
-        if (t.options->centered)
-            __builtin_prefetch(line(t.grad_avg, i), 1);
-        if (t.options->ema_decay > 0)
-            __builtin_prefetch(line(t.param_avg, i), 1);
     }
+    for (std::size_t k = 0; k < state_kind_count; ++k)
+        for (std::size_t i = 0; i < prefetch_block && (needed >> k & 1); i += cache_line)
+            __builtin_prefetch(line(t.*state_kinds[k].array, i), 1);
 }
 
 /// `alpha` to the power of `n`: by multiplications alone, so that every machine has the same bits.
@@ -100,46 +98,52 @@ double alpha_at(const Options &o, std::uint64_t step) {
     return o.alpha * (1 - power(o.alpha, step)) / (1 - power(o.alpha, step + 1));
 }
 
-/// The kernels and their scalars for one set of options and one dtype, kept from tensor to tensor.
+/// The loops and their scalars for one set of options and one dtype, kept from tensor to tensor.
 template <typename T>
-class Kernel {
+class TensorUpdater {
 public:
-    explicit Kernel(const Choice &choice) : choice_(choice) {}
+    explicit TensorUpdater(const Shared &shared) : shared_(shared) {}
 
     /// Updates `size` elements of `t`; `next` is the tensor after it, if there is one.
     void run(const Tensor &t, const Tensor *next, std::size_t first, std::size_t size) {
         if (t.options != options_ || (t.options->bias_correction && t.step != step_))
             prepare(*t.options, t.step);
-        const std::size_t at_once = choice_.prefetch ? prefetch_block / sizeof(T)
-                                    : limited_ || t.options->ema_decay > 0 ? block / sizeof(T)
-                                                                           : size;
+        const bool two_loops = limited_ || t.options->ema_decay > 0;
+        const std::size_t at_once = !shared_.in_cache ? prefetch_block / sizeof(T)
+                                    : two_loops       ? cached_block / sizeof(T)
+                                                      : size;
         for (std::size_t i = 0; i < size; i += at_once) {
-            if (choice_.prefetch) {
-                const std::size_t ahead = (first + i) * sizeof(T) + prefetch_distance;
-                if (ahead < byte_size(t))
-                    prefetch(t, ahead);
-                else if (next != nullptr && ahead - byte_size(t) < byte_size(*next))
-                    prefetch(*next, ahead - byte_size(t));
-            }
+            if (!shared_.in_cache)
+                prefetch_from(t, next, (first + i) * sizeof(T) + prefetch_distance);
             update(t, first + i, std::min(at_once, size - i));
         }
     }
 
 private:
+    [[gnu::always_inline]] void prefetch_from(const Tensor &t, const Tensor *next,
+                                              std::size_t byte) const {
+        const std::size_t size = t.bytes_to_step();
+        if (byte < size)
+            prefetch(t, needed_, byte);
+        else if (next != nullptr && byte - size < next->bytes_to_step())
+            prefetch(*next, next->options == options_ ? needed_ : needed_state(*next->options),
+                     byte - size);
+    }
+
     void update(const Tensor &t, std::size_t first, std::size_t size) {
         const auto at = [&](void *array) {
             return array == nullptr ? nullptr : static_cast<T *>(array) + first;
         };
         const T *grad = static_cast<const T *>(t.grad) + first;
         if (limited_) {
-            kernels_->limit(limited_grad_, grad, scaling_, size);
+            loops_->limit(limited_grad_, grad, scaling_, size);
             grad = limited_grad_;
         }
         const auto run_on = t.size < refined_from_elements ? short_update_ : update_;
         run_on({at(t.param), grad, at(t.square_avg), at(t.momentum_buffer), at(t.grad_avg)},
                coefficients_, size);
         if (t.options->ema_decay > 0)
-            kernels_->average(at(t.param_avg), at(t.param), ema_decay_, one_minus_ema_decay_, size);
+            loops_->average(at(t.param_avg), at(t.param), ema_decay_, one_minus_ema_decay_, size);
     }
 
     void prepare(const Options &o, std::uint64_t step) {
@@ -151,22 +155,24 @@ private:
                                   : o.decoupled_weight_decay ? WeightDecay::decoupled
                                                              : WeightDecay::coupled;
         // Within these bounds lr * g / denominator stays far from overflow: see docs/quotient.md.
-        const bool bounded = o.lr <= 0x1p20 && o.eps >= 0x1p-64 && o.eps <= 0x1p60;
+        const bool exact =
+            shared_.flush_denormals && o.lr <= 0x1p20 && o.eps >= 0x1p-64 && o.eps <= 0x1p60;
         kernels::Variant variant{weight_decay, o.centered, o.eps_inside_sqrt, momentum, false};
-        short_update_ = kernels_->update(variant);
-        variant.refined_quotient = choice_.refined_quotient && bounded;
-        update_ = kernels_->update(variant);
+        short_update_ = loops_->update(variant);
+        variant.refined_quotient = shared_.in_cache && exact;
+        update_ = loops_->update(variant);
 
         const auto rounded = [](double value) { return static_cast<T>(value); };
-        const Gradients &g = choice_.gradients;
-        const double scale = g.grad_scale * g.clip_factor, sign = o.maximize ? -1 : 1;
-        limited_ = g.max_grad_value < Gradients::unlimited;
-        scaling_ = {rounded(scale), rounded(g.max_grad_value * g.clip_factor)};
+        const double scale = shared_.transform.grad_scale * shared_.clip_factor;
+        const double limit = shared_.transform.max_grad_value.value_or(INFINITY);
+        const double sign = o.maximize ? -1 : 1;
+        limited_ = std::isfinite(limit);
+        scaling_ = {rounded(scale), rounded(limit * shared_.clip_factor)};
+        const double decay_rate = o.decoupled_weight_decay ? o.lr : 1;
         const bool early = momentum == Momentum::none || o.lr_in_momentum;
         const double alpha = alpha_at(o, step);
         coefficients_ = {.grad_scale = rounded(limited_ ? sign : sign * scale),
-                         .weight_decay = rounded(o.decoupled_weight_decay ? o.lr * o.weight_decay
-                                                                          : o.weight_decay),
+                         .weight_decay = rounded(o.weight_decay * decay_rate),
                          .alpha = rounded(alpha),
                          .one_minus_alpha = rounded(1 - alpha),
                          .alpha_one_minus_alpha = rounded(alpha * (1 - alpha)),
@@ -176,50 +182,50 @@ private:
                          .lr_after_momentum = rounded(early ? 1 : o.lr)};
         ema_decay_ = rounded(o.ema_decay);
         one_minus_ema_decay_ = rounded(1 - o.ema_decay);
+        needed_ = needed_state(o);
         options_ = &o;
         step_ = step;
     }
 
-    const Choice &choice_;
-    const kernels::Kernels<T> *kernels_ = &kernels::kernels_for<T>(choice_.set);
+    const Shared &shared_;
+    const kernels::Loops<T> *loops_ = &kernels::loops_for<T>(shared_.set);
     const Options *options_ = nullptr;
+    unsigned needed_ = 0;
     std::uint64_t step_ = 0;
-    typename kernels::Kernels<T>::Update update_ = nullptr, short_update_ = nullptr;
+    typename kernels::Loops<T>::Update update_ = nullptr, short_update_ = nullptr;
     kernels::Coefficients<T> coefficients_{};
     kernels::Scaling<T> scaling_{};
     T ema_decay_ = 0, one_minus_ema_decay_ = 0;
     bool limited_ = false;
-    T limited_grad_[block / sizeof(T)];
+    T limited_grad_[cached_block / sizeof(T)];
 };
 
-} // namespace
+/// What to multiply gradients of this norm with so that it is `most` at most; NaN for a NaN.
+double clip_factor(double norm, double most) {
+    return norm <= most || std::isinf(most) ? 1 : most / norm;
+}
 
-int step(std::span<const Tensor> tensors, const Execution &execution, const Gradients &gradients) {
-    // Checks and the tuner compute too: their inexact results would raise the caller's flags.
-    const ScopedFpEnvironment caller(false);
-    validate(execution);
-    const std::size_t total = check(tensors, gradients, execution.flush_denormals);
-    if (total == 0)
-        return 1;
+/// Updates `bytes` of parameters; returns the number of threads that worked.
+int update(std::span<const Tensor> tensors, std::size_t bytes, const Execution &execution,
+           const GradientTransform &transform, double clip_factor) {
     const InstructionSet set = instruction_set();
-    const int used = run_team(threads_for(total, execution), [&](int index, int count) {
+    const int used = run_team(threads_for_step(bytes, execution), [&](int index, int count) {
         const ScopedFpEnvironment environment(execution.flush_denormals);
-        const auto i = static_cast<std::size_t>(index), n = static_cast<std::size_t>(count);
-        const bool in_cache = total / n <= in_cache_up_to_bytes;
-        const Choice choice{.set = set,
-                            .refined_quotient = in_cache && execution.flush_denormals,
-                            .prefetch = !in_cache,
-                            .gradients = gradients};
-        Kernel<float> kernel32(choice);
-        Kernel<double> kernel64(choice);
-        const auto written = [](const Tensor &t) { return t.param; };
-        for_slice(tensors, share(total, i, n), share(total, i + 1, n), byte_size, written,
+        const std::size_t slice = bytes / static_cast<std::size_t>(count);
+        const Shared shared{.set = set,
+                            .in_cache = slice <= in_cache_up_to_bytes,
+                            .transform = transform,
+                            .clip_factor = clip_factor,
+                            .flush_denormals = execution.flush_denormals};
+        TensorUpdater<float> update32(shared);
+        TensorUpdater<double> update64(shared);
+        for_slice(tensors, bytes, index, count,
                   [&](const Tensor &t, std::size_t first, std::size_t size) {
                       const Tensor *next = &t == &tensors.back() ? nullptr : &t + 1;
                       if (t.dtype == DType::float32)
-                          kernel32.run(t, next, first, size);
+                          update32.run(t, next, first, size);
                       else
-                          kernel64.run(t, next, first, size);
+                          update64.run(t, next, first, size);
                   });
     });
     if (execution.tuner != nullptr)
@@ -227,14 +233,28 @@ int step(std::span<const Tensor> tensors, const Execution &execution, const Grad
     return used;
 }
 
-const char *version() noexcept { return FUSED_RMSPROP_VERSION; }
+} // namespace
 
-const char *compiler() noexcept {
-#if defined(__clang__)
-    return __VERSION__; // "Clang 14.0.6"
-#else
-    return "GCC " __VERSION__;
-#endif
+StepResult step(std::span<const Tensor> tensors, const Execution &execution,
+                const GradientTransform &transform) {
+    // Checks and the tuner compute too: their inexact results would raise the caller's flags.
+    const ScopedFpEnvironment caller(false);
+    validate(execution);
+    const std::size_t bytes = check(tensors, transform, execution.flush_denormals);
+    const bool may_skip = transform.on_nonfinite == OnNonfinite::skip;
+    StepResult result;
+    double factor = 1;
+    if (transform.max_grad_norm || may_skip) {
+        const GradNorm found = grad_norm(tensors, transform, execution);
+        result.grad_norm = found.norm;
+        result.nonfinite = found.nonfinite;
+        result.skipped = may_skip && found.nonfinite != no_tensor;
+        if (transform.max_grad_norm)
+            factor = clip_factor(found.norm, *transform.max_grad_norm);
+    }
+    if (bytes > 0 && !result.skipped)
+        result.threads = update(tensors, bytes, execution, transform, factor);
+    return result;
 }
 
 } // namespace fused_rmsprop

@@ -1,4 +1,4 @@
-"""Trains a demo, and tells how the package was built and what it uses here."""
+"""Train a demo, or show how the package was built and what it uses on this machine."""
 
 from __future__ import annotations
 
@@ -11,74 +11,61 @@ from fused_rmsprop import __version__, show_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m fused_rmsprop", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"fused-rmsprop {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("info", help="print how the package was built and what it uses here")
-    demo = commands.add_parser(
-        "demo",
-        help="train a network on handwritten digits, fused and in NumPy, and compare",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    demo.add_argument(
-        "--epochs", type=positive_int, default=30, help="passes over the training set"
-    )
-    demo.add_argument("--seed", type=seed, default=0, help="of the split, the weights, the batches")
-    demo.add_argument(
-        "--threads",
-        type=positive_int,
-        default=argparse.SUPPRESS,
-        help="of the optimizer (default: what is measured to be faster)",
-    )
-    demo.add_argument(
-        "--out", type=png_path, default="fused_rmsprop_demo.png", help="the PNG file to write"
-    )
-    arguments = parser.parse_args(argv)
-
+    """Run the command line and return the exit status."""
+    arguments = make_parser().parse_args(argv)
     if arguments.command == "info":
         show_config()
         return 0
     try:
         from fused_rmsprop.demo import run
+
+        run(arguments.epochs, arguments.seed, arguments.threads, arguments.out)
     except ModuleNotFoundError as error:
-        print(
-            f"the demo needs the module {error.name}; install what it uses, in the source folder: "
-            "pip install '.[demo]'",
-            file=sys.stderr,
-        )
+        install = "run pip install '.[demo]' in the source folder"
+        print(f"the demo needs the module {error.name}; {install}", file=sys.stderr)
         return 1
-    try:
-        run(
-            arguments.epochs,
-            arguments.seed,
-            getattr(arguments, "threads", None),
-            arguments.out,
-        )
     except (OSError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     return 0
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m fused_rmsprop", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"fused-rmsprop {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="show how the package was built and what it uses here")
+    demo = commands.add_parser(
+        "demo",
+        help="train a network on handwritten digits with the kernel and with NumPy, and compare",
+    )
+    for flag, kind, default, text in (
+        ("--epochs", positive_int, 30, "passes over the training set (default: %(default)s)"),
+        ("--seed", seed, 0, "for the split, weights and batches (default: %(default)s)"),
+        ("--threads", positive_int, None, "threads of the optimizer (default: chosen by timing)"),
+        ("--out", png_path, "fused_rmsprop_demo.png", "the PNG file (default: %(default)s)"),
+    ):
+        demo.add_argument(flag, type=kind, default=default, help=text)
+    return parser
+
+
 def positive_int(text: str) -> int:
     """Argument type: an int of at least 1."""
-    value = int(text)
-    if value < 1:
+    if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
 
 
 def seed(text: str) -> int:
-    """Argument type: what NumPy and scikit-learn both take for a seed."""
-    value = int(text)
-    if not 0 <= value < 2**32:
+    """Argument type: a seed that both NumPy and scikit-learn accept."""
+    if not 0 <= (value := int(text)) < 2**32:
         raise argparse.ArgumentTypeError(f"{value} is not from 0 to 2**32 - 1")
     return value
 
 
 def png_path(text: str) -> str:
-    """Argument type: a file name that can be written when the training is over."""
+    """Argument type: a PNG file in an existing folder, checked before the training."""
     path = Path(text)
     if path.suffix != ".png":
         raise argparse.ArgumentTypeError(f"{text!r} does not end with .png")

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence, Set
 from typing import Any, TypedDict, final
 
 import numpy as np
@@ -28,37 +28,23 @@ def set_instruction_set(name: str) -> None: ...
 def rmsprop_step(
     param: object,
     grad: object,
-    state: tuple[object, object, object, object],
-    steps: int,
+    state: Sequence[object],
+    step: int,
     options: Options,
-    gradients: Gradients,
+    grad_scale: float,
+    max_grad_value: float | None,
     flush_denormals: bool,
     threads: int,
 ) -> None: ...
-
-@final
-class Gradients:
-    def __init__(self, *, grad_scale: float, max_grad_value: float | None) -> None: ...
+def torch_private_names() -> list[str]: ...
 
 @final
 class Options:
-    def __init__(
-        self,
-        *,
-        lr: float,
-        alpha: float,
-        eps: float,
-        weight_decay: float,
-        momentum: float,
-        ema_decay: float,
-        centered: bool,
-        nesterov: bool,
-        maximize: bool,
-        eps_inside_sqrt: bool,
-        lr_in_momentum: bool,
-        decoupled_weight_decay: bool,
-        bias_correction: bool,
-    ) -> None: ...
+    def __init__(self, **options: float) -> None: ...
+    @staticmethod
+    def defaults() -> dict[str, float]: ...
+    def validate(self, float64: bool, flush_denormals: bool) -> None: ...
+    def needed_state(self) -> list[str]: ...
     def suits(self, float64: bool, flush_denormals: bool) -> bool: ...
 
 @final
@@ -72,58 +58,72 @@ class Group:
     def steps(self) -> NDArray[np.int64]: ...
     def validate(self, options: Options, flush_denormals: bool) -> None: ...
     def set_options(self, options: Options) -> None: ...
-    def configure(self, options: Options, state: Sequence[list[NDArray[Any]] | None]) -> None: ...
+    def configure(
+        self, options: Options, state: Sequence[Sequence[NDArray[Any]] | None]
+    ) -> None: ...
     summed: list[bool]
 
-class StepRunner:
-    threads: int
+@final
+class Claim:
+    def __enter__(self) -> Claim: ...
+    def __exit__(self, *args: object) -> None: ...
+
+class Stepper:
+    threads: int | None
     flush_denormals: bool
     serial_below_bytes: int
     max_grad_norm: float | None
     max_grad_value: float | None
     on_nonfinite: str
     skipped_steps: int
+    def claim(self, why: str = "") -> Claim: ...
     @property
     def grad_norm(self) -> float | None: ...
     @property
     def threads_used(self) -> int: ...
 
 @final
-class Stepper(StepRunner):
+class NumpyStepper(Stepper):
     accumulated: int
     step_count: int
     def __init__(self) -> None: ...
-    def acquire(self, why: str = "") -> None: ...
-    def release(self) -> None: ...
     def add(self, groups: list[Group], grouped: bool) -> None: ...
     def bind(self, grads: object) -> None: ...
-    def step(self, grads: object = None, grad_scale: float = 1.0) -> None: ...
+    def step(
+        self, grads: object = None, grad_scale: float = 1.0
+    ) -> tuple[str, NDArray[Any]] | None: ...
     def accumulate(self, grads: object = None) -> None: ...
 
 @final
-class TensorStepper(StepRunner):
-    def __init__(
-        self,
-        probe: Any,
-        c_functions: bool,
-        in_order: Callable[[Any, Any], Any],
-        increment_version: Callable[[list[Any]], None],
-        raise_nonfinite: Callable[[Any], None],
-    ) -> None: ...
-    def acquire(self) -> None: ...
-    def release(self) -> None: ...
+class TorchStepper(Stepper):
+    def __init__(self, probe: Any, hidden: Set[str]) -> None: ...
     def can_step(self, tensor: Any) -> bool: ...
     def same_order(self, a: Any, b: Any) -> bool: ...
-    def assign(
-        self, slots: list[tuple[Any, ...]], groups: list[list[Any]], state: dict[Any, Any]
-    ) -> list[int]: ...
-    def read(
-        self, groups: list[list[Any]], state: dict[Any, Any], options: list[Options]
-    ) -> bool: ...
+    def in_order(self, param: Any, tensor: Any) -> Any: ...
     def step(
         self,
         groups: list[list[Any]],
         state: dict[Any, Any],
         options: list[Options],
         grad_scale: float,
+    ) -> tuple[Any, list[Any]] | None: ...
+    def assign(
+        self,
+        slots: list[tuple[Any, int, dict[str, Any]]],
+        groups: list[list[Any]],
+        state: dict[Any, Any],
+        options: list[Options],
+    ) -> list[int]: ...
+    def read(
+        self, groups: list[list[Any]], state: dict[Any, Any], options: list[Options]
     ) -> bool: ...
+    def step_claimed(
+        self,
+        groups: list[list[Any]],
+        state: dict[Any, Any],
+        options: list[Options],
+        grad_scale: float,
+    ) -> tuple[Any, list[Any]] | None: ...
+    @property
+    def uses_c_functions(self) -> bool: ...
+    def forget_gradients(self) -> None: ...

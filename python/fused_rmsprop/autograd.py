@@ -1,6 +1,6 @@
-"""The `rmsprop` of HIPS autograd: the same arguments and trajectory, in one pass a step.
+"""A drop-in for the `rmsprop` of HIPS autograd, with one fused pass per step.
 
-It knows nothing of autograd and does not import it: any function that gives gradients will do.
+It does not import autograd; any function that returns gradients will do.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fused_rmsprop.optimizer import RMSProp
-from fused_rmsprop.options import Number
+from fused_rmsprop.values import Number
 
 
 def rmsprop(
@@ -24,7 +23,7 @@ def rmsprop(
     gamma: Number = 0.9,
     eps: Number = 10**-8,
 ) -> Any:
-    r"""Minimise by gradients: a replacement for ``autograd.misc.optimizers.rmsprop``.
+    r"""Minimise by gradients, as ``autograd.misc.optimizers.rmsprop`` does.
 
     .. math::
         v \leftarrow \gamma v + (1 - \gamma) g^2, \qquad
@@ -34,19 +33,18 @@ def rmsprop(
     Parameters
     ----------
     grad : callable, ``grad(x, i)``
-        The gradients at `x`, in its structure; ``i`` counts iterations from 0.
-    x0 : array or number, or list, tuple or dict of such, nested at will
-        Where to begin; it is not changed.
+        Returns the gradients at `x`, in its structure; ``i`` counts iterations from 0.
+    x0 : array or number, or a nest of lists, tuples and dicts of these
+        The starting point; not changed.
     callback : callable, ``callback(x, i, g)``, or None
-        Called before each update, with what `grad` was given and gave. It may keep the arrays.
-        What it writes into them takes effect where `x0` is a single array, and not where it is
-        a nest, as in autograd.
+        Called before each update with the argument and the result of `grad`. It may keep the
+        arrays. As in autograd, writing to them takes effect only if `x0` is a single array.
     num_iters : int
         The number of updates.
     step_size : float
         The learning rate, ``>= 0``; `lr` of `RMSProp`.
     gamma : float
-        Share of the running average that an update keeps, ``0 <= gamma < 1``; `alpha` of `RMSProp`.
+        Decay of the running average, ``0 <= gamma < 1``; `alpha` of `RMSProp`.
     eps : float
         Added to the square root, ``> 0``.
 
@@ -57,19 +55,17 @@ def rmsprop(
 
     Raises
     ------
-    TypeError
-        If a leaf of `x0` or of a gradient is not made of real numbers.
-    ValueError
-        If a gradient has another structure or shape than `x0`, or a number is out of bounds.
+    TypeError, ValueError
+        If a leaf of `x0` or of a gradient is not real, a gradient differs in structure or shape
+        from `x0`, or a number is out of bounds.
 
     Notes
     -----
-    The formula, its order of operations and the average that begins at one are those of
-    ``autograd/misc/optimizers.py`` (https://github.com/HIPS/autograd), so float64 arrays go
-    through the very same bits; only subnormal numbers count as zero here, see `RMSProp`. Everything
-    is computed in float64. autograd does so from the second iteration on, as its average is
-    float64; `grad` sees float32 only once there, never here. For training in float32 use `RMSProp`
-    itself. One cannot differentiate through this function, as one can through autograd's.
+    The formula, its order of operations and the initial average of one match
+    ``autograd/misc/optimizers.py`` (https://github.com/HIPS/autograd). float64 results are
+    bit-identical, except that subnormal numbers count as zero here; see `RMSProp`. float32 input is
+    converted to float64 before the first call of `grad`; in autograd, before the second. Use
+    `RMSProp` to train in float32. Unlike autograd's, this function cannot be differentiated.
 
     Examples
     --------
@@ -78,17 +74,15 @@ def rmsprop(
     >>> print(found["a"].round(6))
     3.0
     """
-    params = _new(x0, "x0")
-    opt = RMSProp(params, lr=step_size, alpha=gamma, eps=eps)
-    for state in opt.state.values():
-        state["square_avg"].fill(1)
+    params = _float64(x0, "x0")
+    opt = RMSProp(params, lr=step_size, alpha=gamma, eps=eps, initial_square_avg=1.0)
     for i in range(num_iters):
-        # Never the arrays that are trained: who keeps what they saw keeps what it was.
-        seen = _new(params, "x0")
-        grads = _map(_float64, grad(seen, i), "grads")
+        # Show copies, so that arrays kept by the caller do not change.
+        seen = _float64(params, "x0")
+        grads = _float64(grad(seen, i), "grads", copy=False)
         if callback is not None:
-            shown = seen if isinstance(seen, np.ndarray) else _new(params, "x0")
-            grads_shown = _new(grads, "grads")
+            shown = seen if isinstance(seen, np.ndarray) else _float64(params, "x0")
+            grads_shown = _float64(grads, "grads")
             callback(shown, i, grads_shown)
             if isinstance(params, np.ndarray):
                 params[...], grads = shown, grads_shown
@@ -96,26 +90,15 @@ def rmsprop(
     return params
 
 
-def _map(function: Callable[[Any, str], Any], nest: Any, where: str) -> Any:
-    """The nest with ``function(leaf, name)`` in the place of each leaf."""
+def _float64(nest: Any, where: str, copy: bool = True) -> Any:
+    """Convert the leaves of a nest to float64 arrays in C order; ``where`` names it in errors."""
     if isinstance(nest, dict):
-        return {key: _map(function, item, f"{where}[{key!r}]") for key, item in nest.items()}
+        return {key: _float64(item, f"{where}[{key!r}]", copy) for key, item in nest.items()}
     if isinstance(nest, (list, tuple)):
-        items = [_map(function, item, f"{where}[{i}]") for i, item in enumerate(nest)]
+        items = [_float64(item, f"{where}[{i}]", copy) for i, item in enumerate(nest)]
         return tuple(items) if isinstance(nest, tuple) else items
-    return function(nest, where)
-
-
-def _float64(leaf: Any, where: str) -> NDArray[np.float64]:
-    array = np.asarray(leaf)
+    array = np.asarray(nest)
     if array.dtype.kind not in "fiub":
-        raise TypeError(
-            f"{where} is not an array of real numbers, but a {type(leaf).__name__} "
-            f"of dtype {array.dtype}"
-        )
-    return np.asarray(array, np.float64)
-
-
-def _new(nest: Any, where: str) -> Any:
-    """Copies in the same structure, C-contiguous."""
-    return _map(lambda leaf, name: np.array(_float64(leaf, name), order="C"), nest, where)
+        got = f"a {type(nest).__name__} of dtype {array.dtype}"
+        raise TypeError(f"{where} is not an array of real numbers: got {got}")
+    return array.astype(np.float64, order="C", copy=copy)

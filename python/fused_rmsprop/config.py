@@ -1,4 +1,4 @@
-"""Tells how the package was built and what it uses on this machine."""
+"""Show how the package was built and what it uses on this machine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
 @overload
 def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
 def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] | None:
-    """Print, or return, how the package was built and what it uses here.
+    """Print or return how the package was built and what it uses on this machine.
 
     Parameters
     ----------
     mode : {"stdout", "dicts"}
-        Print for people, or return a dict of ``version``, ``compiler``, ``openmp``,
+        Print a summary, or return a dict with ``version``, ``compiler``, ``openmp``,
         ``instruction_sets`` (``built``, ``supported``, ``in_use``) and ``threads`` (``available``
-        and what bounds it: ``openmp``, ``affinity``, ``cgroup`` as counts, 0 for no bound, and
+        and its limits: the counts ``openmp``, ``affinity`` and ``cgroup``, 0 for no limit, and
         ``forked``).
 
     Raises
@@ -32,7 +32,15 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     config = _core.config()
     if mode == "dicts":
         return dict(config)
-    sets = config["instruction_sets"]
+    sets, threads = config["instruction_sets"], config["threads"]
+    openmp, affinity, cgroup = (threads[k] or "none" for k in ("openmp", "affinity", "cgroup"))
+    default = (
+        f"up to {threads['available']}, the least of OpenMP's maximum ({openmp}), "
+        f"the affinity mask ({affinity}), the control group's CPU quota ({cgroup});\n"
+        "                  each optimizer measures whether more than one is faster"
+    )
+    if threads["forked"]:
+        default = "1: an OpenMP team would hang in a forked child process"
     print(f"fused-rmsprop     {config['version']}")
     print(f"compiler          {config['compiler']}")
     print(f"OpenMP            {config['openmp']}")
@@ -40,20 +48,5 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     print(f"  built in        {', '.join(sets['built'])}")
     print(f"  supported here  {', '.join(sets['supported'])}")
     print(f"  in use          {sets['in_use']}  (FUSED_RMSPROP_ISA=name chooses another)")
-    print(f"default threads   {_explain_threads(config['threads'])}")
+    print(f"default threads   {default}")
     return None
-
-
-def _explain_threads(threads: Any) -> str:
-    if threads["forked"]:
-        return "1: in a forked child process an OpenMP team would hang"
-    bounds = {
-        "OpenMP's maximum": threads["openmp"],
-        "the affinity mask": threads["affinity"],
-        "the control group's CPU quota": threads["cgroup"],
-    }
-    least = ", ".join(f"{why} ({count or 'none'})" for why, count in bounds.items())
-    return (
-        f"up to {threads['available']}, the least of {least};\n"
-        "                  each optimizer measures whether they are faster than one"
-    )

@@ -8,16 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import (
-    Number,
-    as_flag,
-    as_limit,
-    as_scale,
-    as_threads,
-    core_options,
-    parse_options,
-    scheduled,
-)
+from fused_rmsprop.groups.state import KINDS
+from fused_rmsprop.options import GROUP_OPTIONS, core_options, parse_options, scheduled
+from fused_rmsprop.values import Number, as_flag, as_limit, as_scale, as_threads
 
 
 def rmsprop_step(
@@ -92,39 +85,20 @@ lr_in_momentum, decoupled_weight_decay, bias_correction, ema_decay
     >>> param.round(3)
     array([0.9, 1.1, 1. ])
     """
-    options = parse_options(
-        {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-            "nesterov": nesterov,
-            "maximize": maximize,
-            "eps_inside_sqrt": eps_inside_sqrt,
-            "lr_in_momentum": lr_in_momentum,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "bias_correction": bias_correction,
-            "ema_decay": ema_decay,
-        },
-        "rmsprop_step",
-    )
+    given = locals()
+    options = parse_options({n: given[n] for n in GROUP_OPTIONS if n in given}, "rmsprop_step")
     if names := scheduled(options):
         raise TypeError(f"{names[0]} must be a number here: rmsprop_step does not count steps")
     if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
         raise ValueError(f"step must be an int >= 0, got {step!r}")
-    gradients = _core.Gradients(
-        grad_scale=as_scale(grad_scale),
-        max_grad_value=as_limit("max_grad_value", max_grad_value),
-    )
     _core.rmsprop_step(
         param,
         grad,
-        (square_avg, momentum_buffer, grad_avg, param_avg),
+        [given[kind.name] for kind in KINDS],
         step,
         core_options(options),
-        gradients,
+        as_scale("grad_scale", grad_scale),
+        as_limit("max_grad_value", max_grad_value),
         as_flag("flush_denormals", flush_denormals),
-        as_threads(threads),
+        as_threads("threads", threads) or 0,
     )

@@ -1,146 +1,119 @@
-"""The options of an update: their names, and what a user may give for them.
+"""The table of options: one entry for each, from which every other list of options comes.
 
-Their bounds are checked below, in the C++ library, which knows the arrays' dtypes.
+Bounds are checked by the C++ library, which knows the arrays' dtypes. The signatures of `RMSProp`,
+`rmsprop_step` and `fused_rmsprop.torch.RMSprop` repeat the names for readers; a test compares them
+with this table.
 """
 
 from __future__ import annotations
 
 import difflib
-import reprlib
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any, SupportsFloat, TypeAlias
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from fused_rmsprop import _core
-
-#: What a user may give for a number: a float, an int, a NumPy scalar, a 0-d array.
-Number: TypeAlias = SupportsFloat
-#: Or for one that may change: a function of the number of completed steps, which returns it.
-Schedulable: TypeAlias = SupportsFloat | Callable[[int], SupportsFloat]
-
-SCHEDULABLE = ("lr", "weight_decay", "momentum")
-NUMBERS = ("lr", "alpha", "eps", "weight_decay", "momentum", "ema_decay", "initial_square_avg")
-FLAGS = (
-    *("centered", "nesterov", "maximize", "eps_inside_sqrt", "lr_in_momentum"),
-    *("decoupled_weight_decay", "bias_correction"),
+from fused_rmsprop.values import (
+    as_flag,
+    as_limit,
+    as_number,
+    as_on_nonfinite,
+    as_schedulable,
+    as_threads,
 )
-OPTIONS = (*NUMBERS, *FLAGS)
-#: What the state started from decides what it means: these stay as they are.
-FIXED = ("initial_square_avg", "bias_correction")
-
-ON_NONFINITE = ("propagate", "skip", "raise")
-
-# float() takes them, but nobody means a number by them.
-_NOT_NUMBERS = (bool, np.bool_, str, bytes, bytearray)
-
-_MOST_THREADS = 1024  # OpenMP ends the process when it cannot start the threads of a team
 
 
-def as_number(name: str, value: Any) -> float:
-    """``value`` as a float, or a `TypeError` that names the option."""
-    if not isinstance(value, _NOT_NUMBERS) and not np.iscomplexobj(value):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-        except OverflowError as error:
-            raise ValueError(f"{name} is too large for a float") from error
-    function = ", or a function of the step," if name in SCHEDULABLE else ""
-    raise TypeError(f"{name} must be a number{function or ','} got {reprlib.repr(value)}")
+class Fixed(NamedTuple):
+    """Why an option cannot change once a step was made with a kind of state; see `check_fixed`."""
+
+    state: str  # the name of the kind in fused_rmsprop.groups.state
+    why: str
 
 
-def as_flag(name: str, value: Any) -> bool:
-    """``value`` as a bool, or a `TypeError` that names the option."""
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    raise TypeError(f"{name} must be True or False, got {value!r}")
+class Option(NamedTuple):
+    """One option of the optimizers."""
+
+    name: str
+    read: Callable[[str, Any], Any]  # a user's value to a plain one, or an error with the name
+    default: Any
+    summary: str  # for docs/options.md
+    of_group: bool = True  # each parameter group has its own; otherwise the optimizer has one
+    in_torch: bool = False  # torch.optim.RMSprop has it
+    core: str = "Options"  # the C++ struct that has it, if any
+    in_repr: bool = False  # also at its default
+    in_files: bool = True  # saved and loaded
+    fixed: Fixed | None = None
+    aliases: tuple[str, ...] = ()  # in other libraries
+
+    @property
+    def schedulable(self) -> bool:
+        """Whether it may be a function of the step."""
+        return self.read is as_schedulable
 
 
-def as_threads(value: Any) -> int:
-    """A number of threads as the core takes it, where 0 stands for None, the default."""
-    if value is None:
-        return 0
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        if 1 <= value <= _MOST_THREADS:
-            return int(value)
-    raise ValueError(
-        f"threads must be an int from 1 to {_MOST_THREADS}, or None for the default, got {value!r}"
-    )
+# fmt: off
+OPTIONS: tuple[Option, ...] = (
+    Option("lr", as_schedulable, 1e-2, "step size; `opt.lr = x` sets it for all groups",
+           in_torch=True, in_repr=True, aliases=("learning_rate", "step_size")),
+    Option("alpha", as_number, 0.99,
+           "`v = alpha * v + ...`: the average looks back about `1 / (1 - alpha)` steps",
+           in_torch=True, in_repr=True, aliases=("rho", "decay", "gamma")),
+    Option("eps", as_number, 1e-8, "added to the root",
+           in_torch=True, in_repr=True, aliases=("epsilon",)),
+    Option("weight_decay", as_schedulable, 0.0, "adds `weight_decay * p` to the gradient",
+           in_torch=True),
+    Option("momentum", as_schedulable, 0.0,
+           "`b = momentum * b + g / (sqrt(v) + eps)`, `p = p - lr * b`", in_torch=True),
+    Option("centered", as_flag, False, "divide by the gradient's standard deviation",
+           in_torch=True),
+    Option("nesterov", as_flag, False,
+           "with momentum: `p = p - lr * (g / (sqrt(v) + eps) + momentum * b)`"),
+    Option("maximize", as_flag, False, "climb instead of descend", in_torch=True),
+    Option("eps_inside_sqrt", as_flag, False, "divide by `sqrt(v + eps)`",
+           aliases=("eps_in_sqrt",)),
+    Option("lr_in_momentum", as_flag, False,
+           "`b = momentum * b + lr * g / (sqrt(v) + eps)`, `p = p - b`",
+           fixed=Fixed("momentum_buffer", "the buffer holds steps with it, directions without")),
+    Option("decoupled_weight_decay", as_flag, False,
+           "`p = p - lr * weight_decay * p` instead of the term in the gradient",
+           aliases=("decoupled_decay",)),
+    Option("initial_square_avg", as_number, 0.0, "initial value of `v`", core="",
+           fixed=Fixed("square_avg", "the average began with it"), aliases=("initial_scale",)),
+    Option("bias_correction", as_flag, False,
+           "divide the averages by `1 - alpha**t`, so that the first steps are not larger",
+           fixed=Fixed("square_avg", "the averages are kept divided by 1 - alpha**t with it")),
+    Option("ema_decay", as_number, 0.0,
+           "keep a running average of the parameters; see `opt.use_ema()`",
+           aliases=("ema_momentum",)),
+    Option("max_grad_norm", as_limit, None,
+           "clip by the 2-norm of all gradients together; see `opt.grad_norm`",
+           of_group=False, core="GradientTransform",
+           aliases=("clipnorm", "global_clipnorm", "max_norm")),
+    Option("max_grad_value", as_limit, None,
+           "limit each element of a gradient, before the norm is taken",
+           of_group=False, core="GradientTransform", aliases=("clipvalue", "clip_value")),
+    Option("on_nonfinite", as_on_nonfinite, "propagate",
+           '`"skip"` a step with a NaN or infinite gradient, or `"raise"`',
+           of_group=False, core="GradientTransform"),
+    Option("flush_denormals", as_flag, True, "count subnormal numbers as zero",
+           of_group=False, core="Execution", in_repr=True),
+    Option("threads", as_threads, None,
+           "for large steps; `None`: one or all, whichever is measured to be faster",
+           of_group=False, core="Execution", in_repr=True, in_files=False),
+)
+# fmt: on
+
+GROUP_OPTIONS: Mapping[str, Option] = {o.name: o for o in OPTIONS if o.of_group}
+OPTIMIZER_OPTIONS: Mapping[str, Option] = {o.name: o for o in OPTIONS if not o.of_group}
+SCHEDULABLE = tuple(o.name for o in OPTIONS if o.schedulable)
+
+_FORMULA = tuple(o.name for o in OPTIONS if o.core == "Options")
+_ALIASES = {alias: o.name for o in OPTIONS for alias in o.aliases}
 
 
-def as_limit(name: str, value: Any) -> float | None:
-    """A number > 0, infinity included, or None, or an error that names the option."""
-    if value is None:
-        return None
-    number = as_number(name, value)
-    if not number > 0:
-        raise ValueError(f"{name} must be > 0, or None for no limit, got {number}")
-    return number
-
-
-def as_scale(value: Any) -> float:
-    """What gradients are multiplied with, or an error."""
-    number = as_number("grad_scale", value)
-    if not 0 < number < float("inf"):
-        raise ValueError(
-            f"grad_scale must be finite and > 0, got {number}; it is 1 / loss_scale, where a loss "
-            "was multiplied with that"
-        )
-    return number
-
-
-def as_on_nonfinite(value: Any) -> str:
-    """One of the three words, or a `ValueError`."""
-    if isinstance(value, str) and value in ON_NONFINITE:
-        return value
-    raise ValueError(
-        f"on_nonfinite must be one of {', '.join(map(repr, ON_NONFINITE))}, got {value!r}"
-    )
-
-
-#: What belongs to an optimizer and can change a result: how each is read.
-SETTINGS: Mapping[str, Callable[[Any], Any]] = {
-    "flush_denormals": partial(as_flag, "flush_denormals"),
-    "max_grad_norm": partial(as_limit, "max_grad_norm"),
-    "max_grad_value": partial(as_limit, "max_grad_value"),
-    "on_nonfinite": as_on_nonfinite,
-}
-
-
-def check_start(options: Mapping[str, Any], dtype: str, largest: float) -> None:
-    """Refuse a start of `square_avg` that arrays of this dtype, or the other options, cannot have.
-
-    The core's `validate` does not know of it, because the caller makes the arrays.
-    """
-    start = options["initial_square_avg"]
-    if not 0 <= start <= largest:
-        raise ValueError(f"initial_square_avg must be >= 0 and finite in {dtype}, got {start}")
-    if options["bias_correction"] and start != 0:
-        raise ValueError(
-            "bias_correction divides out the zeros that square_avg starts from: it has no "
-            f"meaning with initial_square_avg={start}"
-        )
-
-
-#: What other libraries call them, for those who come from there.
-_ALIASES = {
-    **{"learning_rate": "lr", "rho": "alpha", "decay": "alpha", "epsilon": "eps"},
-    **{"clipnorm": "max_grad_norm", "global_clipnorm": "max_grad_norm"},
-    **{
-        "clipvalue": "max_grad_value",
-        "ema_momentum": "ema_decay",
-        "eps_in_sqrt": "eps_inside_sqrt",
-    },
-    **{"initial_scale": "initial_square_avg", "decoupled_decay": "decoupled_weight_decay"},
-}
-
-
-def unknown_option(name: str, where: str, known: Iterable[str] = OPTIONS) -> str:
-    """What an error says of a name that is no option there."""
+def unknown_option(name: str, where: str, known: Iterable[str] = tuple(GROUP_OPTIONS)) -> str:
+    """The error for a name that is not an option there, with the one that is probably meant."""
     known = list(known)
-    if name in (*SETTINGS, "threads", "grads") and name not in known:
+    if name in (*OPTIMIZER_OPTIONS, "grads") and name not in known:
         return f"{where} has no option {name!r}: it belongs to the optimizer, RMSProp(..., {name}=)"
     near = [_ALIASES[name]] if name in _ALIASES else difflib.get_close_matches(name, known, 1)
     hint = f"; is {near[0]} meant?" if near else ";"
@@ -148,25 +121,26 @@ def unknown_option(name: str, where: str, known: Iterable[str] = OPTIONS) -> str
 
 
 def parse_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Convert every option to a float or a bool; refuse names that are not options'.
+    """The options of a group as floats and bools; refuse unknown names.
 
-    Functions of the step remain what they are.
+    Functions of the step remain functions.
     """
     parsed: dict[str, Any] = {}
     for name, value in options.items():
-        if name in SCHEDULABLE and isinstance(value, type):
-            raise TypeError(
-                f"{name} is the class {value.__name__}: pass an instance of it, or another function"
-            )
-        if name in SCHEDULABLE and callable(value):
-            parsed[name] = value
-        elif name in NUMBERS:
-            parsed[name] = as_number(name, value)
-        elif name in FLAGS:
-            parsed[name] = as_flag(name, value)
-        else:
+        if name not in GROUP_OPTIONS:
             raise ValueError(unknown_option(name, where))
+        parsed[name] = GROUP_OPTIONS[name].read(name, value)
     return parsed
+
+
+def in_repr(options: Mapping[str, Any]) -> str:
+    """The options for a `repr`: the main ones, and those that are not at their default."""
+    table = {**GROUP_OPTIONS, **OPTIMIZER_OPTIONS}
+    return ", ".join(
+        f"{name}={value!r}"
+        for name, value in options.items()
+        if table[name].in_repr or value != table[name].default
+    )
 
 
 def scheduled(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -184,8 +158,21 @@ def options_at(options: Mapping[str, Any], step: int) -> dict[str, Any]:
     return values
 
 
-def core_options(options: Mapping[str, Any]) -> _core.Options:
-    """The same options, all of them numbers and flags, as the core takes them."""
-    return _core.Options(
-        **{name: options[name] for name in OPTIONS if name != "initial_square_avg"}
-    )
+def core_options(values: Mapping[str, Any]) -> _core.Options:
+    """The same options, all of them numbers and flags, as the C++ library takes them."""
+    return _core.Options(**{name: values[name] for name in _FORMULA})
+
+
+def check_start(options: Mapping[str, Any], dtype: str, largest: float) -> None:
+    """Refuse an `initial_square_avg` that does not suit the dtype or the other options.
+
+    The C++ library does not know it, because its caller makes the arrays.
+    """
+    start = options["initial_square_avg"]
+    if not 0 <= start <= largest:
+        raise ValueError(f"initial_square_avg must be >= 0 and finite in {dtype}, got {start}")
+    if options["bias_correction"] and start != 0:
+        raise ValueError(
+            "bias_correction divides out the zeros that square_avg starts from: it has no "
+            f"meaning with initial_square_avg={start}"
+        )

@@ -1,16 +1,13 @@
-"""RMSProp as a method of `scipy.optimize.minimize`.
-
-The only module that imports SciPy; nothing else of the package imports it.
-"""
+"""RMSProp as a method of `scipy.optimize.minimize`; no other module imports SciPy, or this one."""
 
 from __future__ import annotations
 
 import inspect
 import math
-import operator
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,18 +15,16 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult
 
 from fused_rmsprop.optimizer import RMSProp
-from fused_rmsprop.options import Number, as_flag, as_number
+from fused_rmsprop.schedules.base import as_count
+from fused_rmsprop.values import Number, as_flag, as_number
 
 __all__ = ["rmsprop"]
 
-# The codes and texts of SciPy's own methods.
-_CONVERGED, _MAXITER, _NOT_FINITE, _STOPPED = 0, 1, 3, 99
-_MESSAGES = {
-    _CONVERGED: "Optimization terminated successfully.",
-    _MAXITER: "Maximum number of iterations has been exceeded.",
-    _NOT_FINITE: "NaN or infinity encountered.",
-    _STOPPED: "`callback` raised `StopIteration`.",
-}
+# The status codes and messages of SciPy's own methods.
+_CONVERGED = 0, "Optimization terminated successfully."
+_MAXITER = 1, "Maximum number of iterations has been exceeded."
+_NOT_FINITE = 3, "NaN or infinity encountered."
+_STOPPED = 99, "`callback` raised `StopIteration`."
 
 
 def rmsprop(
@@ -58,62 +53,55 @@ def rmsprop(
     fun : callable, ``fun(x, *args)``
         The objective, a number; with ``jac=True`` it returns ``(value, gradient)``.
     x0 : array of shape (n,)
-        Where to begin; it is not changed. float32 stays float32, anything else becomes float64.
+        The starting point; not changed. float32 stays float32, any other dtype becomes float64.
     args : tuple
         Further arguments of `fun` and `jac`.
     jac : callable, ``jac(x, *args)``, or True
-        The gradient, of shape (n,). It is needed.
-    hess, hessp
-        Not used; a `RuntimeWarning` says so.
-    bounds, constraints
-        Refused.
+        The gradient, of shape (n,). Required.
+    hess, hessp, bounds, constraints
+        Not supported; `hess` and `hessp` are ignored with a `RuntimeWarning`.
     callback : callable, ``callback(xk)`` or ``callback(intermediate_result)``, or None
-        Called after each step with the new point; under the name ``intermediate_result`` it
-        gets an `OptimizeResult` of ``x``, ``fun``, ``jac`` and ``nit``. `StopIteration` ends
+        Called after each step with the new point. A parameter named ``intermediate_result``
+        receives an `OptimizeResult` with ``x``, ``fun``, ``jac`` and ``nit``. `StopIteration` ends
         the run.
     lr : float or callable
-        Step size, or a function of the number of steps done so far, 0 at first. As a constant
-        it bounds how near to a minimum the run gets: x goes on moving to and fro by about `lr`.
+        Step size, or a function of the number of completed steps. A constant limits the accuracy:
+        x keeps oscillating around a minimum by about `lr`.
     maxiter : int
-        The most steps.
-    gtol : float
-        Done when no component of the gradient is larger in magnitude; by default `tol`, or
-        else 1e-5. There are no tolerances for steps of `fun` and x: the size of a step is what
-        `lr` makes it and says nothing of the distance from a minimum.
-    tol : float
-        What `minimize` passes on of its argument ``tol``.
+        The maximum number of steps.
+    gtol, tol : float
+        Stop when no component of the gradient exceeds `gtol` in magnitude; by default `tol` of
+        `minimize`, or else 1e-5. There are no tolerances for changes of `fun` and x: their size
+        depends on `lr` and does not measure the distance from a minimum.
     return_best : bool
-        If `gtol` is not reached, return the point of the lowest value of `fun` on the way: RMSProp
-        is not monotone. False, for a noisy `fun`: the last point. Never one where `fun`, `jac` or x
-        is NaN or infinite, unless that is `x0`.
+        If `gtol` is not reached, return the point with the lowest `fun`, because RMSProp is not
+        monotone. If False, for a noisy `fun`, return the last point. A point where `fun`, `jac` or
+        x is NaN or infinite is returned only if it is `x0`.
     disp : bool
-        Print how it ended.
+        Print a summary at the end.
     **options
         As in `RMSProp`: ``alpha``, ``eps``, ``momentum``, ``centered``, ``nesterov``, ... With
-        ``weight_decay``, a number here and not decoupled, the objective is
-        ``fun(x) + weight_decay / 2 * sum(x**2)``: `gtol` and `return_best` mean this sum, while
-        ``fun`` and ``jac`` in the result are without it.
+        ``weight_decay``, which must be a number and not decoupled, the objective is
+        ``fun(x) + weight_decay / 2 * sum(x**2)``. `gtol` and `return_best` refer to this sum;
+        ``fun`` and ``jac`` in the result exclude the penalty.
 
     Returns
     -------
     OptimizeResult
         ``x``, ``fun``, ``jac``, ``nit``, ``nfev``, ``njev``, ``success``, ``status`` and
-        ``message``. Status 0: `gtol` is reached, and this alone is success; 1: `maxiter` steps
-        done, as most runs of a constant `lr` end; 3: NaN or infinity; 99: stopped by `callback`.
+        ``message``. Status 0: `gtol` reached, the only success; 1: `maxiter` reached, usual with a
+        constant `lr`; 3: NaN or infinity; 99: stopped by `callback`.
 
     Raises
     ------
-    ValueError
-        If the gradient is not given or has another shape than x, if there are bounds or
-        constraints, or if an option is out of bounds.
-    TypeError
-        If an option is unknown, or x, `fun` or the gradient are not real numbers.
+    ValueError, TypeError
+        If the gradient is missing or its shape differs from x, if there are bounds or constraints,
+        if an option is unknown or out of bounds, or if x, `fun` or the gradient are not real.
 
     Notes
     -----
-    The steps are those of `RMSProp`, whose docstring has the formula (G. Hinton, 2012), on the
-    gradient at each point. What SciPy asks of a method is in the documentation of
-    `scipy.optimize.minimize`, "Custom minimizers".
+    Each step is one of `RMSProp`, whose docstring has the formula (G. Hinton, 2012). SciPy's
+    requirements are in the documentation of `scipy.optimize.minimize`, "Custom minimizers".
 
     Examples
     --------
@@ -127,13 +115,15 @@ def rmsprop(
     _refuse(jac, bounds, constraints, options)
     if hess is not None or hessp is not None:
         warnings.warn("rmsprop does not use hess and hessp.", RuntimeWarning, stacklevel=3)
-    gtol = _tolerance(gtol if gtol is not None else tol if tol is not None else 1e-5)
-    maxiter = _count(maxiter)
+    gtol = as_number("gtol", gtol if gtol is not None else tol if tol is not None else 1e-5)
+    if not gtol >= 0:
+        raise ValueError(f"gtol must be >= 0, got {gtol}")
+    maxiter = as_count("maxiter", maxiter)
     return_best, disp = as_flag("return_best", return_best), as_flag("disp", disp)
 
     x = _own(x0)
     opt = RMSProp(x, lr=lr, **options)
-    at = _Objective(fun, jac, args, opt.param_groups[0]["weight_decay"])
+    at = partial(_evaluate, fun, jac, args, opt.param_groups[0]["weight_decay"])
     stops = _stopper(callback)
 
     point = kept = at(x)
@@ -146,105 +136,73 @@ def rmsprop(
             kept = point
         stopped = stops(point, nit)
 
-    if stopped:
-        result = _result(kept, nit, _STOPPED)
-    elif not point.finite:
-        result = _result(kept, nit, _NOT_FINITE)
-    elif point.slope <= gtol:
-        result = _result(point, nit, _CONVERGED)
-    else:
-        result = _result(kept, nit, _MAXITER)
-    if disp:
-        _print(result)
-    return result
+    ending = _STOPPED if stopped else _MAXITER if point.finite else _NOT_FINITE
+    if point.finite and point.slope <= gtol and not stopped:
+        kept, ending = point, _CONVERGED
+    return _result(kept, nit, *ending, disp)
 
 
 @dataclass
 class _Point:
-    """A point of its own memory, and what is known there; ``value`` includes weight decay."""
+    """A point in memory of its own and the objective there; ``value`` includes weight decay."""
 
     x: NDArray[Any]
     fun: float
     jac: NDArray[Any]
     value: float
-    slope: float  # the largest component of the gradient, weight decay included
+    slope: float  # the largest component of the gradient, including weight decay
     finite: bool
 
 
-@dataclass
-class _Objective:
-    """`fun` and `jac` at a point, checked and copied."""
-
-    fun: Callable[..., Any]
-    jac: Any
-    args: tuple[Any, ...]
-    weight_decay: float
-
-    def __call__(self, x: NDArray[Any]) -> _Point:
-        # Functions may keep the array they are given, and return one that they use again.
-        x = x.copy()
-        if self.jac is True:
-            fun, jac = self.fun(x.copy(), *self.args)
-        else:
-            fun, jac = self.fun(x.copy(), *self.args), self.jac(x.copy(), *self.args)
-        fun, jac = _scalar(fun), _gradient(jac, x)
-        value, total = fun, jac
-        if self.weight_decay:
-            with np.errstate(all="ignore"):
-                value = fun + 0.5 * self.weight_decay * float(x @ x)
-                total = jac + self.weight_decay * x
-        slope = float(np.maximum(total.max(initial=0), -total.min(initial=0)))
-        finite = math.isfinite(value) and math.isfinite(slope) and bool(np.isfinite(x).all())
-        return _Point(x, fun, jac, value, slope, finite)
+def _evaluate(
+    fun: Any, jac: Any, args: tuple[Any, ...], weight_decay: float, x: NDArray[Any]
+) -> _Point:
+    """Evaluate `fun` and `jac` at a point; check and copy the results."""
+    # A function may keep its argument and may reuse the array that it returns.
+    x = x.copy()
+    found = fun(x.copy(), *args)
+    fun, jac = found if jac is True else (found, jac(x.copy(), *args))
+    fun, jac = _scalar(fun), _gradient(jac, x)
+    value, total = fun, jac
+    if weight_decay:
+        with np.errstate(all="ignore"):
+            value = fun + 0.5 * weight_decay * float(x @ x)
+            total = jac + weight_decay * x
+    slope = float(np.maximum(total.max(initial=0), -total.min(initial=0)))
+    finite = math.isfinite(value) and math.isfinite(slope) and bool(np.isfinite(x).all())
+    return _Point(x, fun, jac, value, slope, finite)
 
 
 def _refuse(jac: object, bounds: object, constraints: Any, options: dict[str, Any]) -> None:
-    """Raise a `ValueError` for what this method cannot do, with what to do instead."""
+    """Raise a `ValueError` for unsupported arguments and suggest an alternative."""
     if not callable(jac) and jac is not True:
         raise ValueError(
-            "rmsprop needs the gradient, which it does not estimate: pass jac=True if fun "
-            "returns (value, gradient), or the function, e.g. "
+            "rmsprop needs the gradient and does not estimate it: pass jac=True if fun returns "
+            "(value, gradient), or a function such as "
             "jac=lambda x: scipy.optimize.approx_fprime(x, fun)"
         )
     if bounds is not None:
         raise ValueError(
-            "rmsprop has no bounds: pass bounds=None and substitute the variables "
+            "rmsprop has no bounds: pass bounds=None and substitute variables "
             "(x = exp(z) is positive), or use method='L-BFGS-B'"
         )
-    if not (constraints is None or (isinstance(constraints, (list, tuple)) and not constraints)):
+    if constraints not in (None, (), []):
         raise ValueError("rmsprop has no constraints: add a penalty to fun, or use method='SLSQP'")
     if "maximize" in options:
         raise ValueError("minimize() does not maximize: return the negative of fun and gradient")
     if options.get("decoupled_weight_decay") or callable(options.get("weight_decay")):
         raise ValueError(
-            "weight decay that is decoupled, or a function of the step, has no objective to "
-            "minimize: pass a number as weight_decay"
+            "weight decay that is decoupled or scheduled has no objective to minimize: "
+            "pass a number as weight_decay"
         )
     if options.get("ema_decay"):
-        raise ValueError("there would be no way to read the average of ema_decay")
+        raise ValueError("ema_decay is not supported: the result has no field for the average")
     if "grads" in options:
-        raise ValueError("gradients come from jac; there are none to bind")
-
-
-def _tolerance(value: Any) -> float:
-    gtol = as_number("gtol", value)
-    if not gtol >= 0:
-        raise ValueError(f"gtol must be >= 0, got {value!r}")
-    return gtol
-
-
-def _count(maxiter: Any) -> int:
-    try:
-        count = operator.index(maxiter)
-    except TypeError:
-        raise TypeError(f"maxiter must be an int, got {maxiter!r}") from None
-    if count < 0:
-        raise ValueError(f"maxiter must be >= 0, got {maxiter!r}")
-    return count
+        raise ValueError("grads is not supported: gradients come from jac")
 
 
 def _own(x0: Any) -> NDArray[Any]:
-    """A copy of x0 to be trained."""
+    """Copy x0 to train it."""
     array = np.atleast_1d(np.asarray(x0))
     if array.dtype.kind not in "fiub":
         raise TypeError(f"x0 has dtype {array.dtype}; rmsprop minimises over real numbers")
@@ -259,38 +217,35 @@ def _scalar(fun: Any) -> float:
         raise TypeError("fun returned a tuple; if it is (value, gradient), pass jac=True")
     array = np.asarray(fun)
     if array.size != 1 or array.dtype.kind not in "fiub":
-        raise TypeError(
-            "fun must return one real number, got a "
-            f"{type(fun).__name__} of shape {array.shape} and dtype {array.dtype}"
-        )
+        got = f"a {type(fun).__name__} of shape {array.shape} and dtype {array.dtype}"
+        raise TypeError(f"fun must return one real number, got {got}")
     return float(array.item())
 
 
 def _gradient(jac: Any, x: NDArray[Any]) -> NDArray[Any]:
-    """A copy of the gradient in the dtype of x."""
+    """Check the gradient and copy it in the dtype of x."""
     array = np.atleast_1d(np.asarray(jac))
     if array.dtype.kind not in "fiub":
         raise TypeError(f"the gradient is a {type(jac).__name__} of dtype {array.dtype}")
     if array.shape != x.shape:
         raise ValueError(f"the gradient has shape {array.shape}, but x has shape {x.shape}")
-    with np.errstate(over="ignore"):  # too large for float32: infinite, which ends the run
+    with np.errstate(over="ignore"):  # a gradient that overflows float32 ends the run
         return np.array(array, x.dtype)
 
 
 def _stopper(callback: Callable[..., object] | None) -> Callable[[_Point, int], bool]:
-    """What calls `callback` in the way it wants to be called, and tells whether to stop."""
+    """Return a function that calls `callback` with its preferred argument: True means stop."""
     if callback is None:
         return lambda point, nit: False
     try:
-        wants_result = set(inspect.signature(callback).parameters) == {"intermediate_result"}
+        wants_result = [*inspect.signature(callback).parameters] == ["intermediate_result"]
     except ValueError:  # some functions written in C have no signature
         wants_result = False
 
     def stops(point: _Point, nit: int) -> bool:
-        x = point.x.copy()
+        x, jac = point.x.copy(), point.jac.copy()
         try:
             if wants_result:
-                jac = point.jac.copy()
                 callback(intermediate_result=OptimizeResult(x=x, fun=point.fun, jac=jac, nit=nit))
             else:
                 callback(x)
@@ -301,23 +256,14 @@ def _stopper(callback: Callable[..., object] | None) -> Callable[[_Point, int], 
     return stops
 
 
-def _result(point: _Point, nit: int, status: int) -> OptimizeResult:
-    return OptimizeResult(
-        x=point.x,
-        fun=point.fun,
-        jac=point.jac,
-        nit=nit,
-        nfev=nit + 1,
-        njev=nit + 1,
-        status=status,
-        success=status == _CONVERGED,
-        message=_MESSAGES[status],
-    )
-
-
-def _print(result: OptimizeResult) -> None:
-    print(result.message)
-    print(f"         Current function value: {result.fun:f}")
-    print(f"         Iterations: {result.nit}")
-    print(f"         Function evaluations: {result.nfev}")
-    print(f"         Gradient evaluations: {result.njev}")
+def _result(point: _Point, nit: int, status: int, message: str, disp: bool) -> OptimizeResult:
+    """Return the result, and print a summary if ``disp`` is on."""
+    if disp:
+        print(message)
+        print(f"         Current function value: {point.fun:f}")
+        print(f"         Iterations: {nit}")
+        print(f"         Function evaluations: {nit + 1}")
+        print(f"         Gradient evaluations: {nit + 1}")
+    counts = {"nit": nit, "nfev": nit + 1, "njev": nit + 1}
+    ending = {"status": status, "success": status == 0, "message": message}
+    return OptimizeResult(x=point.x, fun=point.fun, jac=point.jac, **counts, **ending)

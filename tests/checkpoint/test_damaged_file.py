@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from checkpoint_support import bits, example
-from fused_rmsprop import checkpoint
 from fused_rmsprop.checkpoint import CheckpointError, read, write
+from fused_rmsprop.checkpoint import file as file_layer
 from support import needs
 
 
@@ -84,7 +84,7 @@ def test_files_of_others(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros(3))
     (tmp_path / "x.npy").rename(tmp_path / "z.npz")
     for name in ("x.npz", "x.safetensors", "y.safetensors"):
-        with pytest.raises(CheckpointError, match=f"{name}' cannot.* is not of fused-rmsprop"):
+        with pytest.raises(CheckpointError, match=f"{name}' cannot.* is not from fused-rmsprop"):
             read(tmp_path / name)
     with pytest.raises(CheckpointError, match="z.npz'.*damaged or foreign"):
         read(tmp_path / "z.npz")
@@ -92,14 +92,14 @@ def test_files_of_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("constant", "value", "message"),
-    [("_VERSION", 2, "version 2 of the format and this release"), ("_FORMAT", "other", "other")],
+    [("_VERSION", 2, "version 2 of the format, but this"), ("_FORMAT", "other", "other")],
 )
 def test_newer_and_similar_formats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: str, value: Any, message: str
 ) -> None:
     path = tmp_path / "x.npz"
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, constant, value)
+        patch.setattr(file_layer, constant, value)
         write(path, example(), {})
     with pytest.raises(CheckpointError, match=message):
         read(path)

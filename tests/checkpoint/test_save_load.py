@@ -137,8 +137,8 @@ def test_options_given_to_load_come_before_the_saved_ones(path: Path) -> None:
     opt.save(path)
     p = [np.zeros(3)]
     message = (
-        r"lr of param_groups\[0\] was saved as a function, and a file cannot hold "
-        r"<function .*<lambda>>: pass one again, RMSProp\.load\(path, params, lr=\.\.\.\), or in"
+        r"lr of param_groups\[0\] was a function, and a file cannot hold "
+        r"<function .*<lambda>>: pass it again, as RMSProp\.load\(path, params, lr=\.\.\.\) or in"
     )
     with pytest.raises(ValueError, match=message):
         RMSProp.load(path, p)
@@ -221,7 +221,7 @@ def test_functions_of_groups_are_taken_from_the_groups(path: Path) -> None:
     other = RMSProp.load(path, given)
     assert [group.current()["lr"] for group in other.param_groups] == [0.25, 0.25]
     assert [group["momentum"] for group in other.param_groups] == [0.9, 0.5]
-    with pytest.raises(ValueError, match=r"lr of param_groups\[1\] was saved as a function"):
+    with pytest.raises(ValueError, match=r"lr of param_groups\[1\] was a function"):
         RMSProp.load(path, [given[0], {"params": np.ones(3)}])
 
 
@@ -325,7 +325,7 @@ def test_schedules_of_every_kind_are_saved(path: Path) -> None:
         assert RMSProp.load(path, np.zeros(2)).param_groups[0]["lr"] == kind
     mixed = schedules.Join([schedules.Constant(0.1), lambda t: 0.2], boundaries=[2])
     RMSProp(np.ones(2), lr=mixed).save(path)
-    with pytest.raises(ValueError, match=r"lr of param_groups\[0\] was saved as a function"):
+    with pytest.raises(ValueError, match=r"lr of param_groups\[0\] was a function"):
         RMSProp.load(path, np.zeros(2))
     assert RMSProp.load(path, np.zeros(2), lr=mixed).param_groups[0]["lr"] is mixed
 

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace reference {
 
@@ -24,15 +25,16 @@ double power(double base, std::uint64_t n) {
 
 template <typename T>
 void step(State<T> &state, std::span<const T> grad, const fused_rmsprop::Options &options,
-          const fused_rmsprop::Gradients &gradients) {
+          const fused_rmsprop::GradientTransform &transform, double clip_factor) {
     // Every scalar is computed in double and rounded once.
     const auto rounded = [](double value) { return static_cast<T>(value); };
     ++state.steps;
     double alpha = options.alpha;
     if (options.bias_correction)
         alpha = alpha * (1 - power(alpha, state.steps - 1)) / (1 - power(alpha, state.steps));
-    const T scale = rounded(gradients.grad_scale * gradients.clip_factor);
-    const T limit = rounded(gradients.max_grad_value * gradients.clip_factor);
+    constexpr double none = std::numeric_limits<double>::infinity();
+    const T scale = rounded(transform.grad_scale * clip_factor);
+    const T limit = rounded(transform.max_grad_value.value_or(none) * clip_factor);
 
     for (std::size_t i = 0; i < grad.size(); ++i) {
         T &p = state.param[i], &v = state.square_avg[i];
@@ -86,9 +88,9 @@ bool same_bits(std::span<const T> a, std::span<const T> b) {
 }
 
 template void step(State<float> &, std::span<const float>, const fused_rmsprop::Options &,
-                   const fused_rmsprop::Gradients &);
+                   const fused_rmsprop::GradientTransform &, double);
 template void step(State<double> &, std::span<const double>, const fused_rmsprop::Options &,
-                   const fused_rmsprop::Gradients &);
+                   const fused_rmsprop::GradientTransform &, double);
 template bool same_bits(std::span<const float>, std::span<const float>);
 template bool same_bits(std::span<const double>, std::span<const double>);
 

@@ -25,10 +25,11 @@ struct State {
     }
 };
 
-/// One step, in the floating-point environment of the caller.
+/// One step, in the floating-point environment of the caller. Of `transform` it takes grad_scale
+/// and max_grad_value; the norm is the caller's to measure.
 template <typename T>
 void step(State<T> &state, std::span<const T> grad, const fused_rmsprop::Options &options,
-          const fused_rmsprop::Gradients &gradients = {});
+          const fused_rmsprop::GradientTransform &transform = {}, double clip_factor = 1);
 
 /// Whether two arrays have the same bits, where any NaN counts as any other: IEEE 754 leaves a
 /// NaN's sign and payload open.

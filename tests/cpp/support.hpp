@@ -4,7 +4,9 @@
 #include <cmath>
 #include <cstddef>
 #include <random>
+#include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <fused_rmsprop/fused_rmsprop.hpp>
@@ -17,6 +19,32 @@ std::vector<T> random_values(std::size_t size, unsigned seed) {
     for (T &value : values)
         value = normal(engine);
     return values;
+}
+
+/// A tensor for work that takes the gradient alone.
+template <typename T>
+fused_rmsprop::Tensor only_grad(std::span<const T> grad) {
+    fused_rmsprop::Tensor tensor;
+    tensor.dtype =
+        std::is_same_v<T, float> ? fused_rmsprop::DType::float32 : fused_rmsprop::DType::float64;
+    tensor.size = grad.size();
+    tensor.grad = grad.data();
+    return tensor;
+}
+
+template <typename T>
+fused_rmsprop::Tensor only_grad(const std::vector<T> &grad) {
+    return only_grad(std::span(grad));
+}
+
+/// The factor by which a step on this gradient alone is clipped.
+template <typename T>
+double clip_factor(std::span<const T> grad, const fused_rmsprop::GradientTransform &transform) {
+    if (!transform.max_grad_norm)
+        return 1;
+    const auto tensor = only_grad(grad);
+    const double norm = grad_norm(std::span(&tensor, 1), transform).norm;
+    return norm <= *transform.max_grad_norm ? 1 : *transform.max_grad_norm / norm;
 }
 
 /// How many threads work where `threads` were asked for: one without OpenMP.

@@ -2,7 +2,7 @@
 // shows that only those pairs can differ whose quotient lies nearest to the middle of two numbers:
 // they are all tried here.
 
-#include "quotient.inl"
+#include "kernels/quotient.inl"
 
 #include "fp_environment.hpp"
 

@@ -1,8 +1,9 @@
 // How many threads a step uses: the tuner in simulated time, control-group quotas, forked children.
 
-#include "parallel.hpp"
+#include "plan.hpp"
 #include "reference.hpp"
 #include "support.hpp"
+#include "thread_limits.hpp"
 
 #include <filesystem>
 #include <fstream>
@@ -207,8 +208,25 @@ TEST_CASE("tuner: a step asks it only when the work is large, and does what it s
     reference::State<float> state(random_values<float>(1000, 1));
     const auto grad = random_values<float>(1000, 2);
     ThreadTuner tuner;
-    CHECK(step(state.arrays(grad), {}, {.threads = 2, .serial_below_bytes = 0, .tuner = &tuner}) ==
-          1);
+    CHECK(step(state.arrays(grad), {}, {.threads = 2, .serial_below_bytes = 0, .tuner = &tuner})
+              .threads == 1);
+}
+
+TEST_CASE("plan: work beside steps runs on as many threads as steps do") {
+    constexpr std::size_t large = 1 << 20, small = 1000;
+    ThreadTuner tuner;
+    const Execution tuned{.threads = 4, .serial_below_bytes = 2000, .tuner = &tuner};
+    CHECK(threads_beside_steps(large, tuned) == 1); // before the first step
+    ThreadTuner::Clock::time_point now{};
+    for (int i = 0; i < 1000 && tuner.chosen() == 1; ++i)
+        tuner.choose(4, now += 1ms);
+    CHECK(threads_beside_steps(large, tuned) == 4);
+    CHECK(threads_beside_steps(small, tuned) == 1);
+    CHECK(threads_for_step(small, tuned) == 1);
+    CHECK(tuner.chosen() == 4); // small work leaves it alone
+    CHECK(threads_beside_steps(large, {.threads = 3}) == 3);
+    CHECK(threads_for_step(large, {.threads = 3}) == 3);
+    CHECK(threads_beside_steps(large, {.threads = 0}) == available_threads());
 }
 
 TEST_CASE("cgroup: quotas of version 2") {
@@ -280,7 +298,7 @@ TEST_CASE("threads: a forked child steps serially instead of hanging" * doctest:
     reference::State<float> state(random_values<float>(100000, 1));
     auto expected = state;
     // Now there is a team that fork() does not copy.
-    REQUIRE(step(state.arrays(grad), {}, two) == team(2));
+    REQUIRE(step(state.arrays(grad), {}, two).threads == team(2));
     reference::step<float>(expected, grad, {});
     reference::step<float>(expected, grad, {});
 
@@ -288,7 +306,8 @@ TEST_CASE("threads: a forked child steps serially instead of hanging" * doctest:
     REQUIRE(child >= 0);
     if (child == 0) {
         const bool good = available_threads() == 1 && thread_limits().forked &&
-                          step(state.arrays(grad), {}, two) == 1 &&
+                          step(state.arrays(grad), {}, two).threads == 1 &&
+                          threads_beside_steps(1 << 20, two) == 1 &&
                           reference::same_bits(state, expected);
         _exit(good ? 0 : 1);
     }
@@ -306,5 +325,5 @@ TEST_CASE("threads: a forked child steps serially instead of hanging" * doctest:
     CHECK(WIFEXITED(status));
     CHECK(WEXITSTATUS(status) == 0);
     CHECK_FALSE(thread_limits().forked); // nothing changes in the parent
-    CHECK(step(state.arrays(grad), {}, two) == team(2));
+    CHECK(step(state.arrays(grad), {}, two).threads == team(2));
 }

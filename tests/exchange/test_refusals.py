@@ -77,7 +77,7 @@ def test_other_parameters_are_refused(kind: Any) -> None:
     refuse_both(opt, make_theirs(kind, fewer), match)
     # The last in every order, so that those before it would have been changed.
     reshaped = {**params, "w": params["w"].T.copy(), "scale": np.zeros(1, np.float32)}
-    match = r"is of shape \(.*\), its counterpart .* of shape \("
+    match = r"has shape \(.*\), its counterpart .* has shape \("
     refuse_both(opt, make_theirs(kind, reshaped), match)
 
 

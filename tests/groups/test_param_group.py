@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fused_rmsprop import RMSProp
-from fused_rmsprop.param_group import ParamGroup
+from fused_rmsprop.groups.param_group import ParamGroup
 from reference import initial_state, rmsprop, same_bits
 from support import draw, halved
 
@@ -108,15 +108,33 @@ def test_turning_centered_off_is_all_or_nothing() -> None:
     assert set(opt.state["0"]) == {"step", "square_avg"}
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("initial_square_avg", 1.0), ("bias_correction", True)]
-)
-def test_what_the_state_began_with_is_fixed(name: str, value: Any) -> None:
-    opt = RMSProp(np.ones(2))
-    with pytest.raises(ValueError, match=f"{name} is fixed"):
-        opt.param_groups[0][name] = value
+def test_options_that_give_the_state_its_meaning_are_fixed_after_the_first_step() -> None:
+    p, q = np.ones(2), np.ones(2)
+    opt = RMSProp(p, momentum=0.5)
+    changes: dict[str, Any] = {"initial_square_avg": 4.0, "lr_in_momentum": True}
+    opt.param_groups[0].update(changes)  # no step was made yet
+    other = RMSProp(q, momentum=0.5, **changes)
+    for optimizer in (opt, other):
+        optimizer.step(np.ones(2))
+    assert same_bits(p, q)
+    for name, value, why in [
+        ("initial_square_avg", 1.0, "the average began with it"),
+        ("bias_correction", True, "kept divided"),
+        ("lr_in_momentum", False, "the buffer holds steps with it"),
+    ]:
+        before = dict(opt.param_groups[0].options())
+        with pytest.raises(ValueError, match=rf"param_groups\[0\]: {name} is fixed at .*{why}"):
+            opt.param_groups[0][name] = value
+        assert opt.param_groups[0].options() == before
     opt.param_groups[0].update(dict(opt.param_groups[0].options(), lr=0.5))
     assert opt.lr == 0.5
+
+
+def test_lr_in_momentum_can_change_without_a_momentum_buffer() -> None:
+    opt = RMSProp(np.ones(2))
+    opt.step(np.ones(2))
+    opt.param_groups[0]["lr_in_momentum"] = True
+    opt.step(np.ones(2))
 
 
 def test_groups() -> None:

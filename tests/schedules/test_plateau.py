@@ -159,8 +159,8 @@ def test_per_group_minima_must_fit_the_groups() -> None:
         ({"threshold": math.nan}, ValueError, "threshold must be >= 0 and finite, got nan"),
         (
             {"threshold": 1.0}, ValueError,
-            "threshold must be < 1, as no metric >= 0 is lower by that share, got 1.0; "
-            "threshold_mode='abs' takes it as an amount",
+            "threshold must be < 1, because no metric >= 0 is lower by that share, got 1.0; "
+            "threshold_mode='abs' makes it a difference",
         ),
         ({"min_lr": -1}, ValueError, "min_lr must be >= 0 and finite, got -1"),
         ({"min_lr": [math.inf]}, ValueError, "min_lr[0] must be >= 0 and finite, got inf"),
@@ -205,9 +205,9 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
     plateau.update(2.0)
     saved = plateau.state_dict()
     for wrong, message in (
-        ({}, "no state_dict of ReduceOnPlateau: 'mode' is missing"),
-        (None, "no state_dict of ReduceOnPlateau: 'mode' is missing"),
-        (saved | {"lr": 0.1}, "no state_dict of ReduceOnPlateau: 'lr' is unknown"),
+        ({}, "not a state_dict of ReduceOnPlateau: 'mode' is missing"),
+        (None, "not a state_dict of ReduceOnPlateau: 'mode' is missing"),
+        (saved | {"lr": 0.1}, "not a state_dict of ReduceOnPlateau: 'lr' is unknown"),
         (saved | {"best": 1.0, "patience": -3}, "the state_dict: patience must be >= 0"),
         (saved | {"best": math.nan}, "the state_dict: best must not be NaN"),
         (saved | {"min_lr": [0.1, 0.2]}, "min_lr has 2 values"),

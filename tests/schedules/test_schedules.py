@@ -313,7 +313,7 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: Piecewise([0.1, 0.2], boundaries=[1, 2]),
         ValueError,
-        "Piecewise: values must be one more than boundaries: for 2 of these 3, got 2",
+        "Piecewise: 2 boundaries need 3 values, got 2",
     ),
     (
         lambda: Piecewise([0.1, -0.2], boundaries=[1]),
@@ -321,7 +321,7 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     ),
     (
         lambda: Piecewise([0.1, 0.2, 0.3], boundaries=[5, 5]),
-        ValueError, "Piecewise: boundaries must increase from one to the next, got [5, 5]",
+        ValueError, "Piecewise: boundaries must be strictly increasing, got [5, 5]",
     ),
     (
         lambda: Piecewise([0.1, 0.2], boundaries=[0]),
@@ -338,7 +338,7 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: WarmupCosine(0.1, warmup_steps=10, total_steps=10),
         ValueError,
-        "WarmupCosine: total_steps counts the warm-up too, so it must be > warmup_steps=10, got 10",
+        "WarmupCosine: total_steps includes the warm-up, so it must be > warmup_steps=10, got 10",
     ),
     (
         lambda: OneCycle(0.1, total_steps=10, pct_start=1.0),
@@ -347,8 +347,8 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: OneCycle(0.1, total_steps=3),
         ValueError,
-        "OneCycle: there is no step to rise in: pct_start * total_steps must be > 1, got 0.3 * 3; "
-        "Cosine goes down only",
+        "OneCycle: no step is left for the rise: pct_start * total_steps must be > 1, got 0.3 * 3; "
+        "use Cosine to fall only",
     ),
     (
         lambda: OneCycle(0.1, total_steps=10, pct_start=0.6, three_phase=True),
@@ -364,17 +364,17 @@ REFUSED: list[tuple[Callable[[], object], type[Exception], str]] = [
     ),
     (
         lambda: InverseSqrt(0.1, warmup_steps=0),
-        ValueError, "InverseSqrt: warmup_steps must be >= 1 (no rise at all), got 0",
+        ValueError, "InverseSqrt: warmup_steps must be >= 1, got 0",
     ),
     (
         lambda: Join([0.1, Constant(0.1)], boundaries=[1]),  # type: ignore[list-item]
         TypeError,
         "Join: schedules[0] must be a function of the step, got 0.1; "
-        "Constant makes one of a number",
+        "use Constant for a number",
     ),
     (
         lambda: Join([], boundaries=[]),
-        ValueError, "Join: schedules must be one more than boundaries: for 0 of these 1, got 0",
+        ValueError, "Join: 0 boundaries need 1 schedules, got 0",
     ),
 ]  # fmt: skip
 

@@ -54,7 +54,7 @@ def test_a_nonfinite_gradient_is_skipped_or_raised() -> None:
     )
     opt.grad_scale = torch.tensor(1e-300, dtype=torch.float64)
     q.grad = torch.full_like(q, 1e200)
-    with pytest.raises(FloatingPointError, match="is finite, but overflows torch.float64"):
+    with pytest.raises(FloatingPointError, match="is finite, but overflows float64"):
         opt.step()
     assert torch.equal(p, before[0])
     assert torch.equal(q, before[1])
@@ -104,6 +104,6 @@ def test_limits_are_the_kernels_alone(settings: Any) -> None:
     opt.step()  # only p has a gradient
     half.grad = torch.ones_like(half)
     before = p.detach().clone()
-    with pytest.raises(ValueError, match=f"{next(iter(settings))} is the kernel's alone"):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} is not supported for"):
         opt.step()
     assert torch.equal(p, before)

@@ -127,7 +127,7 @@ def test_momentum_and_centered_turned_on_and_off() -> None:
         opt.param_groups[0].update(options)
         p.grad = torch.ones(4)
         opt.step()
-    assert list(opt.state[p]) == ["step", "square_avg", "momentum_buffer", "grad_avg"]
+    assert list(opt.state[p]) == ["step", "square_avg", "momentum_buffer"]
     assert p.isfinite().all()
     assert opt.state[p]["step"] == 4
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import defaultdict
 from typing import Any
 
 import pytest
 
+from fused_rmsprop.torch import private
 from torch_support import RMSprop, TorchRMSprop, assert_close, set_grads, some_params, torch
 
 
@@ -39,7 +41,7 @@ def test_a_gradient_in_the_memory_of_the_parameter(shift: int) -> None:
 
 @pytest.mark.parametrize("c_functions", [True, False])
 def test_autograd_notices_the_change(c_functions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fused_rmsprop.torch._C_FUNCTIONS", c_functions)
+    monkeypatch.setattr(private, "hidden", frozenset() if c_functions else frozenset(private.NAMES))
     p, unused = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
     loss = (p**2).sum()
     loss.backward(retain_graph=True)
@@ -100,7 +102,9 @@ def test_without_torchs_c_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a torch goes through that lacks one of them."""
     values = []
     for c_functions in (True, False):
-        monkeypatch.setattr("fused_rmsprop.torch._C_FUNCTIONS", c_functions)
+        monkeypatch.setattr(
+            private, "hidden", frozenset() if c_functions else frozenset(private.NAMES)
+        )
         params = some_params(torch.float32)
         opt = RMSprop(params, centered=True)
         for step in range(3):
@@ -221,6 +225,7 @@ def test_gradients_that_another_thread_drops(large: str) -> None:
                 continue
             dropper = threading.Thread(target=drop)
             dropper.start()
+            time.sleep(0.05)  # it waits now, and does not ask for the GIL at the old interval
             try:
                 sys.setswitchinterval(60)  # others run when the step lets them, and only then
                 begin.set()
@@ -257,5 +262,41 @@ def test_a_step_in_another_thread_is_refused(torch_too: bool) -> None:
     for thread in threads:
         thread.join()
     assert all(state["step"] == 401 - len(errors) for state in opt.state.values())
-    assert {*errors} <= {"this optimizer is in the middle of a step in another thread"}
+    assert {*errors} <= {
+        "this optimizer is in the middle of a step, or of a change, in another thread"
+    }
     assert errors
+
+
+class Meddler(torch.Tensor):
+    """A parameter that torch steps, and that meddles with others while it is stepped."""
+
+    meddle: Any = None
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if cls.meddle:
+            meddle, cls.meddle = cls.meddle, None
+            meddle()
+        with torch._C._DisableTorchDispatch():
+            return func(*args, **(kwargs or {}))
+
+
+def test_memory_that_torchs_part_of_a_step_moves() -> None:
+    results = []
+    for meddling in (False, True):
+        q = torch.nn.Parameter(torch.ones(1000))
+        other = torch.Tensor._make_subclass(Meddler, torch.ones(3), True)
+        opt = RMSprop([q, other], foreach=False)
+        for step in range(3):
+            q.grad, other.grad = torch.full((1000,), step + 1.0), torch.ones(3)
+
+            def move() -> None:
+                q.data = q.detach().clone()  # noqa: B023
+                state = opt.state[q]  # noqa: B023
+                state["square_avg"].set_(state["square_avg"].clone())
+
+            Meddler.meddle = move if meddling and step > 0 else None
+            opt.step()
+        results.append(q.detach())
+    assert torch.equal(*results)

@@ -19,12 +19,11 @@ bool supported(InstructionSet set) noexcept;
 
 /// The set in use: the widest supported one, unless the environment variable FUSED_RMSPROP_ISA,
 /// read at the first call, or set_instruction_set() names another. Throws std::invalid_argument,
-/// listing the valid names, if the variable holds none of them.
+/// listing the valid names, if the variable names no set that this processor supports.
 InstructionSet instruction_set();
 
-/// Uses the set called `name` from now on, in the whole process. Throws std::invalid_argument,
-/// listing the valid names, if there is no such set or this processor does not support it, or if
-/// FUSED_RMSPROP_ISA is wrong already.
+/// Uses the set called `name` from now on, in the whole process. Throws as instruction_set()
+/// does, for a wrong `name` too.
 void set_instruction_set(std::string_view name);
 
 } // namespace fused_rmsprop

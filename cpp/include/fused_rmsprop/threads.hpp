@@ -21,15 +21,18 @@ ThreadLimits thread_limits() noexcept;
 /// The least of the limits; 1 in a forked child.
 int available_threads() noexcept;
 
+/// Counts the forks before this process; 0 if it is no forked child. Tells a process from its
+/// parent without a system call.
+int fork_generation() noexcept;
+
 /// Finds out by measuring whether a repeated step is better run by one thread or by a team.
 ///
-/// A team is not always faster. BLAS libraries and OpenMP runtimes keep idle workers spinning on
-/// the processor, sometimes for milliseconds, and the spinners of one slow down the workers of
-/// the other: a step by a team can then make the whole loop around it several times slower.
-/// What counts is therefore the time from one step to the next, and that is what this compares, by
-/// turns and for as long as the noise requires; where it hides the difference to the end, the step
-/// alone. It tries the other way now and then, less often the more a trial costs, and keeps to what
-/// is faster. One tuner belongs to one repeated step.
+/// A team is not always faster. BLAS libraries and OpenMP runtimes keep idle workers spinning,
+/// sometimes for milliseconds, and the spinners of one slow down the workers of the other: the loop
+/// around a step by a team can become several times slower. The tuner therefore compares the time
+/// from one step to the next, by turns and for as long as the noise requires; where noise hides the
+/// difference to the end, the step alone. It tries the other way now and then, less often the more
+/// a trial costs. One tuner belongs to one repeated step.
 class ThreadTuner {
 public:
     using Clock = std::chrono::steady_clock;
@@ -37,8 +40,10 @@ public:
     /// The number of threads for the step that begins `now`: 1 or `team`. Call once per step.
     int choose(int team, Clock::time_point now = Clock::now()) noexcept;
 
-    /// The step that choose() was called for has ended. (Without this call, its share of the time
-    /// between two steps counts as zero.)
+    /// The number of threads of the last step, for work beside steps, which is not measured.
+    int chosen() const noexcept { return use_team_ && team_ > 1 ? team_ : 1; }
+
+    /// Ends the step that choose() was called for. Without this call its time counts as zero.
     void finished(Clock::time_point now = Clock::now()) noexcept;
 
 private:
@@ -48,6 +53,7 @@ private:
     struct Period {
         Clock::duration whole, step, outside;
     };
+    using Part = Clock::duration Period::*;
 
     static constexpr std::size_t samples_per_round = 5, rounds = 3;
 
@@ -55,12 +61,13 @@ private:
         std::array<Period, samples_per_round * rounds> samples{};
         std::size_t count = 0;
 
-        Clock::duration median(Clock::duration Period::*part) const noexcept;
-        Clock::duration spread(Clock::duration Period::*part) const noexcept;
-
-    private:
-        using Sorted = std::array<Clock::duration, samples_per_round * rounds>;
-        Sorted sorted(Clock::duration Period::*part) const noexcept;
+        Clock::duration ranked(Part part, std::size_t rank) const noexcept;
+        Clock::duration median(Part part) const noexcept { return ranked(part, count / 2); }
+        /// The distance of the quartiles: single interruptions do not count.
+        Clock::duration spread() const noexcept {
+            return ranked(&Period::whole, count - 1 - count / 4) -
+                   ranked(&Period::whole, count / 4);
+        }
     };
 
     void record(const Period &period, Clock::time_point now) noexcept;

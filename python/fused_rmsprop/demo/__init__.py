@@ -1,13 +1,13 @@
-"""Trains on real handwritten digits, with the fused kernel and with the NumPy expression.
+"""Train on handwritten digits with the fused kernel and with the NumPy expression.
 
-Same model, same batches: the two must end with the same bits, and differ in time alone.
+Model and batches are the same, so the results must be bit-identical; only the times differ.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from fused_rmsprop import RMSProp
 from fused_rmsprop.demo.mlp import Array, Params, evaluate, init_params, loss_and_grads
-from fused_rmsprop.demo.report import print_summary, save_picture
+
+#: For training and for the test: images as float32 rows of 64 pixels from -1 to 1, and labels.
+Digits: TypeAlias = tuple[tuple[Array, Array], tuple[Array, Array]]
 
 HIDDEN = (512, 512)
 BATCH = 64
@@ -25,50 +27,18 @@ PERCENTILES = (5, 25, 50, 75, 95)
 
 
 @dataclass
-class Digits:
-    """Images as rows of 64 pixels about zero, float32, and their labels; a fifth is held out."""
-
-    train_x: Array
-    train_y: Array
-    test_x: Array
-    test_y: Array
-
-
-@dataclass
 class History:
-    """What happened in one training run; one item per epoch, times in seconds per iteration."""
+    """One training run."""
 
     params: Params
-    train_loss: list[float] = field(default_factory=list)
-    test_loss: list[float] = field(default_factory=list)
-    train_accuracy: list[float] = field(default_factory=list)
-    test_accuracy: list[float] = field(default_factory=list)
-    effective_lr: list[Array] = field(default_factory=list)  # at PERCENTILES
-    iteration_times: list[float] = field(default_factory=list)
-    step_times: list[float] = field(default_factory=list)
-
-
-class Optimizer(Protocol):
-    """What the training loop needs of an optimizer."""
-
-    lr: float
-
-    def step(self, grads: Params) -> None: ...
-    def square_avgs(self) -> list[Array]: ...
-
-
-class Fused(RMSProp):
-    """The kernel of this package."""
-
-    def __init__(self, params: Params, threads: int | None) -> None:
-        super().__init__(params, lr=LR, alpha=ALPHA, eps=EPS, threads=threads)
-
-    def square_avgs(self) -> list[Array]:
-        return [state["square_avg"] for state in self.state.values()]
+    train: list[tuple[float, float]] = field(default_factory=list)  # loss and accuracy per epoch
+    test: list[tuple[float, float]] = field(default_factory=list)
+    effective_lr: list[Array] = field(default_factory=list)  # at PERCENTILES, per epoch; fused only
+    seconds: list[tuple[float, float]] = field(default_factory=list)  # per iteration, in `step`
 
 
 class NumpyExpression:
-    """The textbook lines."""
+    """The textbook expression."""
 
     def __init__(self, params: Params) -> None:
         self.lr = LR
@@ -82,74 +52,108 @@ class NumpyExpression:
                 square_avg[k][...] = ALPHA * square_avg[k] + (1 - ALPHA) * (g * g)
                 params[k] -= self.lr * g / (np.sqrt(square_avg[k]) + EPS)
 
-    def square_avgs(self) -> list[Array]:
-        return [v for layer in self._square_avg for v in layer.values()]
-
 
 def load(seed: int) -> Digits:
-    """scikit-learn's 1797 digits of 8 x 8 pixels."""
+    """Load scikit-learn's 1797 digits of 8 x 8 pixels; a fifth is the test set."""
     images, labels = load_digits(return_X_y=True)
     x = (images / 8 - 1).astype(np.float32)
     train_x, test_x, train_y, test_y = train_test_split(
         x, labels, test_size=0.2, stratify=labels, random_state=seed
     )
-    return Digits(train_x, train_y, test_x, test_y)
+    return (train_x, train_y), (test_x, test_y)
 
 
-def train(
-    digits: Digits, params: Params, optimizer: Optimizer, epochs: int, seed: int, label: str
+def fit(
+    params: Params, optimizer: RMSProp | NumpyExpression, digits: Digits, epochs: int, seed: int
 ) -> History:
-    """Train in place for some epochs of shuffled batches, with a progress bar."""
+    """Train in place on shuffled batches, with a progress bar."""
+    (images, labels), test = digits
     rng = np.random.default_rng(seed)
     history = History(params)
-    batches = len(digits.train_x) // BATCH
+    batches = len(images) // BATCH
+    label = "fused" if isinstance(optimizer, RMSProp) else "NumPy"
     with tqdm(total=epochs * batches, desc=label, unit="it") as bar:
         for epoch in range(epochs):
-            optimizer.lr = LR * (1 - epoch / epochs)  # RMSProp does not settle by itself
-            order = rng.permutation(len(digits.train_x))
+            optimizer.lr = LR * (1 - epoch / epochs)  # with a constant rate it would not settle
+            order = rng.permutation(len(images))
             for i in range(batches):
                 began = time.perf_counter()
                 batch = order[i * BATCH : (i + 1) * BATCH]
-                _, grads = loss_and_grads(params, digits.train_x[batch], digits.train_y[batch])
+                _, grads = loss_and_grads(params, images[batch], labels[batch])
                 before_step = time.perf_counter()
                 optimizer.step(grads)
                 ended = time.perf_counter()
-                history.step_times.append(ended - before_step)
-                history.iteration_times.append(ended - began)
+                history.seconds.append((ended - began, ended - before_step))
                 bar.update()
-            _record_epoch(history, digits, optimizer)
-            bar.set_postfix(
-                loss=f"{history.train_loss[-1]:.4f}",
-                test_accuracy=f"{history.test_accuracy[-1]:.1%}",
-            )
+            history.train.append(evaluate(params, images, labels))
+            history.test.append(evaluate(params, *test))
+            if isinstance(optimizer, RMSProp):
+                history.effective_lr.append(effective_lr(optimizer))
+            loss, accuracy = history.train[-1][0], history.test[-1][1]
+            bar.set_postfix(loss=f"{loss:.4f}", test_accuracy=f"{accuracy:.1%}")
     return history
 
 
-def _record_epoch(history: History, digits: Digits, optimizer: Optimizer) -> None:
-    loss, accuracy = evaluate(history.params, digits.train_x, digits.train_y)
-    history.train_loss.append(loss)
-    history.train_accuracy.append(accuracy)
-    loss, accuracy = evaluate(history.params, digits.test_x, digits.test_y)
-    history.test_loss.append(loss)
-    history.test_accuracy.append(accuracy)
-    v = np.concatenate([square_avg.ravel() for square_avg in optimizer.square_avgs()])
-    # A weight that has never had a gradient (the pixels of the corners) has no rate to speak of.
-    v = v[v > 0]
-    history.effective_lr.append(np.percentile(optimizer.lr / (np.sqrt(v) + EPS), PERCENTILES))
+def effective_lr(opt: RMSProp) -> Array:
+    """Return percentiles of ``lr / (sqrt(v) + eps)``."""
+    v = np.concatenate([state["square_avg"].ravel() for state in opt.state.values()])
+    # Skip weights that never had a gradient (corner pixels); their rate means nothing.
+    return np.asarray(np.percentile(opt.lr / (np.sqrt(v[v > 0]) + EPS), PERCENTILES))
+
+
+def print_summary(fused: History, plain: History) -> None:
+    """Print accuracy, median times and whether the results of the two runs are identical."""
+    layers = zip(fused.params, plain.params, strict=True)
+    identical = all(a[k].tobytes() == b[k].tobytes() for a, b in layers for k in a)
+    elements = sum(array.size for layer in fused.params for array in layer.values())
+    print(f"test accuracy      {fused.test[-1][1]:.2%}")
+    print(f"parameters         {elements:,}")
+    print("medians                 fused      NumPy")
+    medians = (np.median(history.seconds, axis=0) for history in (fused, plain))
+    for what, a, b in zip(("iteration", "optimizer step"), *medians, strict=True):
+        print(f"{what:18s} {a * 1e6:7.0f} us {b * 1e6:7.0f} us   {b / a:.1f} times as fast")
+    print(f"parameters at end  {'bit-identical' if identical else 'DIFFERENT'}")
+
+
+def save_picture(history: History, out: str) -> None:
+    """Draw the learning curves and the effective learning rates of a run into a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy, rate = figure.subplots(1, 3)
+    epochs = np.arange(1, len(history.train) + 1)
+
+    for label, values in (("training", history.train), ("test", history.test)):
+        losses, accuracies = np.array(values).T
+        loss.plot(epochs, losses, label=label)
+        accuracy.plot(epochs, 100 * accuracies, label=label)
+    loss.set(title="Cross-entropy", yscale="log")
+    accuracy.set(title="Accuracy (%)", ylim=(90, 100.3))
+
+    by_percentile = np.array(history.effective_lr).T
+    middle = len(PERCENTILES) // 2
+    for i in range(middle):
+        label = f"{PERCENTILES[i]} to {PERCENTILES[-1 - i]} %"
+        bounds, alpha = (by_percentile[i], by_percentile[-1 - i]), 0.15 + 0.2 * i
+        rate.fill_between(epochs, *bounds, color="C2", alpha=alpha, linewidth=0, label=label)
+    rate.plot(epochs, by_percentile[middle], color="C2", label="median", linewidth=1.5)
+    rate.set(title=r"Effective learning rate  lr / ($\sqrt{v}$ + eps)", yscale="log")
+    for axes in (loss, accuracy, rate):
+        axes.set_xlabel("epoch")
+        axes.legend()
+        axes.grid(alpha=0.3)
+    figure.savefig(out, dpi=100)
 
 
 def run(epochs: int, seed: int, threads: int | None, out: str) -> None:
-    """Train with both, print the comparison and save the picture."""
+    """Train with both optimizers, print a comparison and save the picture."""
     digits = load(seed)
-    sizes = (digits.train_x.shape[1], *HIDDEN, 10)
-    runs = []
-    for label in ("fused", "NumPy"):
-        params = init_params(sizes, np.random.default_rng(seed))
-        optimizer: Optimizer = (
-            Fused(params, threads) if label == "fused" else NumpyExpression(params)
-        )
-        runs.append(train(digits, params, optimizer, epochs, seed, label))
-    fused, plain = runs
+    ours, theirs = (init_params((64, *HIDDEN, 10), np.random.default_rng(seed)) for _ in range(2))
+    opt = RMSProp(ours, lr=LR, alpha=ALPHA, eps=EPS, threads=threads)
+    fused = fit(ours, opt, digits, epochs, seed)
+    plain = fit(theirs, NumpyExpression(theirs), digits, epochs, seed)
     print_summary(fused, plain)
-    save_picture(fused, PERCENTILES, out)
+    save_picture(fused, out)
     print(f"picture            {out}")

@@ -1,4 +1,4 @@
-"""A multilayer perceptron in NumPy, with its backward pass written by hand."""
+"""A multilayer perceptron in NumPy with a handwritten backward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Params: TypeAlias = list[dict[str, Array]]
 
 
 def init_params(sizes: Sequence[int], rng: np.random.Generator) -> Params:
-    """He-initialised float32 weights ``W`` (inputs, outputs) and zero biases ``b`` per layer."""
+    """Make He-initialised float32 weights ``W`` (inputs, outputs) and zero biases per layer."""
     return [
         {
             "W": (rng.standard_normal((n_in, n_out)) * np.sqrt(2 / n_in)).astype(np.float32),
@@ -25,7 +25,7 @@ def init_params(sizes: Sequence[int], rng: np.random.Generator) -> Params:
 
 
 def forward(params: Params, x: Array) -> list[Array]:
-    """The activations of every layer, the input first and the logits last; ReLU in between."""
+    """Return the input, the ReLU activations of the hidden layers, and the logits."""
     activations = [x]
     for i, layer in enumerate(params):
         z = activations[-1] @ layer["W"] + layer["b"]
@@ -34,7 +34,7 @@ def forward(params: Params, x: Array) -> list[Array]:
 
 
 def loss_and_grads(params: Params, x: Array, labels: Array) -> tuple[float, Params]:
-    """The mean cross-entropy of a batch, and its gradients in the structure of ``params``."""
+    """Return the mean cross-entropy of a batch and its gradients, structured like ``params``."""
     activations = forward(params, x)
     loss, delta = cross_entropy(activations[-1], labels)
     grads: Params = []
@@ -47,7 +47,7 @@ def loss_and_grads(params: Params, x: Array, labels: Array) -> tuple[float, Para
 
 
 def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
-    """The mean cross-entropy, and its gradient with respect to the logits."""
+    """Return the mean cross-entropy and its gradient with respect to the logits."""
     rows = np.arange(len(labels))
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -57,7 +57,7 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
 
 
 def evaluate(params: Params, x: Array, labels: Array) -> tuple[float, float]:
-    """The mean cross-entropy and the accuracy (0 to 1) on a data set."""
+    """Return the mean cross-entropy and the accuracy (0 to 1) on a data set."""
     logits = forward(params, x)[-1]
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     return cross_entropy(logits, labels)[0], accuracy

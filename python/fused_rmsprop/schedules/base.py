@@ -1,45 +1,101 @@
-"""What every schedule is, its vocabulary, and the arithmetic that several share."""
+"""The base class of schedules, the checks of their arguments, and shared arithmetic.
+
+Each check returns a plain float, int, str or tuple, or raises an error that names the argument,
+the value and the requirement.
+"""
 
 from __future__ import annotations
 
 import math
+import operator
+import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import pairwise
 from typing import Any, SupportsIndex
 
-from fused_rmsprop.options import as_flag
-from fused_rmsprop.schedules.checks import (
-    as_boundaries,
-    as_choice,
-    as_count,
-    as_functions,
-    as_positive,
-    as_share,
-    as_value,
-    as_values,
-)
+from fused_rmsprop.values import as_flag, as_number
 
-# A name means the same in every schedule, so it is checked in one place.
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "value": as_value,
-    "values": as_values,
-    "init_value": as_value,
-    "peak_value": as_value,
-    "end_value": as_value,
-    "transition_begin": as_count,
-    "transition_steps": partial(as_count, least=1),
-    "warmup_steps": as_count,
-    "total_steps": partial(as_count, least=1),
-    "decay_rate": as_positive,
-    "power": as_positive,
-    "exponent": as_positive,
+#: Counters of steps are int64 arrays.
+MOST_STEPS = 2**63 - 1
+
+
+def as_count(name: str, value: Any, least: int = 0) -> int:
+    """Convert an integer of any type (by ``__index__``) to an int ``>= least``."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError:
+        whole = isinstance(value, float) and value.is_integer()
+        instead = f"; write {int(value)}" if whole else ""
+        raise TypeError(f"{name} must be an int, got {reprlib.repr(value)}{instead}") from None
+    if not least <= count <= MOST_STEPS:
+        raise ValueError(f"{name} must be >= {least} and < 2**63, got {reprlib.repr(value)}")
+    return count
+
+
+def as_value(name: str, value: Any) -> float:
+    """Check a value of a schedule: a learning rate, a momentum or a weight decay."""
+    number = as_number(name, value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be >= 0 and finite, got {value!r}")
+    return number
+
+
+def as_positive(name: str, value: Any, below: float = math.inf) -> float:
+    """Check a factor, divisor or power, or a fraction ``below`` 1."""
+    number = as_number(name, value)
+    if not 0 < number < below:
+        upper = "finite" if below == math.inf else f"< {below:g}"
+        raise ValueError(f"{name} must be > 0 and {upper}, got {value!r}")
+    return number
+
+
+def as_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Check for one of several words."""
+    if isinstance(value, str) and value in choices:
+        return value
+    allowed = " or ".join(map(repr, choices))
+    raise ValueError(f"{name} must be {allowed}, got {reprlib.repr(value)}")
+
+
+def as_function(name: str, value: Any) -> Callable[[int], Any]:
+    """Check a schedule that may be any function of the step."""
+    if not callable(value):
+        got = f"{reprlib.repr(value)}; use Constant for a number"
+        raise TypeError(f"{name} must be a function of the step, got {got}")
+    return value  # type: ignore[no-any-return]
+
+
+def as_tuple(name: str, value: Any, check: Callable[[str, Any], Any] = as_value) -> tuple[Any, ...]:
+    """Check the items of a list, tuple or array. A dict or set has no order and is refused."""
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping, Set)):
+        raise TypeError(f"{name} must be a list or tuple, got {reprlib.repr(value)}")
+    return tuple(check(f"{name}[{i}]", item) for i, item in enumerate(value))
+
+
+def as_boundaries(name: str, value: Any) -> tuple[int, ...]:
+    """Check steps ``>= 1`` in increasing order."""
+    steps = as_tuple(name, value, partial(as_count, least=1))
+    if any(later <= earlier for earlier, later in pairwise(steps)):
+        raise ValueError(f"{name} must be strictly increasing, got {value!r}")
+    return steps
+
+
+#: By argument, which has the same meaning in every schedule.
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("value", "init_value", "peak_value", "end_value"), as_value),
+    **dict.fromkeys(("transition_begin", "warmup_steps"), as_count),
+    **dict.fromkeys(("transition_steps", "total_steps"), partial(as_count, least=1)),
+    **dict.fromkeys(("decay_rate", "power", "exponent"), as_positive),
+    **dict.fromkeys(("div_factor", "final_div_factor"), as_positive),
+    "pct_start": partial(as_positive, below=1),
+    "values": as_tuple,
     "boundaries": as_boundaries,
-    "schedules": as_functions,
-    "pct_start": as_share,
-    "div_factor": as_positive,
-    "final_div_factor": as_positive,
+    "schedules": partial(as_tuple, check=as_function),
     "anneal_strategy": partial(as_choice, choices=("cos", "linear")),
     "three_phase": as_flag,
 }
@@ -47,60 +103,56 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """What all schedules are: immutable, checked when made, called with a step.
+    """The base class: immutable, validated on construction, called with a step.
 
-    Any function of an int that returns a number does as well where a schedule is wanted.
+    Optimizers also accept any other function from an int to a number.
     """
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, check = getattr(self, field.name), _CHECKS.get(field.name)
-            if check is None or (value is None and field.default is None):
-                continue
-            checked = check(f"{type(self).__name__}: {field.name}", value)
-            object.__setattr__(self, field.name, checked)
+            value = getattr(self, field.name)
+            if field.name in CHECKS and not (value is None and field.default is None):
+                value = CHECKS[field.name](f"{type(self).__name__}: {field.name}", value)
+                object.__setattr__(self, field.name, value)
         if problem := self._problem():
             raise ValueError(f"{type(self).__name__}: {problem}")
 
     def __call__(self, step: SupportsIndex) -> float:
-        """The value after ``step`` completed steps, an int or what has ``__index__``, ``>= 0``."""
+        """Return the value after ``step`` completed steps, an integer ``>= 0``."""
         return self._at(as_count("step", step))
 
     @abstractmethod
     def _at(self, step: int) -> float: ...
 
     def _problem(self) -> str:
-        """What is wrong with arguments that are all right one by one; empty if nothing is."""
+        """Describe a conflict between arguments; empty if there is none."""
         return ""
 
 
 def elapsed(step: int, begin: int, steps: int) -> int:
-    """How many of ``steps`` steps from ``begin`` on have passed."""
+    """Count the steps since ``begin``, from 0 to ``steps``."""
     return min(max(step - begin, 0), steps)
 
 
 def mix(init_value: float, end_value: float, share: float) -> float:
-    """``share`` of ``init_value`` and the rest of ``end_value``."""
-    # Of two products, unlike end + (init - end) * share, this is exact at both ends.
+    """Interpolate from ``end_value`` (share 0) to ``init_value`` (share 1)."""
+    # Unlike end + (init - end) * share, two products are exact at both ends.
     return init_value * share + end_value * (1 - share)
 
 
 def line(init_value: float, end_value: float, passed: int, steps: int) -> float:
-    """The way from ``init_value`` to ``end_value`` when ``passed`` of ``steps`` are over."""
-    # Not mix, whose 1 - share would lose digits early in a rise from 0.
+    """Interpolate linearly after ``passed`` of ``steps`` steps."""
+    # In mix, 1 - share would lose digits early in a rise from 0.
     return init_value * ((steps - passed) / steps) + end_value * (passed / steps)
 
 
 def half_cosine(share: float) -> float:
-    """From 1 down to 0 along half a period, as ``share`` goes from 0 to 1."""
+    """Fall from 1 to 0 along half a period as ``share`` goes from 0 to 1."""
     return 0.5 * (1 + math.cos(math.pi * share))
 
 
 def miscounted(name: str, items: Sequence[Any], boundaries: Sequence[int]) -> str:
-    """What is wrong with the number of ``items``; empty if nothing is."""
+    """Describe a wrong number of ``items``; empty if it is right."""
     if len(items) == len(boundaries) + 1:
         return ""
-    return (
-        f"{name} must be one more than boundaries: for {len(boundaries)} of these "
-        f"{len(boundaries) + 1}, got {len(items)}"
-    )
+    return f"{len(boundaries)} boundaries need {len(boundaries) + 1} {name}, got {len(items)}"

@@ -1,4 +1,4 @@
-"""Schedules of one piece: constant, or from a first value to a last one."""
+"""Schedules that change in one way: constant, linear, cosine, exponential, in steps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from operator import ge, le
 
 from fused_rmsprop.schedules.base import Schedule, elapsed, half_cosine, line, miscounted, mix
 
@@ -28,7 +29,7 @@ class Linear(Schedule):
     """A straight line from ``init_value`` to ``end_value``, up or down.
 
     ``init_value + (end_value - init_value) * t / transition_steps``, where
-    ``t = step - transition_begin``, kept within 0 and ``transition_steps``.
+    ``t = step - transition_begin``, clipped to 0 and ``transition_steps``.
 
     optax: ``linear_schedule``. torch: ``LinearLR(start_factor=init_value / lr,
     end_factor=end_value / lr, total_iters=transition_steps)``.
@@ -55,10 +56,10 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """From ``init_value`` to ``end_value`` as a power of the steps that are left.
+    """From ``init_value`` to ``end_value`` as a power of the remaining steps.
 
-    ``end_value + (init_value - end_value) * (1 - t / transition_steps) ** power``, where
-    ``t = step - transition_begin``, kept within 0 and ``transition_steps``.
+    ``end_value + (init_value - end_value) * (1 - t / transition_steps) ** power``, ``t`` as in
+    `Linear`.
 
     optax: ``polynomial_schedule``. torch: ``PolynomialLR(total_iters=transition_steps)``.
     """
@@ -78,10 +79,10 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """Multiplied with ``decay_rate`` every ``transition_steps``, a little at each step.
+    """Multiplied by ``decay_rate`` every ``transition_steps``, gradually.
 
-    ``init_value * decay_rate ** (t / transition_steps)``, where ``t = step - transition_begin``
-    or 0 before that. With an ``end_value`` it stops there.
+    ``init_value * decay_rate ** (t / transition_steps)``, where ``t = step - transition_begin``,
+    0 before that. ``end_value`` is a bound.
 
     optax: ``exponential_decay``. torch: ``ExponentialLR(gamma=decay_rate)`` with
     ``transition_steps=1``.
@@ -107,24 +108,19 @@ class Exponential(Schedule):
         return (max if self.decay_rate < 1 else min)(value, self.end_value)
 
     def _problem(self) -> str:
-        if self.end_value is None or self.decay_rate == 1:
-            return ""
         falls = self.decay_rate < 1
-        if (self.end_value <= self.init_value) if falls else (self.end_value >= self.init_value):
+        moves, sign, fits = ("falls", "<=", le) if falls else ("rises", ">=", ge)
+        if self.end_value is None or self.decay_rate == 1 or fits(self.end_value, self.init_value):
             return ""
-        return (
-            f"with decay_rate={self.decay_rate} the value {'falls' if falls else 'rises'}, so "
-            f"end_value must be {'<=' if falls else '>='} init_value={self.init_value}, "
-            f"got {self.end_value}"
-        )
+        bound = f"{sign} init_value={self.init_value}, got {self.end_value}"
+        return f"with decay_rate={self.decay_rate} the value {moves}, so end_value must be {bound}"
 
 
 @dataclass(frozen=True)
 class StepDecay(Exponential):
-    """Multiplied with ``decay_rate`` once every ``transition_steps``: a staircase.
+    """Multiplied by ``decay_rate`` once every ``transition_steps``: a staircase.
 
-    ``init_value * decay_rate ** (t // transition_steps)``, where ``t = step - transition_begin``
-    or 0 before that. With an ``end_value`` it stops there.
+    ``init_value * decay_rate ** (t // transition_steps)``, otherwise as `Exponential`.
 
     optax: ``exponential_decay(staircase=True)``. torch: ``StepLR(step_size=transition_steps,
     gamma=decay_rate)``.
@@ -136,11 +132,11 @@ class StepDecay(Exponential):
 
 @dataclass(frozen=True)
 class Piecewise(Schedule):
-    """``values[i]`` from step ``boundaries[i - 1]`` on: one value more than boundaries.
+    """``values[i]`` from step ``boundaries[i - 1]`` on; there is one more value than boundaries.
 
-    torch: ``MultiStepLR(milestones=boundaries)``, which multiplies with ``gamma`` at each. optax:
+    torch: ``MultiStepLR(milestones=boundaries)``, which multiplies by ``gamma`` at each. optax:
     ``piecewise_constant_schedule``, whose dict has factors. Keras's ``PiecewiseConstantDecay`` has
-    the same arguments, and goes on to the next value one step later.
+    the same arguments but changes one step later.
 
     Examples
     --------
@@ -166,9 +162,8 @@ class Cosine(Schedule):
     """Half a cosine from ``init_value`` to ``end_value``: slow, fast, slow.
 
     ``end_value + (init_value - end_value) * ((1 + cos(pi * t / transition_steps)) / 2) **
-    exponent``, where ``t = step - transition_begin``, kept within 0 and ``transition_steps``.
-    From I. Loshchilov and F. Hutter, SGDR (arXiv:1608.03983, 2017), equation 5, without restarts;
-    a `Join` of several has them.
+    exponent``, ``t`` as in `Linear`. From I. Loshchilov and F. Hutter, SGDR (arXiv:1608.03983,
+    2017), equation 5, without restarts; use `Join` for these.
 
     optax: ``cosine_decay_schedule(decay_steps=transition_steps, alpha=end_value / init_value)``.
     torch: ``CosineAnnealingLR(T_max=transition_steps, eta_min=end_value)``, which rises again

@@ -1,4 +1,4 @@
-"""Schedules of several phases: a warm-up and what follows it, a cycle, any others joined."""
+"""Schedules of several phases: with a warm-up, in a cycle, or joined from others."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fused_rmsprop.schedules.base import Schedule, elapsed, half_cosine, line, m
 
 @dataclass(frozen=True)
 class WarmupCosine(Schedule):
-    """A straight rise from ``init_value`` to ``peak_value``, then half a cosine to ``end_value``.
+    """A linear rise from ``init_value`` to ``peak_value``, then half a cosine to ``end_value``.
 
-    `Linear` for ``warmup_steps``, then `Cosine` for ``total_steps - warmup_steps``. With an
-    ``init_value`` of 0, the default, the first update changes nothing.
+    `Linear` for ``warmup_steps``, then `Cosine` for ``total_steps - warmup_steps``. With the
+    default ``init_value`` of 0, the first update changes nothing.
 
     optax: ``warmup_cosine_decay_schedule(decay_steps=total_steps)``. torch: ``SequentialLR`` of
     ``LinearLR`` and ``CosineAnnealingLR``.
@@ -41,27 +41,25 @@ class WarmupCosine(Schedule):
     def _problem(self) -> str:
         if self.total_steps > self.warmup_steps:
             return ""
-        return (
-            f"total_steps counts the warm-up too, so it must be > warmup_steps="
-            f"{self.warmup_steps}, got {self.total_steps}"
-        )
+        bound = f"warmup_steps={self.warmup_steps}, got {self.total_steps}"
+        return f"total_steps includes the warm-up, so it must be > {bound}"
 
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up to ``peak_value``, down again, and further down to almost nothing.
+    """Up to ``peak_value``, then down to almost zero.
 
     From ``peak_value / div_factor`` at step 0 up to ``peak_value`` at step ``pct_start *
-    total_steps - 1`` (which need not be a whole number; the peak then lies between two steps), and
-    down to ``peak_value / div_factor / final_div_factor`` at step ``total_steps - 1``, the last of
-    ``total_steps`` updates; along half cosines, or straight lines with ``anneal_strategy=
-    "linear"``. With ``three_phase`` it comes down as it went up, until step ``2 * pct_start *
-    total_steps - 2``, and the rest of the way then. From L. Smith and N. Topin, Super-Convergence
-    (arXiv:1708.07120, 2018).
+    total_steps - 1`` (if that is not an integer, the peak lies between two steps), then down to
+    ``peak_value / div_factor / final_div_factor`` at step ``total_steps - 1``, the last of
+    ``total_steps`` updates. Each phase is half a cosine, or a line with
+    ``anneal_strategy="linear"``. With ``three_phase`` the fall mirrors the rise until step
+    ``2 * pct_start * total_steps - 2``, then continues to the end. From L. Smith and N. Topin,
+    Super-Convergence (arXiv:1708.07120, 2018).
 
     torch: ``OneCycleLR(max_lr=peak_value, cycle_momentum=False)``, with the same names and
-    defaults. optax's ``cosine_onecycle_schedule`` and ``linear_onecycle_schedule`` have the peak
-    and the end one step later: a `Join` of `Cosine` or `Linear`, see docs/schedules.md.
+    defaults. In optax's ``cosine_onecycle_schedule`` and ``linear_onecycle_schedule`` the peak and
+    the end come one step later; docs/schedules.md reproduces them with `Join`.
     """
 
     peak_value: float
@@ -74,7 +72,7 @@ class OneCycle(Schedule):
     three_phase: bool = False
 
     def _points(self) -> list[tuple[float, float]]:
-        """The steps and values between which the phases run."""
+        """Return the steps and values at the ends of the phases."""
         init_value = self.peak_value / self.div_factor
         end = (self.total_steps - 1.0, init_value / self.final_div_factor)
         points = [(0.0, init_value), (self.pct_start * self.total_steps - 1, self.peak_value)]
@@ -95,8 +93,8 @@ class OneCycle(Schedule):
         steps = [step for step, _ in self._points()]
         if steps[1] <= 0:
             return (
-                "there is no step to rise in: pct_start * total_steps must be > 1, got "
-                f"{self.pct_start} * {self.total_steps}; Cosine goes down only"
+                "no step is left for the rise: pct_start * total_steps must be > 1, got "
+                f"{self.pct_start} * {self.total_steps}; use Cosine to fall only"
             )
         if steps[-2] >= steps[-1]:
             most = "0.5 with three_phase" if self.three_phase else "a little less than 1"
@@ -106,15 +104,15 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class InverseSqrt(Schedule):
-    """A straight rise to ``peak_value``, then down with the square root of the step.
+    """A linear rise to ``peak_value``, then decay with the inverse square root of the step.
 
     ``peak_value * min(t / warmup_steps, sqrt(warmup_steps / t))``, where ``t = step + 1`` counts
-    the updates from 1: the peak is at the update number ``warmup_steps``, and there is no end. From
-    A. Vaswani et al., Attention Is All You Need (arXiv:1706.03762, 2017), equation 3, where
-    ``peak_value`` is ``(d_model * warmup_steps) ** -0.5``.
+    updates from 1. Update ``warmup_steps`` has the peak; there is no end. From A. Vaswani et al.,
+    Attention Is All You Need (arXiv:1706.03762, 2017), equation 3, where ``peak_value`` is
+    ``(d_model * warmup_steps) ** -0.5``.
 
-    Neither torch nor optax has it. Hugging Face's ``get_inverse_sqrt_schedule`` counts from 0, and
-    so comes one step later, with a first update that changes nothing.
+    Not in torch or optax. Hugging Face's ``get_inverse_sqrt_schedule`` counts from 0, so it is one
+    step later and its first update changes nothing.
     """
 
     peak_value: float
@@ -122,22 +120,20 @@ class InverseSqrt(Schedule):
     warmup_steps: int
 
     def _at(self, step: int) -> float:
-        t = step + 1
-        if t < self.warmup_steps:
-            return self.peak_value * (t / self.warmup_steps)
-        return self.peak_value * math.sqrt(self.warmup_steps / t)
+        t, rise = step + 1, self.warmup_steps
+        return self.peak_value * (t / rise if t < rise else math.sqrt(rise / t))
 
     def _problem(self) -> str:
-        return "" if self.warmup_steps else "warmup_steps must be >= 1 (no rise at all), got 0"
+        return "" if self.warmup_steps else "warmup_steps must be >= 1, got 0"
 
 
 @dataclass(frozen=True)
 class Join(Schedule):
-    """One schedule after the other, each counting its steps from its own beginning.
+    """One schedule after another, each counting steps from its own start.
 
-    ``schedules[i](step - boundaries[i - 1])`` from step ``boundaries[i - 1]`` on: one schedule
-    more than boundaries. Any functions of the step will do; the join can be compared, hashed and
-    pickled if they can.
+    ``schedules[i](step - boundaries[i - 1])`` from step ``boundaries[i - 1]`` on; there is one more
+    schedule than boundaries. Any functions of the step will do. If they can be compared, hashed and
+    pickled, so can the join.
 
     optax: ``join_schedules``. torch: ``SequentialLR(milestones=boundaries)``.
 

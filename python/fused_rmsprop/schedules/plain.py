@@ -1,29 +1,25 @@
-"""Schedules as dicts of plain values, for files that must not run code when they are read."""
+"""Convert schedules to plain values and back, for files that must not run code when read."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from fused_rmsprop.schedules import decays, phases
-from fused_rmsprop.schedules.base import Schedule
+from fused_rmsprop import schedules
 
-_SCHEDULES: Mapping[str, type[Schedule]] = {
-    kind.__name__: kind
-    for kind in (
-        *(decays.Constant, decays.Cosine, decays.Exponential, decays.Linear, decays.Piecewise),
-        *(decays.Polynomial, decays.StepDecay),
-        *(phases.InverseSqrt, phases.Join, phases.OneCycle, phases.WarmupCosine),
-    )
+_SCHEDULES: Mapping[str, type[schedules.Schedule]] = {
+    name: getattr(schedules, name)
+    for name in schedules.__all__
+    if name not in ("ReduceOnPlateau", "Schedule")
 }
 
 
 def as_plain(value: Any) -> Any:
-    """A schedule as a dict with its class's name and its arguments; other values as they are.
+    """Convert a schedule to a dict of its class name and arguments; return other values unchanged.
 
-    A function that is not one of the schedules becomes ``{"function": its repr}``, which
-    `from_plain` refuses.
+    Any other function becomes ``{"function": repr}``, which cannot be converted back.
     """
     if type(value) in _SCHEDULES.values():
         arguments = {f.name: as_plain(getattr(value, f.name)) for f in fields(value)}
@@ -33,29 +29,23 @@ def as_plain(value: Any) -> Any:
     return {"function": repr(value)} if callable(value) else value
 
 
-def is_lost(plain: Any) -> bool:
-    """Whether `as_plain` could keep no more of a function, or of a part of it, than that."""
+def lost_functions(plain: Any) -> list[str]:
+    """Return the functions that `as_plain` could not convert, without their memory addresses."""
     if isinstance(plain, list):
-        return any(is_lost(item) for item in plain)
+        return [function for item in plain for function in lost_functions(item)]
     if not isinstance(plain, Mapping):
-        return False
-    return "function" in plain or any(is_lost(value) for value in plain["arguments"].values())
+        return []
+    if "function" in plain:
+        return [re.sub(r" at 0x[0-9a-f]+", "", plain["function"])]
+    return lost_functions(list(plain["arguments"].values()))
 
 
 def from_plain(value: Any) -> Any:
-    """What `as_plain` was given.
-
-    Raises
-    ------
-    ValueError
-        If that was a function, or is no schedule of this version.
-    """
+    """Invert `as_plain`; raise a `ValueError` for schedules that this version does not have."""
     if isinstance(value, list):
         return tuple(from_plain(item) for item in value)
     if not isinstance(value, Mapping):
         return value
-    if "function" in value:
-        raise ValueError(f"a file cannot hold the function {value['function']}")
     name = value.get("schedule")
     if not isinstance(name, str) or name not in _SCHEDULES:
         raise ValueError(f"there is no schedule {name!r}; there are {', '.join(_SCHEDULES)}")

@@ -1,0 +1,143 @@
+#include "arrays.hpp"
+
+namespace fused_rmsprop::bindings {
+namespace {
+
+constexpr int aligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+
+std::string text(const py::object &value) { return py::str(value).cast<std::string>(); }
+
+std::string shape_of(const py::array &array) { return text(array.attr("shape")); }
+
+/// `value` as an array, or a TypeError that says what to pass instead.
+py::array as_array(py::handle value, const std::string &what) {
+    if (!py::isinstance<py::array>(value)) {
+        const auto is = [&](const char *attribute) { return py::hasattr(value, attribute); };
+        const std::string hint = is("dtype") && is("item") && !is("detach")
+                                     ? "; make it one: np.full(param.shape, value, param.dtype)"
+                                 : is("numpy")
+                                     ? "; a CPU tensor shares its memory as tensor.numpy()"
+                                     : "; pass a float32 or float64 numpy.ndarray";
+        throw py::type_error(what + " is a " + Py_TYPE(value.ptr())->tp_name +
+                             ", not a NumPy array" + hint);
+    }
+    if (py::hasattr(value, "mask"))
+        throw py::type_error(what + " is a masked array, whose mask a step would ignore; "
+                                    "pass the plain array: array.filled(0)");
+    return py::reinterpret_borrow<py::array>(value);
+}
+
+bool is_float(const py::array &array) {
+    const py::dtype dtype = array.dtype();
+    const int number = dtype.num();
+    return (number == py::dtype::num_of<float>() || number == py::dtype::num_of<double>()) &&
+           dtype.byteorder() != (PY_BIG_ENDIAN ? '<' : '>');
+}
+
+/// How to convert an array of real numbers; nothing for those that would lose something.
+std::string advice(const py::array &array, const std::string &dtype) {
+    return std::string("fiu").find(array.dtype().kind()) == std::string::npos
+               ? ""
+               : "; convert it: array.astype(" + dtype + ")";
+}
+
+} // namespace
+
+DType dtype_of(const py::array &array) {
+    return array.dtype().num() == py::dtype::num_of<float>() ? DType::float32 : DType::float64;
+}
+
+py::array updatable_array(py::handle value, const std::string &what) {
+    py::array array = as_array(value, what);
+    if (!is_float(array))
+        throw py::type_error(what + " has dtype " + text(array.dtype()) +
+                             "; only float32 and float64 (in native byte order) can be updated" +
+                             advice(array, "np.float64"));
+    if (!array.writeable())
+        throw py::value_error(what + " is read-only, so it cannot be updated in place; pass a "
+                                     "writable array, e.g. array.copy()");
+    if (!(array.flags() & aligned))
+        throw py::value_error(what + " is not aligned to its element type in memory; pass an "
+                                     "aligned array, e.g. array.copy()");
+    if (!strided(array, array.itemsize()).is_dense())
+        throw py::value_error(what + " is not contiguous: shape " + shape_of(array) + ", strides " +
+                              text(array.attr("strides")) +
+                              "; a step on a copy would be lost, so train on the contiguous array "
+                              "np.ascontiguousarray(array) itself");
+    return array;
+}
+
+void check_same_kind(py::handle value, const std::string &what, const py::array &param,
+                     const std::string &param_what) {
+    // The fast path first: this runs for every gradient of every step.
+    if (Py_TYPE(value.ptr()) != py::detail::npy_api::get().PyArray_Type_)
+        as_array(value, what);
+    const auto array = py::reinterpret_borrow<py::array>(value);
+    const auto *mine = py::detail::array_proxy(array.ptr());
+    const auto *wanted = py::detail::array_proxy(param.ptr());
+    if (mine->descr != wanted->descr && !array.dtype().equal(param.dtype()))
+        throw py::type_error(what + " has dtype " + text(array.dtype()) + ", but " + param_what +
+                             " is " + text(param.dtype()) +
+                             advice(array, "np." + text(param.dtype())));
+    if (mine->nd == wanted->nd &&
+        std::equal(mine->dimensions, mine->dimensions + mine->nd, wanted->dimensions))
+        return;
+    std::string message = what + " has shape " + shape_of(array) + ", but " + param_what +
+                          " has shape " + shape_of(param);
+    if (array.ndim() > 1 && text(array.attr("T").attr("shape")) == shape_of(param))
+        message += "; it looks transposed: pass array.T";
+    else if (array.size() == param.size())
+        message += "; pass array.reshape(" + shape_of(param) + ")";
+    throw py::value_error(message);
+}
+
+bool same_order(const py::array &a, const py::array &b) {
+    return strided(a).same_order(strided(b)) && (a.flags() & aligned) != 0;
+}
+
+void check_state(py::handle value, const std::string &what, const py::array &param,
+                 const std::string &param_what) {
+    check_same_kind(value, what, param, param_what);
+    if (const py::array array = updatable_array(value, what); !same_order(array, param))
+        throw py::value_error(what + " and " + param_what +
+                              " have their elements in different orders in memory (strides " +
+                              text(array.attr("strides")) + " and " + text(param.attr("strides")) +
+                              "); create it as np.zeros_like(param)");
+}
+
+void *data_of(const py::object &array) { return py::detail::array_proxy(array.ptr())->data; }
+
+const void *data_in_order_of(const py::array &param, const py::object &value, py::object &buffer) {
+    if (same_order(py::reinterpret_borrow<py::array>(value), param))
+        return data_of(value);
+    if (!buffer) {
+        const auto numpy = py::module_::import("numpy");
+        buffer = numpy.attr("empty_like")(numpy.attr("asarray")(param)); // not of a subclass
+    }
+    // Unlike np.copyto, this calls no code of a subclass, and makes no new objects.
+    if (py::detail::npy_api::get().PyArray_CopyInto_(buffer.ptr(), value.ptr()) != 0)
+        throw py::error_already_set();
+    return data_of(buffer);
+}
+
+Extent extent_of(const py::object &array, const std::string &what) {
+    const auto item = py::reinterpret_borrow<py::array>(array).itemsize();
+    return bindings::extent_of(data_of(array), strided(array, item), static_cast<std::size_t>(item),
+                               {.what = &what});
+}
+
+WrittenMemory written_memory(std::vector<Extent> extents) {
+    for (const auto &[one, other] : overlaps(extents))
+        throw py::value_error(*one.what + " and " + *other.what +
+                              " share memory; each array may be given only once (a tied parameter "
+                              "once, with the sum of its gradients)");
+    return WrittenMemory(std::move(extents));
+}
+
+void check_outside(const WrittenMemory &written, const py::object &array, const std::string &what) {
+    if (const Extent *there = written.overlapping(extent_of(array, what)))
+        throw py::value_error(what + " shares memory with " + *there->what +
+                              ", which the step writes to; pass a copy: array.copy()");
+}
+
+} // namespace fused_rmsprop::bindings

@@ -1,0 +1,269 @@
+#include "stepper.hpp"
+
+#include <pybind11/stl.h>
+
+#include "../register.hpp"
+
+namespace fused_rmsprop::bindings {
+namespace {
+
+// Below this much work, letting another Python thread in costs more than it gives.
+constexpr std::size_t release_gil_from_bytes = 4096;
+
+/// All memory that a step of these groups writes to.
+WrittenMemory written_by(const std::vector<std::shared_ptr<Group>> &groups) {
+    std::vector<Extent> extents;
+    for (const auto &group : groups) {
+        for (const Parameter &p : group->parameters()) {
+            extents.push_back(extent_of(p.array, p.what));
+            for (std::size_t k = 0; k < array_count; ++k)
+                if (p.state[k])
+                    extents.push_back(extent_of(p.state[k], p.state_what[k]));
+        }
+    }
+    return written_memory(std::move(extents));
+}
+
+/// Lets go of the gradients at the end of the scope.
+struct Forget {
+    std::vector<py::object> &gradients;
+    ~Forget() { gradients.clear(); }
+};
+
+} // namespace
+
+std::string NumpyStepper::grad_root(std::size_t group) const {
+    return grouped_ ? "grads[" + std::to_string(group) + "]" : "grads";
+}
+
+void NumpyStepper::add(const std::vector<std::shared_ptr<Group>> &groups, bool grouped) {
+    const Claim claim(ownership);
+    auto all = groups_;
+    all.insert(all.end(), groups.begin(), groups.end());
+    written_by(all); // throws if arrays share memory
+    groups_ = std::move(all);
+    grouped_ = grouped;
+    layouts_.clear();    // stale
+    bound_ = py::none(); // they are not the gradients of all groups any more
+}
+
+/// Checks the containers of the parameters, and derives anew what a change has made stale.
+void NumpyStepper::refresh() {
+    for (const auto &group : groups_)
+        group->check_containers();
+    bool fresh = layouts_.size() == groups_.size();
+    for (std::size_t i = 0; fresh && i < groups_.size(); ++i)
+        fresh = layouts_[i] == groups_[i]->layout();
+    if (fresh)
+        return;
+    layouts_.clear();
+    written_ = written_by(groups_);
+    slots_.clear();
+    tensors_.clear();
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+        Group &group = *groups_[g];
+        for (std::size_t i = 0; i < group.parameters().size(); ++i) {
+            const Parameter &p = group.parameters()[i];
+            slots_.push_back({&group, i, grad_root(g) + p.path});
+            Tensor tensor;
+            tensor.dtype = dtype_of(p.array);
+            tensor.size = static_cast<std::size_t>(p.array.size());
+            tensor.param = data_of(p.array);
+            for (std::size_t k = 0; k < state_kind_count; ++k)
+                tensor.*state_kinds[k].array = p.state_data(k);
+            tensor.options = &group.options();
+            tensors_.push_back(tensor);
+        }
+        layouts_.push_back(group.layout());
+    }
+}
+
+/// Appends the gradients of all parameters to given_.
+void NumpyStepper::flatten(const py::object &grads) {
+    if (groups_.empty())
+        throw py::value_error("there are no parameter groups");
+    if (!grouped_) {
+        groups_.front()->tree().flatten(grads, grad_root(0), given_);
+        return;
+    }
+    if (!PyList_Check(grads.ptr()) && !PyTuple_Check(grads.ptr()))
+        throw py::value_error(std::string("grads is a ") + Py_TYPE(grads.ptr())->tp_name +
+                              "; with parameter groups it is a list of one item per group");
+    const auto items = py::reinterpret_borrow<py::sequence>(grads);
+    if (items.size() != groups_.size())
+        throw py::value_error("grads has " + std::to_string(items.size()) + " items; there are " +
+                              std::to_string(groups_.size()) + " parameter groups");
+    for (std::size_t g = 0; g < groups_.size(); ++g)
+        groups_[g]->tree().flatten(items[g], grad_root(g), given_);
+}
+
+/// Throws unless the parameter can still be updated where it lay.
+void NumpyStepper::check_parameter(const Slot &slot) const {
+    const Parameter &p = slot.parameter();
+    if (!p.array.writeable())
+        throw py::value_error(p.what + " has become read-only, so it cannot be updated in place; "
+                                       "make it writable again: array.flags.writeable = True");
+    const auto *param = py::detail::array_proxy(p.array.ptr());
+    if (param->data != p.data || param->descr != p.descr || !p.layout.matches(strided(p.array)))
+        throw py::value_error(p.what + " has been resized, reshaped or given another dtype since "
+                                       "the optimizer was made; make a new optimizer for it");
+}
+
+/// The address of a gradient's elements in the order of the parameter's, after every check.
+const void *NumpyStepper::gradient(Slot &slot, const py::object &grad) {
+    const Parameter &p = slot.parameter();
+    check_parameter(slot);
+    check_same_kind(grad, slot.grad_what, p.array, p.what);
+
+    const auto array = py::reinterpret_borrow<py::array>(grad);
+    const bool in_order = same_order(array, p.array);
+    if (!in_order || data_of(array) != slot.cleared_grad) { // most often the memory of last time
+        check_outside(written_, array, slot.grad_what);
+        slot.cleared_grad = in_order ? data_of(array) : nullptr;
+    }
+    return data_in_order_of(p.array, array, slot.ordered_grad);
+}
+
+void NumpyStepper::bind(const py::object &grads) {
+    const Claim claim(ownership);
+    const Forget forget{given_};
+    if (!grads.is_none())
+        read(grads);
+    bound_ = grads;
+}
+
+py::object NumpyStepper::step(const py::object &grads, double grad_scale) {
+    const Claim claim(ownership);
+    const Forget forget{given_};
+    if (accumulated_ > 0) {
+        if (!grads.is_none())
+            throw py::value_error("gradients have been accumulated: step() takes their mean and no "
+                                  "others; accumulate(grads) adds these, discard_accumulated() "
+                                  "drops those");
+        read_sums();
+        return run(grad_scale / static_cast<double>(accumulated_));
+    }
+    read(grads);
+    return run(grad_scale);
+}
+
+void NumpyStepper::accumulate(const py::object &grads) {
+    const Claim claim(ownership);
+    const Forget forget{given_};
+    read(grads);
+    sums_.clear();
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+        sums_.push_back({.dtype = tensors_[i].dtype,
+                         .size = tensors_[i].size,
+                         .sum = slots_[i].parameter().state_data(grad_sum),
+                         .term = tensors_[i].grad,
+                         .empty = !slots_[i].group->summed()[slots_[i].index]});
+    {
+        const Execution how = tuned_execution();
+        std::optional<py::gil_scoped_release> released;
+        if (bytes_to_step(tensors_) >= release_gil_from_bytes)
+            released.emplace();
+        fused_rmsprop::accumulate(sums_, how);
+    }
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+        if (tensors_[i].grad != nullptr)
+            slots_[i].group->mark_summed(slots_[i].index);
+    ++accumulated_;
+}
+
+void NumpyStepper::set_accumulated(std::int64_t count) {
+    accumulated_ = count;
+    if (count == 0)
+        for (const auto &group : groups_)
+            group->set_summed(std::vector<bool>(group->parameters().size()));
+}
+
+/// Takes what was accumulated for the gradients, and checks everything.
+void NumpyStepper::read_sums() {
+    refresh();
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+        const bool some = slots_[i].group->summed()[slots_[i].index];
+        if (some)
+            check_parameter(slots_[i]);
+        tensors_[i].grad = some ? slots_[i].parameter().state_data(grad_sum) : nullptr;
+    }
+}
+
+/// Reads the gradients, or the bound ones, into given_ and tensors_, and checks everything.
+void NumpyStepper::read(const py::object &grads) {
+    if (grads.is_none() && bound_.is_none())
+        throw py::value_error("no gradients: pass them, step(grads), or bind arrays that your "
+                              "backward pass fills, RMSProp(params, grads=arrays)");
+    refresh();
+    given_.clear(); // a child forked during a step has the parent's still
+    flatten(grads.is_none() ? bound_ : grads);
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+        prefetch(i);
+        tensors_[i].grad = given_[i] ? gradient(slots_[i], given_[i]) : nullptr;
+    }
+}
+
+/// Asks for what gradient() will read of later leaves: their arrays lie anywhere, and a step over
+/// large ones has driven them out of the cache.
+[[gnu::always_inline]] inline void NumpyStepper::prefetch(std::size_t leaf) const {
+    if (const std::size_t i = leaf + 12; i < slots_.size())
+        for (const py::handle array :
+             {py::handle(slots_[i].parameter().array), py::handle(given_[i])}) {
+            __builtin_prefetch(array.ptr());
+            __builtin_prefetch(reinterpret_cast<const char *>(array.ptr()) + 64);
+        }
+    if (const std::size_t i = leaf + 6; i < slots_.size()) {
+        __builtin_prefetch(py::detail::array_proxy(slots_[i].parameter().array.ptr())->dimensions);
+        if (given_[i] &&
+            PyObject_TypeCheck(given_[i].ptr(), py::detail::npy_api::get().PyArray_Type_))
+            __builtin_prefetch(py::detail::array_proxy(given_[i].ptr())->dimensions);
+    }
+}
+
+/// None, or, if the step was refused, the name and the array of a gradient that is not finite.
+py::object NumpyStepper::run(double grad_scale) {
+    for (std::size_t i = 0; i < slots_.size(); ++i)
+        tensors_[i].step = slots_[i].group->step(slots_[i].index);
+    const Outcome outcome = run_step(tensors_, grad_scale, release_gil_from_bytes);
+    if (outcome == Outcome::refused) {
+        const Slot &slot = slots_[nonfinite()];
+        if (accumulated_ > 0)
+            return py::make_tuple("the accumulated gradient of " + slot.parameter().what,
+                                  slot.parameter().state[grad_sum]);
+        return py::make_tuple(slot.grad_what, given_[nonfinite()]);
+    }
+    if (accumulated_ > 0)
+        set_accumulated(0);
+    if (outcome == Outcome::stepped) {
+        ++step_count;
+        for (std::size_t i = 0; i < slots_.size(); ++i)
+            if (tensors_[i].grad != nullptr)
+                slots_[i].group->count_step(slots_[i].index);
+    }
+    return py::none();
+}
+
+void register_numpy(py::module_ &m) {
+    py::class_<Group, std::shared_ptr<Group>>(m, "Group", py::is_final())
+        .def(py::init<const py::object &, const std::string &, const std::string &>(),
+             py::arg("params"), py::arg("root"), py::arg("name"))
+        .def_property_readonly("names", [](const Group &g) { return g.each(&Parameter::name); })
+        .def_property_readonly("arrays", [](const Group &g) { return g.each(&Parameter::array); })
+        .def_property_readonly("steps", &Group::steps)
+        .def("validate", &Group::validate, py::arg("options"), py::arg("flush_denormals"))
+        .def("set_options", &Group::set_options, py::arg("options"))
+        .def("configure", &Group::configure, py::arg("options"), py::arg("state"))
+        .def_property("summed", &Group::summed, &Group::set_summed);
+
+    py::class_<NumpyStepper, Stepper>(m, "NumpyStepper", py::is_final())
+        .def(py::init<>())
+        .def("add", &NumpyStepper::add, py::arg("groups"), py::arg("grouped"))
+        .def("bind", &NumpyStepper::bind, py::arg("grads"))
+        .def("step", &NumpyStepper::step, py::arg("grads") = py::none(),
+             py::arg("grad_scale") = 1.0)
+        .def("accumulate", &NumpyStepper::accumulate, py::arg("grads") = py::none())
+        .def_property("accumulated", &NumpyStepper::accumulated, &NumpyStepper::set_accumulated)
+        .def_readwrite("step_count", &NumpyStepper::step_count);
+}
+
+} // namespace fused_rmsprop::bindings

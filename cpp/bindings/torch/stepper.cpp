@@ -1,0 +1,307 @@
+#include "stepper.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include <pybind11/stl.h>
+
+namespace fused_rmsprop::bindings {
+namespace {
+
+// Below this much work, a millisecond or two, letting another Python thread in costs more than it
+// gives: each gradient must be kept alive then.
+constexpr std::size_t release_gil_from_bytes = 1 << 23;
+
+/// Calls stages(0..size-1) one after the other, each some indices behind the one before it, so that
+/// what a stage prefetches is there when the next one reads it. Stops where a stage returns false.
+template <typename... Stages>
+bool pipeline(std::size_t size, const Stages &...stages) {
+    constexpr std::size_t at_once = 4;
+    bool all = true;
+    for (std::size_t begin = 0; all && begin < size + sizeof...(stages) * at_once;
+         begin += at_once) {
+        std::size_t behind = 0; // wraps around below zero, and is no index then
+        const auto run = [&](const auto &stage) {
+            for (std::size_t i = begin - behind; all && i < begin - behind + at_once; ++i)
+                if (i >= size)
+                    continue;
+                else if constexpr (std::is_void_v<decltype(stage(i))>)
+                    stage(i);
+                else
+                    all = stage(i);
+            behind += at_once;
+        };
+        (run(stages), ...);
+    }
+    return all;
+}
+
+std::vector<py::object> values_of(const py::dict &dict) {
+    std::vector<py::object> values;
+    for (const auto &item : dict)
+        values.push_back(py::reinterpret_borrow<py::object>(item.second));
+    return values;
+}
+
+/// Whether a dict still has these values, in this order.
+bool has_values(const py::dict &dict, const std::vector<py::object> &values) {
+    if (dict.size() != values.size())
+        return false;
+    Py_ssize_t position = 0;
+    PyObject *value = nullptr;
+    return std::all_of(values.begin(), values.end(), [&](const py::object &expected) {
+        return PyDict_Next(dict.ptr(), &position, nullptr, &value) && value == expected.ptr();
+    });
+}
+
+/// Whether a list still has these items.
+bool has_items(const py::list &list, const std::vector<py::object> &items) {
+    PyObject **const first = PySequence_Fast_ITEMS(list.ptr());
+    return std::equal(first, first + list.size(), items.begin(), items.end(),
+                      [](PyObject *now, const py::object &then) { return now == then.ptr(); });
+}
+
+} // namespace
+
+bool TorchStepper::can_step(const py::object &tensor) {
+    TensorView view;
+    return reader_.view(reader_.handle(tensor), view) && view.is_dense();
+}
+
+bool TorchStepper::same_order(const py::object &a, const py::object &b) {
+    TensorView view;
+    if (!reader_.view(reader_.handle(a), view))
+        return false;
+    const DType dtype = view.dtype;
+    const TensorLayout layout(view);
+    return reader_.view(reader_.handle(b), view) && view.dtype == dtype && layout.matches(view);
+}
+
+std::vector<std::size_t> TorchStepper::assign(const py::list &slots, const py::list &groups,
+                                              const py::dict &state,
+                                              const std::vector<Options> &options) {
+    std::vector<Slot> new_slots;
+    std::vector<Tensor> new_tensors;
+    std::vector<Extent> extents;
+    for (const py::handle item : slots) {
+        const auto given = item.cast<py::tuple>();
+        Slot slot{reader_.handle(given[0]), given[1].cast<std::size_t>(), given[2], {}, {}};
+        slot.values = values_of(slot.state);
+        TensorView view;
+        if (!reader_.view(slot.param, view))
+            throw py::type_error("the kernel cannot step this tensor");
+        slot.layout = TensorLayout(view);
+        Tensor tensor;
+        tensor.dtype = view.dtype;
+        tensor.size = view.size();
+        tensor.param = view.data;
+        extents.push_back(view.extent(new_slots.size()));
+        for (std::size_t k = 0; k < state_kind_count; ++k) {
+            slot.held[k] = take(slot, name_of(state_kinds[k], options.at(slot.group)), view);
+            if (slot.held[k].address != nullptr)
+                extents.push_back(view.extent(new_slots.size()));
+        }
+        slot.held[steps] = take(slot, "step", view);
+        slot.steps_dtype = view.dtype;
+        new_slots.push_back(std::move(slot));
+        new_tensors.push_back(tensor);
+    }
+    std::vector<std::size_t> shared;
+    for (const auto &[one, other] : overlaps(extents))
+        shared.insert(shared.end(), {one.owner, other.owner});
+    if (!shared.empty())
+        return shared;
+    slots_ = std::move(new_slots);
+    tensors_ = std::move(new_tensors);
+    written_ = WrittenMemory(std::move(extents));
+    groups_.clear();
+    for (const py::handle group : groups)
+        groups_.push_back(group.cast<std::vector<py::object>>());
+    state_ = values_of(state);
+    return {};
+}
+
+/// The tensor of that name in a parameter's state, if there is one, and a view of it.
+TorchStepper::Held TorchStepper::take(const Slot &slot, const char *name, TensorView &view) {
+    if (!slot.state.contains(name))
+        return {};
+    const TensorHandle tensor = reader_.handle(slot.state[name]);
+    const bool viewed = reader_.view(tensor, view);
+    return {tensor, viewed ? view.data : nullptr}; // without an address, no step takes it
+}
+
+bool TorchStepper::read(const py::list &groups, const py::dict &state,
+                        const std::vector<Options> &options) {
+    forget_gradients();
+    bool same = groups.size() == groups_.size() && has_values(state, state_);
+    for (std::size_t g = 0; same && g < groups_.size(); ++g)
+        same = has_items(groups[g], groups_[g]);
+    if (!same)
+        return false;
+    options_ = options;
+    grads_.resize(slots_.size());
+    const auto each_tensor = [&](std::size_t i, const auto &visit) {
+        visit(slots_[i].param);
+        for (const Held &held : slots_[i].held)
+            if (held.tensor)
+                visit(held.tensor);
+    };
+    return pipeline(
+        slots_.size(),
+        [&](std::size_t i) {
+            __builtin_prefetch(slots_[i].state.ptr());
+            each_tensor(i, [&](const TensorHandle &t) { reader_.prefetch(t); });
+        },
+        [&](std::size_t i) {
+            each_tensor(i, [&](const TensorHandle &t) { reader_.prefetch_behind(t); });
+        },
+        [&](std::size_t i) { reader_.prefetch_gradient(slots_[i].param); },
+        [&](std::size_t i) { reader_.prefetch_behind_gradient(slots_[i].param); },
+        [&](std::size_t i) { return read_slot(slots_[i], tensors_[i], grads_[i]); });
+}
+
+bool TorchStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
+    if (!has_values(slot.state, slot.values) ||
+        !reader_.unmoved(slot.param, tensor.param, tensor.dtype, slot.layout))
+        return false;
+    __builtin_prefetch(tensor.param, 1);
+    tensor.grad = nullptr;
+    grad = reader_.gradient(slot.param);
+    slot.has_grad = static_cast<bool>(grad);
+    if (!slot.has_grad)
+        return true;
+    if (keeping_)
+        reader_.keep(grad);
+    const Held &step = slot.held[steps];
+    if (!step.tensor) // it had no gradient, and so no state, up to now
+        return false;
+
+    for (std::size_t k = 0; k < state_kind_count; ++k) {
+        const Held &held = slot.held[k];
+        if (held.tensor && !reader_.still_at(held.tensor, held.address, tensor.size))
+            return false;
+        tensor.*state_kinds[k].array = held.address;
+        __builtin_prefetch(held.address, 1);
+    }
+    if (step.address == nullptr || !reader_.still_at(step.tensor, step.address, 1))
+        return false;
+    __builtin_prefetch(step.address, 1);
+    tensor.options = &options_[slot.group];
+    if (tensor.options->bias_correction) {
+        const double count = slot.steps_dtype == DType::float32
+                                 ? double{*static_cast<const float *>(step.address)}
+                                 : *static_cast<const double *>(step.address);
+        tensor.step = count > 0 ? static_cast<std::uint64_t>(std::min(count, 0x1p53)) : 0;
+    }
+    tensor.grad = gradient(slot, tensor.dtype, grad);
+    return true;
+}
+
+/// Where a gradient's elements begin, in its parameter's order; copied there if need be.
+const void *TorchStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad) {
+    TensorView view;
+    const auto plain = [&] {
+        return reader_.view(grad, view) && view.dtype == dtype && slot.layout.matches(view) &&
+               (view.data != nullptr || view.size() == 0);
+    };
+    const auto grad_object = [&] { return py::object(slot.param.object.attr("grad")); };
+    // A tensor that torch negates when it is read looks like any other here. It is the imaginary
+    // part of a complex one, so that only one of a single element is not spread out in memory as
+    // well.
+    const auto negated = [&] {
+        if (grad.impl && view.size() != 1)
+            return false;
+        keep_gradients();
+        return grad_object().attr("is_neg")().cast<bool>();
+    };
+    if (plain() && !negated() &&
+        (view.data == slot.cleared_grad || written_.overlapping(view.extent()) == nullptr)) {
+        slot.cleared_grad = view.data;
+        __builtin_prefetch(view.data);
+        return view.data;
+    }
+    keep_gradients();
+    grad = reader_.handle(reader_.in_order(slot.param.object, grad_object()));
+    if (!plain())
+        throw std::runtime_error("a gradient could not be brought into its parameter's order");
+    return view.data;
+}
+
+py::object TorchStepper::step_claimed(const py::list &groups, const py::dict &state,
+                                      const std::vector<Options> &options, double grad_scale) {
+    if (!read(groups, state, options))
+        return py::none();
+    if (bytes_to_step(tensors_) >= release_gil_from_bytes)
+        keep_gradients();
+    const Outcome outcome = run_step(tensors_, grad_scale, release_gil_from_bytes);
+    py::list unversioned;
+    if (outcome == Outcome::stepped)
+        unversioned = count_step();
+    forget_gradients();
+    const py::object culprit =
+        outcome == Outcome::refused ? slots_[nonfinite()].param.object : py::none();
+    return py::make_tuple(culprit, unversioned);
+}
+
+int TorchStepper::traverse(visitproc visit, void *arg) const {
+    int result = 0; // the first that is not 0 ends the traversal
+    const auto see = [&](const py::object &object) {
+        if (result == 0 && object)
+            result = visit(object.ptr(), arg);
+    };
+    const auto see_all = [&](const auto &objects) { std::ranges::for_each(objects, see); };
+    for (const Slot &slot : slots_) {
+        see(slot.param.object);
+        see(slot.state);
+        for (const Held &held : slot.held)
+            see(held.tensor.object);
+        see_all(slot.values);
+    }
+    std::ranges::for_each(groups_, see_all);
+    see_all(state_);
+    return result;
+}
+
+void TorchStepper::clear() {
+    // Moved out first: the end of an object may run code, which must find nothing here.
+    const auto slots = std::exchange(slots_, {});
+    const auto groups = std::exchange(groups_, {});
+    const auto state = std::exchange(state_, {});
+    const auto grads = std::exchange(grads_, {});
+    tensors_.clear();
+}
+
+/// Keeps the gradients alive, which other threads may drop once they run.
+void TorchStepper::keep_gradients() {
+    if (keeping_)
+        return;
+    keeping_ = true;
+    for (const TensorHandle &grad : grads_)
+        if (grad)
+            reader_.keep(grad);
+}
+
+void TorchStepper::forget_gradients() {
+    grads_.clear();
+    reader_.forget_kept();
+    keeping_ = false;
+}
+
+/// Counts the step where there was a gradient; returns the parameters to tell autograd of.
+py::list TorchStepper::count_step() {
+    py::list unversioned;
+    for (const Slot &slot : slots_) {
+        if (!slot.has_grad) // the address of an empty gradient may be null
+            continue;
+        const Held &step = slot.held[steps];
+        if (slot.steps_dtype == DType::float32)
+            *static_cast<float *>(step.address) += 1;
+        else
+            *static_cast<double *>(step.address) += 1;
+        if (!reader_.bump_version(slot.param))
+            unversioned.append(slot.param.object);
+    }
+    return unversioned;
+}
+
+} // namespace fused_rmsprop::bindings

@@ -1,0 +1,105 @@
+// Steps torch's tensors together. At every step it makes sure that all is where it was when the
+// parameters and their state were assigned, and reads the gradients; Python assigns anew when not.
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "../stepper.hpp"
+#include "tensors.hpp"
+
+namespace fused_rmsprop::bindings {
+
+class TorchStepper : public Stepper {
+public:
+    /// `probe` is any tensor; torch seems to lack the private names in `hidden`.
+    TorchStepper(const py::object &probe, const std::set<std::string> &hidden)
+        : reader_(probe, hidden) {}
+
+    /// Whether the kernel can update a tensor where it lies.
+    bool can_step(const py::object &tensor);
+
+    /// Whether two tensors have the same dtype and shape, and their elements in the same order.
+    bool same_order(const py::object &a, const py::object &b);
+
+    /// A copy of a tensor in the memory order and the dtype of a parameter.
+    py::object in_order(const py::object &param, const py::object &tensor) const {
+        return reader_.in_order(param, tensor);
+    }
+
+    /// One step, or None where something is not as it was assigned; nothing has changed then.
+    /// Otherwise a tuple of a parameter whose gradient is not finite where that is an error, or
+    /// None, and of a list of the parameters that autograd must be told of.
+    py::object step(const py::list &groups, const py::dict &state,
+                    const std::vector<Options> &options, double grad_scale) {
+        const Claim claim(ownership);
+        return step_claimed(groups, state, options, grad_scale);
+    }
+
+    // For whoever has claimed the optimizer.
+
+    /// The same as step(). It reads all anew: what others read before may have moved since.
+    py::object step_claimed(const py::list &groups, const py::dict &state,
+                            const std::vector<Options> &options, double grad_scale);
+
+    /// Takes parameters to step: for each a tuple of the parameter, the index of its group and its
+    /// state dict, empty for a parameter without gradient. `groups` has the lists of all parameters
+    /// and `state` is the dict of all states: the assignment holds as long as they do not change.
+    /// Returns the indices of those that share memory with another; then nothing is assigned.
+    std::vector<std::size_t> assign(const py::list &slots, const py::list &groups,
+                                    const py::dict &state, const std::vector<Options> &options);
+
+    /// Reads the gradients and checks everything; false if something is not as it was assigned.
+    bool read(const py::list &groups, const py::dict &state, const std::vector<Options> &options);
+
+    /// Whether torch's private functions are used; Python attributes otherwise.
+    bool uses_c_functions() const { return reader_.uses_c_functions(); }
+
+    /// Lets go of gradients that were read, and not stepped on.
+    void forget_gradients();
+
+    /// For the garbage collector: every object that is held here.
+    int traverse(visitproc visit, void *arg) const;
+    /// And lets go of them all.
+    void clear();
+
+private:
+    /// A tensor of the state, and its address when it was assigned.
+    struct Held {
+        TensorHandle tensor;
+        void *address = nullptr;
+    };
+
+    static constexpr std::size_t steps = state_kind_count; ///< index in Slot::held
+
+    struct Slot {
+        TensorHandle param;
+        std::size_t group;
+        py::dict state;
+        std::vector<py::object> values; ///< all that is in `state`, in order
+        TensorLayout layout;
+        std::array<Held, steps + 1> held = {}; ///< as in state_kinds, then the number of steps
+        DType steps_dtype = DType::float32;    ///< of that number
+        bool has_grad = false;                 ///< in the step under way
+        const void *cleared_grad = nullptr;    ///< a gradient that does not overlap
+    };
+
+    Held take(const Slot &slot, const char *name, TensorView &view);
+    bool read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad);
+    const void *gradient(Slot &slot, DType dtype, TensorHandle &grad);
+    py::list count_step();
+    void keep_gradients();
+
+    TensorReader reader_;
+    std::vector<Slot> slots_;
+    std::vector<std::vector<py::object>> groups_; ///< the parameters of all groups
+    std::vector<py::object> state_;               ///< the state dicts of all parameters
+    std::vector<Tensor> tensors_;                 ///< one per slot
+    std::vector<TensorHandle> grads_;             ///< of the step under way
+    bool keeping_ = false;                        ///< grads_, alive
+    std::vector<Options> options_;                ///< by group
+    WrittenMemory written_;
+};
+
+} // namespace fused_rmsprop::bindings

@@ -1,0 +1,139 @@
+#include "tensors.hpp"
+
+#include <string>
+
+namespace fused_rmsprop::bindings {
+
+TensorReader::TensorReader(const py::object &probe, const std::set<std::string> &hidden)
+    : torch_(TorchPrivate::find(probe, hidden)) {
+    const auto torch = py::module_::import("torch");
+    float32_ = torch.attr("float32");
+    float64_ = torch.attr("float64");
+    strided_ = torch.attr("strided");
+    preserve_format_ = torch.attr("preserve_format");
+    empty_like_ = torch.attr("empty_like");
+}
+
+TensorHandle TensorReader::handle(const py::object &tensor) const {
+    return {tensor, torch_ == nullptr ? nullptr : torch_->impl(tensor)};
+}
+
+/// Whether a handle is still that of its Python object.
+bool TensorReader::current(const TensorHandle &tensor) const {
+    return torch_ == nullptr || torch_->current_impl(tensor.object) == tensor.impl;
+}
+
+TensorHandle TensorReader::gradient(const TensorHandle &param) const {
+    if (torch_ == nullptr) {
+        py::object grad = param.object.attr("grad");
+        return {grad.is_none() ? py::object() : std::move(grad)};
+    }
+    const TorchPrivate::Handle grad = torch_->grad(param.impl);
+    bool defined = false;
+    torch_->is_defined(grad, &defined);
+    return {{}, defined ? *grad : nullptr};
+}
+
+bool TensorReader::view(const TensorHandle &tensor, TensorView &view, bool on_cpu) {
+    if (torch_ == nullptr)
+        return view_attributes(tensor.object, view);
+    const TorchPrivate::Handle handle = &tensor.impl;
+    std::int32_t layout = torch_->strided, device_type = torch_->cpu, dtype = -1;
+    std::int64_t ndim = 0, *shape = nullptr, *strides = nullptr;
+    if (!on_cpu) {
+        torch_->layout(handle, &layout);
+        torch_->device_type(handle, &device_type);
+    }
+    torch_->dtype(handle, &dtype);
+    if (layout != torch_->strided || device_type != torch_->cpu ||
+        (dtype != torch_->float32 && dtype != torch_->float64) ||
+        torch_->data_ptr(handle, &view.data) != 0 || torch_->dim(handle, &ndim) != 0)
+        return false;
+    if (ndim > 0 && (torch_->sizes(handle, &shape) != 0 || torch_->strides(handle, &strides) != 0))
+        return false;
+    view.dtype = dtype == torch_->float32 ? DType::float32 : DType::float64;
+    view.ndim = static_cast<std::size_t>(ndim);
+    view.shape = shape;
+    view.strides = strides;
+    return true;
+}
+
+bool TensorReader::unmoved(const TensorHandle &tensor, const void *data, DType dtype,
+                           const TensorLayout &layout) {
+    TensorView now;
+    // Memory of the CPU is that of no other device: what has its address need not be asked.
+    return current(tensor) && view(tensor, now, data != nullptr) && now.data == data &&
+           now.dtype == dtype && layout.matches(now);
+}
+
+bool TensorReader::still_at(const TensorHandle &tensor, const void *data, std::size_t size) {
+    TensorView now;
+    if (torch_ == nullptr)
+        return view(tensor, now) && now.data == data && now.size() == size;
+    std::int64_t elements = -1;
+    return current(tensor) && torch_->data_ptr(&tensor.impl, &now.data) == 0 && now.data == data &&
+           torch_->numel(&tensor.impl, &elements) == 0 &&
+           elements == static_cast<std::int64_t>(size);
+}
+
+py::object TensorReader::in_order(const py::object &param, const py::object &tensor) const {
+    using namespace pybind11::literals;
+    if (!py::object(tensor.attr("layout")).is(strided_))
+        throw std::runtime_error("RMSprop does not support sparse gradients");
+    const py::object copy =
+        empty_like_(param.attr("detach")(), "memory_format"_a = preserve_format_);
+    return copy.attr("copy_")(tensor.attr("detach")());
+}
+
+void TensorReader::prefetch(const TensorHandle &tensor) const {
+    __builtin_prefetch(tensor.object.ptr());
+    TorchPrivate::prefetch(tensor.impl);
+}
+
+void TensorReader::prefetch_behind(const TensorHandle &tensor) const {
+    if (torch_ != nullptr && current(tensor))
+        TorchPrivate::prefetch_behind(tensor.impl);
+}
+
+void TensorReader::prefetch_gradient(const TensorHandle &param) const {
+    if (torch_ != nullptr && current(param))
+        TorchPrivate::prefetch(*torch_->grad(param.impl));
+}
+
+void TensorReader::prefetch_behind_gradient(const TensorHandle &param) const {
+    if (torch_ != nullptr && current(param))
+        TorchPrivate::prefetch_behind(*torch_->grad(param.impl));
+}
+
+bool TensorReader::view_attributes(const py::object &tensor, TensorView &view) {
+    const py::object dtype = tensor.attr("dtype");
+    if (!(dtype.is(float32_) || dtype.is(float64_)) ||
+        !py::object(tensor.attr("layout")).is(strided_) ||
+        tensor.attr("device").attr("type").cast<std::string>() != "cpu")
+        return false;
+    attributes_.clear();
+    for (const py::handle length : tensor.attr("shape"))
+        attributes_.push_back(length.cast<std::int64_t>());
+    for (const py::handle stride : tensor.attr("stride")())
+        attributes_.push_back(stride.cast<std::int64_t>());
+    view.data = reinterpret_cast<void *>(tensor.attr("data_ptr")().cast<std::uintptr_t>());
+    view.dtype = dtype.is(float32_) ? DType::float32 : DType::float64;
+    view.ndim = attributes_.size() / 2;
+    view.shape = attributes_.data();
+    view.strides = view.shape + view.ndim;
+    return true;
+}
+
+void TensorReader::keep(const TensorHandle &tensor) {
+    void *handle = nullptr;
+    if (tensor.impl != nullptr && torch_->new_handle(&tensor.impl, &handle) == 0)
+        kept_.push_back(handle);
+}
+
+void TensorReader::forget_kept() {
+    for (void *handle : kept_)
+        torch_->delete_handle(handle);
+    kept_.clear();
+}
+
+} // namespace fused_rmsprop::bindings

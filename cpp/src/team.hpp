@@ -1,0 +1,25 @@
+// Runs a function on a team of threads.
+#pragma once
+
+namespace fused_rmsprop {
+
+using TeamBody = void (*)(const void *context, int index, int count);
+
+/// Calls `body(context, index, count)` once for each index below `count`, the size of the team:
+/// `threads`, or what OpenMP grants of it. Returns that size. `body` must not throw.
+int run_team(int threads, TeamBody body, const void *context);
+
+template <typename Body>
+int run_team(int threads, const Body &body) {
+    return run_team(
+        threads,
+        [](const void *context, int index, int count) {
+            (*static_cast<const Body *>(context))(index, count);
+        },
+        &body);
+}
+
+/// The largest team that OpenMP starts from here; 1 without OpenMP and within a parallel region.
+int openmp_limit() noexcept;
+
+} // namespace fused_rmsprop

@@ -1,0 +1,107 @@
+"""The base class of both optimizers: settings of a whole optimizer, and shared error messages."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fused_rmsprop import _core
+from fused_rmsprop.options import OPTIMIZER_OPTIONS
+
+T = TypeVar("T")
+
+NO_AVERAGES = "there are no averages: make the optimizer with ema_decay=0.999, say"
+INSIDE_USE_EMA = (
+    "this optimizer is inside use_ema(), where the parameters are their averages: leave the with "
+    "block first"
+)
+
+
+class Setting(Generic[T]):
+    """An option of a whole optimizer, which its stepper keeps."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, optimizer: None, owner: type) -> Setting[T]: ...
+    @overload
+    def __get__(self, optimizer: Optimizer, owner: type) -> T: ...
+    def __get__(self, optimizer: Optimizer | None, owner: type) -> Any:
+        return self if optimizer is None else getattr(optimizer._stepper, self._name)
+
+    def __set__(self, optimizer: Optimizer, value: Any) -> None:
+        optimizer._set(self._name, OPTIMIZER_OPTIONS[self._name].read(self._name, value))
+
+
+class Optimizer:
+    """An optimizer that steps through ``_stepper``."""
+
+    _stepper: _core.Stepper
+
+    max_grad_norm = Setting[float | None](
+        "The limit of the 2-norm of all gradients together, or None."
+    )
+    max_grad_value = Setting[float | None]("The limit of each element of a gradient, or None.")
+    on_nonfinite = Setting[str](
+        'What a NaN or an infinity in a gradient does: "propagate", "skip" or "raise".'
+    )
+    flush_denormals = Setting[bool]("Whether subnormal numbers count as zero during a step.")
+    threads = Setting[int | None](
+        "The size of the team for large steps, or None for what measures fastest."
+    )
+
+    def _set(self, name: str, value: Any) -> None:
+        setattr(self._stepper, name, value)
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self._stepper, name) for name in OPTIMIZER_OPTIONS}
+
+    @property
+    def threads_used(self) -> int:
+        """How many threads the last step used."""
+        return self._stepper.threads_used
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The 2-norm of all gradients of the last step, scaled and limited but not yet clipped.
+
+        None unless `max_grad_norm` is set or `on_nonfinite` asks for a check. The same bits for
+        any number of threads on every instruction set.
+        """
+        return self._stepper.grad_norm
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were left out because a gradient was not finite."""
+        return self._stepper.skipped_steps
+
+
+def nonfinite_error(what: str, grad: NDArray[Any], kept: str = "") -> FloatingPointError:
+    """The error for a gradient that is not finite: which it is, and where.
+
+    Parameters
+    ----------
+    what : str
+        The name of the gradient.
+    grad : array
+        Its values. If all are finite, scaling them made them overflow.
+    kept : str
+        A sentence on what else has not changed.
+    """
+    wrong = ~np.isfinite(grad)
+    count = int(np.count_nonzero(wrong))
+    if count == 0:
+        problem = f"is finite, but overflows {grad.dtype} when it is scaled"
+    else:
+        place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), grad.shape))
+        problem = (
+            f"has {count} NaN or infinite element{'s' * (count > 1)}, the first at index {place}: "
+            f"{float(grad[place])}"
+        )
+    return FloatingPointError(f"{what} {problem}; nothing has changed{kept}")

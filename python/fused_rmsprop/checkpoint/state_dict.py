@@ -1,0 +1,214 @@
+"""All of an optimizer as a dict, and back: copied, compared with an optimizer, loaded into it.
+
+A state_dict has the keys ``"state"`` (name to arrays), ``"param_groups"`` (options, and the names
+as ``"params"``), ``"settings"`` and ``"counters"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fused_rmsprop import _core
+from fused_rmsprop.groups.group import Checked, Group
+from fused_rmsprop.groups.state import GRAD_SUM, KINDS, Array, needed_kinds
+from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS, parse_options
+
+COUNTERS = ("step_count", "skipped_steps", "accumulated")
+SETTINGS = tuple(name for name, option in OPTIMIZER_OPTIONS.items() if option.in_files)
+
+
+def state_dict_of(stepper: _core.NumpyStepper, groups: Sequence[Group]) -> dict[str, Any]:
+    """A copy of everything but the parameters, while nobody changes it."""
+    with stepper.claim():
+        return _copies(stepper, groups)
+
+
+def snapshot_of(
+    stepper: _core.NumpyStepper, groups: Sequence[Group]
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The same and copies of the parameters by their names, as of one moment."""
+    with stepper.claim():
+        params = {
+            name: array.copy(order="K")
+            for group in groups
+            for name, array in zip(group.core.names, group.core.arrays, strict=True)
+        }
+        return _copies(stepper, groups), params
+
+
+def _copies(stepper: _core.NumpyStepper, groups: Sequence[Group]) -> dict[str, Any]:
+    state = {
+        name: {key: array.copy() for key, array in arrays.items()}
+        for group in groups
+        for name, arrays in group.state.items()
+    }
+    for group in groups:
+        for name, grad_sum in group.grad_sums().items():
+            state[name][GRAD_SUM] = grad_sum.copy()
+    return {
+        "state": state,
+        "param_groups": [
+            group.options | {"params": group.core.names, "name": group.name} for group in groups
+        ],
+        "settings": {name: getattr(stepper, name) for name in SETTINGS},
+        "counters": {name: getattr(stepper, name) for name in COUNTERS},
+    }
+
+
+class Loading:
+    """A state_dict that was found to fit an optimizer; nothing is changed before `apply`."""
+
+    def __init__(
+        self,
+        stepper: _core.NumpyStepper,
+        groups: Sequence[Group],
+        state_dict: object,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._stepper = stepper
+        self._groups = groups
+        self._params = params
+        self._state, saved_groups, settings, self._counters = _parts_of(state_dict)
+        self._settings = {n: OPTIMIZER_OPTIONS[n].read(n, settings[n]) for n in SETTINGS}
+        if len(saved_groups) != len(groups):
+            raise ValueError(
+                f"the state_dict has {len(saved_groups)} parameter groups, "
+                f"the optimizer {len(groups)}"
+            )
+        self._checked: list[Checked] = []
+        found: list[str] = []
+        for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+            found += self._compare(group, saved, f"param_groups[{i}] of the state_dict")
+        if self._counters["accumulated"] == 0:
+            found += [
+                f"state[{name!r}] has a grad_sum, and nothing was accumulated"
+                for name, state in self._state.items()
+                if isinstance(state, Mapping) and GRAD_SUM in state
+            ]
+        if found:
+            raise ValueError(
+                "the saved state does not fit (names come from the structure of the parameters, "
+                "and the names of groups):\n  " + "\n  ".join(found)
+            )
+
+    def _compare(self, group: Group, saved: Mapping[str, Any], where: str) -> list[str]:
+        """Check the options of a group, and return what does not fit it."""
+        if other_names := _other_names(group.core.names, saved["params"], where):
+            return other_names
+        options = {k: v for k, v in saved.items() if k not in ("params", "name")}
+        parsed = parse_options(options, where)
+        if missing := [key for key in GROUP_OPTIONS if key not in parsed]:
+            raise ValueError(f"{where} lacks {', '.join(missing)}")
+        flush, step = self._settings["flush_denormals"], self._counters["step_count"]
+        self._checked.append(group.validated(parsed, flush, step))
+        found: list[str] = []
+        for name, array in zip(group.core.names, group.core.arrays, strict=True):
+            if self._params is not None:
+                saved_param = self._params.get(name)
+                found += _different(f"the saved parameter {name!r}", saved_param, array)
+            found += _different_state(name, self._state.get(name), array, parsed)
+        return found
+
+    def apply(self) -> None:
+        """Take over the options, the state, the settings, the counters and the parameters."""
+        with self._stepper.claim():
+            for name, value in {**self._settings, **self._counters}.items():
+                setattr(self._stepper, name, value)
+            for group, checked in zip(self._groups, self._checked, strict=True):
+                self._load(group, checked)
+
+    def _load(self, group: Group, checked: Checked) -> None:
+        names = group.core.names
+        kinds = {kind.name for kind in needed_kinds(checked.options)}
+        kinds |= {k.name for k in KINDS if k.kept and all(k.name in self._state[n] for n in names)}
+        summed = [GRAD_SUM in self._state[name] for name in names]
+        arrays = group.commit_saved(checked, kinds | ({GRAD_SUM} if any(summed) else set()))
+        group.core.summed = summed
+        for i, (name, param) in enumerate(zip(names, group.core.arrays, strict=True)):
+            for key, array in group.state[name].items():
+                array[...] = self._state[name][key]
+            if summed[i]:
+                arrays[GRAD_SUM][i][...] = self._state[name][GRAD_SUM]
+            if self._params is not None:
+                param[...] = self._params[name]
+
+
+def _other_names(ours: Sequence[str], theirs: Sequence[str], where: str) -> list[str]:
+    found = [f"{name!r} is not in {where}" for name in sorted(set(ours) - set(theirs))]
+    return found + [f"{name!r} is in {where} only" for name in sorted(set(theirs) - set(ours))]
+
+
+def _different(where: str, saved: Any, array: Array) -> list[str]:
+    """The reason why a saved array cannot be loaded beside a parameter; at most one line."""
+    if not isinstance(saved, np.ndarray):
+        return [f"{where} is a {type(saved).__name__}, not an array"]
+    if (saved.dtype, saved.shape) != (array.dtype, array.shape):
+        return [
+            f"{where} is {saved.dtype} of shape {saved.shape}, "
+            f"the parameter {array.dtype} of shape {array.shape}"
+        ]
+    return []
+
+
+def _different_state(
+    name: str, state: object, array: Array, options: Mapping[str, Any]
+) -> list[str]:
+    """The reasons why the saved state of a parameter cannot be loaded with these options."""
+    if not isinstance(state, Mapping):
+        return [f"state[{name!r}] is missing"]
+    optional = {kind.name for kind in KINDS if kind.kept} | {GRAD_SUM}
+    needed = {"step"} | {kind.key(options) for kind in needed_kinds(options)}
+    found = []
+    for key in sorted(needed | (state.keys() & optional)):
+        where = f"state[{name!r}][{key!r}]"
+        if key not in state:
+            found.append(f"{where} is missing")
+        elif key != "step":
+            found += _different(where, state[key], array)
+        elif not _is_count(state[key]):
+            found.append(f"{where} is {state[key]!r}, not a number of steps")
+    return found
+
+
+def _is_count(value: Any) -> bool:
+    """Whether ``value`` is a whole number that a step counter can hold."""
+    array = np.asarray(value)
+    if array.shape != () or not np.issubdtype(array.dtype, np.integer):
+        return False
+    return 0 <= int(array) <= np.iinfo(np.int64).max
+
+
+def _parts_of(
+    state_dict: object,
+) -> tuple[dict[str, Any], list[Any], Mapping[str, Any], dict[str, int]]:
+    """The parts of a state_dict, or a `ValueError` that tells the difference from one."""
+    keys = ("state", "param_groups", "settings", "counters")
+    if not isinstance(state_dict, Mapping) or any(key not in state_dict for key in keys):
+        got = (
+            f"a dict of {', '.join(map(str, state_dict))}"
+            if isinstance(state_dict, Mapping)
+            else f"a {type(state_dict).__name__}"
+        )
+        raise ValueError(
+            f"a state_dict of RMSProp has the keys {', '.join(keys)}; this is {got}. "
+            "fused_rmsprop.exchange.from_torch takes over the state of an optimizer of torch"
+        )
+    state, groups, settings, counters = (state_dict[key] for key in keys)
+    if not isinstance(state, Mapping) or not isinstance(groups, (list, tuple)):
+        raise ValueError("in a state_dict of RMSProp, state is a dict and param_groups a list")
+    if not all(
+        isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups
+    ):
+        raise ValueError(
+            "in a state_dict of RMSProp, param_groups are dicts with the key 'params', names"
+        )
+    for what, part, names in (("settings", settings, SETTINGS), ("counters", counters, COUNTERS)):
+        if not isinstance(part, Mapping) or set(part) != set(names):
+            raise ValueError(f"in a state_dict of RMSProp, {what} are {', '.join(names)}")
+    for name, count in counters.items():
+        if isinstance(count, bool) or not _is_count(count):
+            raise ValueError(f"in a state_dict of RMSProp, {name} is an int >= 0, not {count!r}")
+    return dict(state), list(groups), settings, {k: int(v) for k, v in counters.items()}

@@ -1,0 +1,164 @@
+"""The base class of `RMSProp` that manages its parameter groups, their options and state."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from fused_rmsprop import _core
+from fused_rmsprop.base import Optimizer
+from fused_rmsprop.groups.group import Group, State
+from fused_rmsprop.groups.param_group import ParamGroup
+from fused_rmsprop.groups.specs import checked_container
+from fused_rmsprop.groups.state import KINDS, Array
+from fused_rmsprop.options import in_repr
+from fused_rmsprop.values import Schedulable
+
+
+class GroupedOptimizer(Optimizer):
+    """An optimizer of parameter groups."""
+
+    defaults: dict[str, Any]  # the options of groups that do not have their own
+    _stepper: _core.NumpyStepper
+    _groups: list[Group]
+    _views: tuple[ParamGroup, ...]  # the same as users see them
+    _grouped: bool  # the user gave groups, and gives gradients as one item per group
+
+    def _add(self, specs: Sequence[Mapping[str, Any]], grouped: bool) -> None:
+        """Add groups, each given as a torch-style dict; all of them, or none after an error."""
+        added: list[Group] = []
+        taken = {name for group in self._groups for name in group.core.names}
+        for spec in specs:
+            index = len(self._groups) + len(added)
+            name = spec.get("name", str(index) if grouped else "")
+            if not isinstance(name, str):
+                raise TypeError(f"the name of parameter group {index} is {name!r}, not a str")
+            root = f"params[{index}]['params']" if grouped else "params"
+            own = {key: value for key, value in spec.items() if key not in ("params", "name")}
+            group = Group(
+                self._stepper,
+                checked_container(spec["params"], root),
+                self.defaults | own,
+                root=root,
+                name=name,
+                where=f"param_groups[{index}]",
+            )
+            for leaf in group.core.names:
+                if leaf in taken:
+                    raise ValueError(
+                        f"two parameters would be called {leaf!r} in state; "
+                        "rename a key, or give the parameter group another 'name'"
+                    )
+                taken.add(leaf)
+            added.append(group)
+        self._stepper.add([group.core for group in added], grouped)
+        self._grouped = grouped
+        self._groups += added
+        self._views += tuple(ParamGroup(group) for group in added)
+
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]:
+        """The parameter groups; ``opt.param_groups[0]["lr"] = 0.1`` changes an option."""
+        return self._views
+
+    def _common(self, option: str) -> float:
+        values = [group.values()[option] for group in self._groups]
+        if len(set(values)) > 1:
+            raise ValueError(
+                f"the groups differ in {option}: {values}; "
+                f"read param_groups[i].current()['{option}']"
+            )
+        return float(values[0])
+
+    @property
+    def lr(self) -> float:
+        """The step size of the next step, for all groups; setting it sets it for all.
+
+        Set it to a float or to a function of the step, which ends the one that was there; what
+        was set is ``param_groups[0]["lr"]``. Reading it raises a `ValueError` if the groups differ.
+        """
+        return self._common("lr")
+
+    @lr.setter
+    def lr(self, value: Schedulable) -> None:
+        with self._stepper.claim():
+            changed = [group.checked({"lr": value}) for group in self._groups]
+            for group, checked in zip(self._groups, changed, strict=True):
+                group.commit(checked)
+
+    def _set(self, name: str, value: Any) -> None:
+        if name != "flush_denormals":
+            return super()._set(name, value)
+        with self._stepper.claim():
+            for group in self._groups:
+                group.validate(value)
+            return super()._set(name, value)
+
+    @property
+    def step_count(self) -> int:
+        """How many steps have been made: the argument of functions of the step."""
+        return self._stepper.step_count
+
+    @property
+    def observation_window(self) -> float:
+        """About how many steps the running average looks back: ``1 / (1 - alpha)``."""
+        return 1 / (1 - self._common("alpha"))
+
+    @property
+    def state_nbytes(self) -> int:
+        """The bytes of the state arrays of parameters' size, and of accumulated gradients."""
+        return sum(group.state_nbytes for group in self._groups)
+
+    def effective_lr(self, name: str) -> Array:
+        """The step size of every element of a parameter: ``lr / (sqrt(v) + eps)``.
+
+        Parameters
+        ----------
+        name : str
+            The parameter's name in `state`.
+
+        Returns
+        -------
+        ndarray
+            A new array of the parameter's shape and dtype: the factor of a gradient at the next
+            step if its running average stayed.
+
+        Raises
+        ------
+        KeyError
+            If there is no such parameter.
+        """
+        for group in self._groups:
+            if name in group.state:
+                options = group.values()
+                v = group.state[name][KINDS[0].key(options)]
+                if options["eps_inside_sqrt"]:
+                    return np.asarray(options["lr"] / np.sqrt(v + options["eps"]), v.dtype)
+                return np.asarray(options["lr"] / (np.sqrt(v) + options["eps"]), v.dtype)
+        raise KeyError(f"there is no parameter {name!r}; there are {', '.join(self.state)}")
+
+    @property
+    def state(self) -> Mapping[str, State]:
+        """The state of each parameter by its name, as views of the very memory that steps update.
+
+        Names are the keys and indices that lead to the parameter, joined by dots
+        (``"layer1.W"``), with the group's name or index in front where there are groups;
+        ``"param"`` for a single array. Each has ``step`` (0-d, int64), ``square_avg`` or, if
+        centered, ``variance`` and ``grad_avg``, with momentum ``momentum_buffer``, and with an
+        average of the parameters ``param_avg``.
+        """
+        # A ChainMap iterates over its last map first.
+        return MappingProxyType(ChainMap(*(group.state for group in reversed(self._groups))))
+
+    def __repr__(self) -> str:
+        rest = in_repr(self._settings())
+        if self.step_count > 0:
+            rest += f", step_count={self.step_count}"
+        if not self._grouped:
+            return f"RMSProp({self._groups[0]}; {rest})"
+        groups = "".join(f"  {group.name!r}: {group}\n" for group in self._groups)
+        return f"RMSProp({rest},\n{groups})"

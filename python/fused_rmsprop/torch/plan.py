@@ -1,0 +1,251 @@
+"""Decides which parameters the kernel steps and which torch does, and which options they have."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from fused_rmsprop import _core
+from fused_rmsprop.groups.state import KINDS, check_fixed
+from fused_rmsprop.options import (
+    GROUP_OPTIONS,
+    OPTIMIZER_OPTIONS,
+    check_start,
+    core_options,
+)
+from fused_rmsprop.torch.state import complete
+from fused_rmsprop.values import as_flag
+
+#: The options of a group that torch does not have.
+EXTRA_OPTIONS = {name: option for name, option in GROUP_OPTIONS.items() if not option.in_torch}
+#: torch's options of a group that the kernel does not have, where they are on.
+_TORCH_ONLY = ("differentiable", "capturable")
+_FLOATS = (torch.float32, torch.float64)
+#: The options that limit or check gradients.
+_GRADIENT_OPTIONS = [o for o in OPTIMIZER_OPTIONS.values() if o.core == "GradientTransform"]
+#: The options that need state of their own.
+_STATE_OPTIONS = tuple(kind.option for kind in KINDS if kind.option)
+#: A change of one of these changes the plan.
+_FOLLOWED = (*GROUP_OPTIONS, *_TORCH_ONLY)
+
+
+def check_extra(
+    group: dict[str, Any],
+    where: str,
+    params: Iterable[Any] = (),
+    before: Mapping[str, Any] = MappingProxyType({}),
+    states: Iterable[Mapping[str, Any]] = (),
+) -> None:
+    """Raise an error if an extra option is fixed or out of its bounds; torch checks its own."""
+    for name in OPTIMIZER_OPTIONS:
+        if name in group:
+            raise ValueError(
+                f"{where}: {name} belongs to the whole optimizer, not to a group: "
+                f"RMSprop(params, {name}={group[name]!r})"
+            )
+    extra = {name: option.read(name, group[name]) for name, option in EXTRA_OPTIONS.items()}
+    check_fixed(before, extra, states, where)
+    # The bound of momentum is torch's to check.
+    momentum = 0.5 if _number("momentum", group["momentum"]) > 0 else 0.0
+    dtypes = {p.dtype for p in params} & {*_FLOATS} or {torch.float64}
+    try:
+        core_options({**_core.Options.defaults(), **extra, "momentum": momentum}).validate(
+            True, False
+        )
+        for dtype in dtypes:
+            check_start(extra, torch.finfo(dtype).dtype, torch.finfo(dtype).max)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _checked_options(group: dict[str, Any]) -> dict[str, Any]:
+    """The options whose changes are checked; a scheduler changes others at every step."""
+    options = {name: group[name] for name in (*EXTRA_OPTIONS, *_STATE_OPTIONS)}
+    return {**options, "number of keys": len(group)}
+
+
+def _kernel_options(group: dict[str, Any]) -> _core.Options:
+    values = {}
+    for name, option in GROUP_OPTIONS.items():
+        is_flag = option.read is as_flag  # torch takes anything for a flag
+        values[name] = bool(group[name]) if is_flag else _number(name, group[name])
+    return core_options(values)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if not isinstance(value, (str, bytes)):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(f"{name} must be a number or a tensor of one, got {reprlib.repr(value)}")
+
+
+class Plan:
+    """The division of an optimizer's parameters between the kernel and torch.
+
+    It holds as long as the options, the parameters and the tensors of their state stay.
+    """
+
+    def __init__(self, stepper: _core.TorchStepper) -> None:
+        self._stepper = stepper
+        #: The options of each group, for the kernel.
+        self.options: list[_core.Options] = []
+        #: The parameters of each group that torch steps.
+        self.for_torch: list[list[Any]] = []
+        self._given: object = None  # the options as the user gave them
+        self._checked: list[dict[str, Any]] = []  # the extra options that were found good
+        self._needs: object = None  # all that decides what must be assigned
+        self._assigned: object = None  # the same when the kernel was told
+
+    @property
+    def by_kernel_alone(self) -> bool:
+        """Whether the kernel steps all parameters, and knows them."""
+        return self.is_assigned and not any(self.for_torch)
+
+    @property
+    def is_assigned(self) -> bool:
+        """Whether the kernel knows which parameters it steps."""
+        return self._needs is not None and self._needs == self._assigned
+
+    def forget_assignment(self) -> None:
+        """The kernel must be told anew."""
+        self._assigned = None
+
+    def forget_options(self) -> None:
+        """The options must be read anew: a setting that they depend on has changed."""
+        self._given = None
+
+    def accept_options(self, groups: list[dict[str, Any]]) -> None:
+        """The options are those of a loaded state, which gives it its meaning."""
+        self._assigned = self._given = None
+        self._checked = [_checked_options(group) for group in groups]
+
+    def follow_options(self, groups: list[dict[str, Any]], state: Any) -> None:
+        """Take over the options of all groups if they have changed."""
+        # With the number of keys: one may have come that does not belong to a group.
+        given = [(len(group), *(group[name] for name in _FOLLOWED)) for group in groups]
+        if given != self._given:
+            self._take_options(given, groups, state)
+
+    @torch.no_grad()
+    def _take_options(
+        self, given: list[tuple[Any, ...]], groups: list[dict[str, Any]], state: Any
+    ) -> None:
+        extra = [_checked_options(group) for group in groups]
+        for index, group in enumerate(groups):
+            before = self._checked[index] if index < len(self._checked) else {}
+            if extra[index] == before:
+                continue
+            where = f"param_groups[{index}]"
+            states = [s for p in group["params"] if (s := state.get(p))]
+            check_extra(group, where, group["params"], before, states)
+        self._checked = extra
+        self.options = [_kernel_options(group) for group in groups]
+        flush = self._stepper.flush_denormals
+        self._needs = [
+            (
+                not any(group[name] for name in _TORCH_ONLY),
+                {torch.float32: o.suits(False, flush), torch.float64: o.suits(True, flush)},
+                *(bool(group[name]) for name in _STATE_OPTIONS),
+            )
+            for group, o in zip(groups, self.options, strict=True)
+        ]
+        # A tensor's value can change without anyone noticing: it is read at every step.
+        tensors = any(isinstance(value, torch.Tensor) for values in given for value in values)
+        self._given = None if tensors else given
+
+    def assign(self, groups: list[dict[str, Any]], state: Any) -> None:
+        """Tell the kernel which parameters it steps, and which memory is theirs."""
+        self._assigned = None
+        shared: set[int] = set()
+        lists = [group["params"] for group in groups]
+        while True:
+            self.for_torch = [[] for _ in groups]
+            slots = list(self._slots(groups, state, shared))
+            # Those that share memory must be updated one after the other.
+            more = {
+                id(slots[i][0]) for i in self._stepper.assign(slots, lists, state, self.options)
+            }
+            if not more:
+                break
+            shared |= more
+        self._assigned = self._needs
+
+    def _slots(
+        self, groups: list[dict[str, Any]], state: Any, shared: set[int]
+    ) -> Iterator[tuple[Any, int, dict[str, Any]]]:
+        """The parameters for the kernel with their groups and states; the others are for torch."""
+        needs: Any = self._needs
+        seen = set(shared)
+        for index, (group, (usable, by_dtype, *_)) in enumerate(zip(groups, needs, strict=True)):
+            for p in group["params"]:
+                if usable and by_dtype.get(p.dtype) and id(p) not in seen and self._can_step(p):
+                    yield p, index, self._state_of(p, group, state)
+                else:
+                    self.for_torch[index].append(p)
+                seen.add(id(p))
+
+    def _can_step(self, p: Any) -> bool:
+        plain = type(p).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+        return plain and not p.is_inference() and self._stepper.can_step(p) and not p.is_neg()
+
+    def _state_of(self, p: Any, group: dict[str, Any], states: Any) -> dict[str, Any]:
+        """The state of a parameter, complete; empty before its first step."""
+        if not states.get(p) and p.grad is None:
+            return {}
+        state: dict[str, Any] = states[p]
+        complete(state, p, group, self._stepper)
+        return state
+
+    def refuse_for_torch(self, groups: list[dict[str, Any]], scaled: bool) -> None:
+        """Refuse gradients and options that torch's implementation cannot take."""
+        limits = [o.name for o in _GRADIENT_OPTIONS if getattr(self._stepper, o.name) != o.default]
+        for group, params in zip(groups, self.for_torch, strict=True):
+            extra = [name for name in EXTRA_OPTIONS if group[name]] + limits
+            for p in params:
+                if p.grad is None:
+                    continue
+                if p.grad.is_sparse:
+                    raise RuntimeError("RMSprop does not support sparse gradients")
+                if scaled and p.grad.dtype == torch.float16:
+                    raise ValueError("Attempting to unscale FP16 gradients.")  # as GradScaler does
+                if extra:
+                    raise ValueError(
+                        f"{extra[0]} is not supported for {name_of(p, groups)}, which falls back "
+                        f"to torch.optim.RMSprop because {_why_for_torch(p, group)}"
+                    )
+
+
+def _why_for_torch(param: Any, group: dict[str, Any]) -> str:
+    for name in _TORCH_ONLY:
+        if group[name]:
+            return f"{name} is set"
+    if param.device.type != "cpu" or param.dtype not in _FLOATS or param.layout != torch.strided:
+        return f"it is {param.dtype}, {param.layout} on {param.device}"
+    for name, bound, good in (
+        ("eps", "> 0", float(group["eps"]) > 0),
+        ("alpha", "< 1", float(group["alpha"]) < 1),
+        ("momentum", "< 1", float(group["momentum"]) < 1),
+    ):
+        if not good:
+            return f"the kernel needs {name} {bound}, and it is {group[name]}"
+    return (
+        "its memory has gaps or is shared with another parameter, it is an inference tensor or of "
+        f"a subclass that dispatches, or an option is too large or small for {param.dtype}"
+    )
+
+
+def name_of(param: Any, groups: list[dict[str, Any]]) -> str:
+    """The place of a parameter in its group, with its name if torch knows it."""
+    for index, group in enumerate(groups):
+        for i, p in enumerate(group["params"]):
+            if p is param:
+                names = group.get("param_names")
+                name = f" ({names[i]})" if names else ""
+                return f"param_groups[{index}]['params'][{i}]{name}"
+    raise KeyError(param)

@@ -1,0 +1,64 @@
+"""Every private name of torch that Python code uses; where one is missing, public ones serve.
+
+The C++ names are in cpp/bindings/torch/private.cpp.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TypeVar
+
+import torch
+
+from fused_rmsprop import _core
+
+#: Names that torch seems to lack, for tests.
+hidden: frozenset[str] = frozenset()
+
+_AMP_SCALING = "_step_supports_amp_scaling"
+_STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+_GLOBAL_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
+_PROFILER = "_profiler_enabled"
+
+#: All of them, but for the mark `wrapped_already` sets, which is not underscored.
+NAMES = (_AMP_SCALING, *_STEP_HOOKS, *_GLOBAL_HOOKS, _PROFILER, *_core.torch_private_names())
+
+Step = TypeVar("Step")
+
+# torch.optim shows its classes, but not the module.
+_optimizer_module = sys.modules[torch.optim.Optimizer.__module__]
+
+
+def _get(owner: object, name: str) -> Any:
+    if name in hidden:
+        raise AttributeError(name)
+    return getattr(owner, name)
+
+
+def is_observed(optimizer: Any) -> bool:
+    """Whether hooks or the profiler want torch's wrapper around a step; True if nobody can tell."""
+    try:
+        return bool(
+            any(_get(optimizer, name) for name in _STEP_HOOKS)
+            or any(_get(_optimizer_module, name) for name in _GLOBAL_HOOKS)
+            or _get(torch.autograd, _PROFILER)()
+        )
+    except AttributeError:
+        return True
+
+
+def take_over_amp_scaling(optimizer: Any) -> None:
+    """Tell GradScaler to leave unscaling and skipping to the optimizer's step."""
+    if _AMP_SCALING not in hidden:
+        setattr(optimizer, _AMP_SCALING, True)
+
+
+def wrapped_already(step: Step) -> Step:
+    """Mark a ``step`` method, so that torch does not wrap it in hooks and its profiler's label."""
+    step.hooked = True  # type: ignore[attr-defined]
+    return step
+
+
+def new_stepper() -> _core.TorchStepper:
+    """A stepper that uses torch's private functions if all that it needs are there."""
+    return _core.TorchStepper(torch.empty(0), hidden)

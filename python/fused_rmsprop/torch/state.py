@@ -1,0 +1,115 @@
+"""The state of one parameter: as torch keeps it, as the kernel takes it, and from one to the other.
+
+Centered, torch keeps ``square_avg`` about zero, the kernel the ``variance`` about ``grad_avg``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fused_rmsprop import _core
+from fused_rmsprop.groups.state import KINDS, StateKind, needed_kinds
+
+#: dtype, device and number of elements of a number of steps that the kernel can count up.
+_COUNTS = ((torch.float32, "cpu", 1), (torch.float64, "cpu", 1))
+#: The kinds of state that torch has.
+_TORCH_KINDS = [kind for kind in KINDS if kind.name != "param_avg"]
+
+
+def complete(
+    state: dict[str, Any], param: Any, group: dict[str, Any], stepper: _core.TorchStepper
+) -> None:
+    """Give a state all tensors that a step of the kernel needs, in the parameter's order."""
+    step = state.setdefault("step", 0.0)
+    if not torch.is_tensor(step) or (step.dtype, step.device.type, step.numel()) not in _COUNTS:
+        state["step"] = _new_count(float(step))
+    _settle(state)
+    if not group["centered"]:
+        replace(state, as_torch_has_it(state))
+    elif "square_avg" in state:
+        replace(state, _with_variance(state))
+    for kind in KINDS:
+        if not kind.needed(group) and not kind.kept:
+            state.pop(kind.name, None)
+    for kind in needed_kinds(group):
+        key = kind.key(group)
+        if key not in state:
+            state[key] = _new(kind, param, group)
+        elif not stepper.same_order(param, state[key]):
+            state[key] = stepper.in_order(param, state[key])
+
+
+def complete_for_torch(state: dict[str, Any], param: Any, group: dict[str, Any]) -> None:
+    """Give a state all tensors that a step of torch needs."""
+    replace(state, as_torch_has_it(state))
+    if "step" not in state:
+        state["step"] = _new_count(0.0, param.device if group["capturable"] else "cpu")
+    for kind in _TORCH_KINDS:
+        if kind.needed(group) and kind.name not in state:
+            state[kind.name] = _new(kind, param, group)
+
+
+def _new_count(steps: float, device: Any = "cpu") -> Any:
+    double = torch.get_default_dtype() == torch.float64
+    return torch.tensor(steps, dtype=torch.float64 if double else torch.float32, device=device)
+
+
+@torch.no_grad()
+def _new(kind: StateKind, param: Any, group: dict[str, Any]) -> Any:
+    if kind.start == "param":
+        return param.clone(memory_format=torch.preserve_format)
+    start = 0 if kind.start is None else group[kind.start]
+    return torch.full_like(param, start, memory_format=torch.preserve_format)
+
+
+def _second_moment(state: dict[str, Any]) -> Any:
+    # Not addcmul, which rounds once on some processors and twice on others.
+    return state["variance"] + state["grad_avg"] * state["grad_avg"]
+
+
+def _settle(state: dict[str, Any]) -> None:
+    """Decide between a saved variance and the ``square_avg`` beside it: torch updates only that."""
+    if "variance" in state and "square_avg" in state:
+        stale = not torch.equal(_second_moment(state), state["square_avg"])
+        del state["variance" if stale else "square_avg"]
+
+
+def for_torch_too(state: Any) -> Any:
+    """A parameter's state as torch has it, with the ``variance`` at the end if there is one."""
+    if not isinstance(state, dict) or "variance" not in state:
+        return state
+    if "square_avg" in state:  # just loaded
+        return state
+    return {**as_torch_has_it(state), "variance": state["variance"]}
+
+
+def as_torch_has_it(state: Any) -> Any:
+    """A parameter's state with ``square_avg`` in the place of ``variance``."""
+    if not isinstance(state, dict) or "variance" not in state:
+        return state
+    if "square_avg" in state:
+        return {key: value for key, value in state.items() if key != "variance"}
+    return _exchanged(state, "variance", "square_avg", _second_moment(state))
+
+
+def _with_variance(state: dict[str, Any]) -> dict[str, Any]:
+    """The same the other way; a difference that cancelled below zero is zero."""
+    square_avg, grad_avg = state["square_avg"], state.get("grad_avg")
+    if grad_avg is None:
+        return _exchanged(state, "square_avg", "variance", square_avg.clone())
+    variance = square_avg - grad_avg * grad_avg
+    return _exchanged(state, "square_avg", "variance", variance.clamp_(min=0))
+
+
+def _exchanged(state: dict[str, Any], old: str, new: str, tensor: Any) -> dict[str, Any]:
+    """The state with another entry in the place of the one called ``old``."""
+    return {new if k == old else k: tensor if k == old else v for k, v in state.items()}
+
+
+def replace(state: dict[str, Any], new: dict[str, Any]) -> None:
+    """Give a state dict that others hold other entries."""
+    if state is not new:
+        state.clear()
+        state.update(new)
