@@ -30,8 +30,8 @@ In `RMSProp`, {schedulable} may be functions of the number of completed steps
 
 ## Options that are fixed after the first step
 
-They give the state its meaning. They can be changed until the group has made a step; afterwards a
-change is refused.
+Each gives a kind of state its meaning. It can be changed until the group has made a step with that
+state, which for `lr_in_momentum` is a momentum buffer; afterwards a change is refused.
 
 {fixed}
 ## The same in torch

@@ -9,7 +9,7 @@ namespace fused_rmsprop {
 void validate(const GradientTransform &transform, DType dtype);
 void validate(const Execution &execution);
 
-/// Throws unless there is such an array, aligned; `list[index].name` is what the error calls it.
+/// Throws unless there is such an array, aligned; the error calls it `list[index].name`.
 void need(const void *array, DType dtype, const char *list, std::size_t index, const char *name);
 
 } // namespace fused_rmsprop

@@ -1,4 +1,4 @@
-// Chooses the instruction set: what was built, what this processor has, what the user wants.
+// Chooses the instruction set, from the sets built, the processor's and the user's wish.
 
 #include <fused_rmsprop/instruction_sets.hpp>
 

@@ -1,5 +1,5 @@
 // The floating-point control state of a running kernel, put back as it was afterwards.
-// Set in full, so that results depend neither on what the caller has set nor on which thread runs
+// Set in full, so that results depend neither on the caller's settings nor on the thread that runs
 // a slice: OpenMP's workers do not inherit the caller's state.
 #pragma once
 

@@ -16,7 +16,7 @@
 namespace fused_rmsprop {
 namespace {
 
-// The unit of summation. What is added to what depends on the tensors' sizes alone: elements are
+// The unit of summation. The order of additions depends on the tensors' sizes alone: elements are
 // summed by chunks of a tensor, chunks by segments, and segments in their order; threads take
 // whole segments.
 constexpr std::size_t chunk = 4096; // elements

@@ -200,7 +200,7 @@ private:
     T limited_grad_[cached_block / sizeof(T)];
 };
 
-/// What to multiply gradients of this norm with so that it is `most` at most; NaN for a NaN.
+/// The factor that brings gradients of this norm down to `most`; NaN for a NaN.
 double clip_factor(double norm, double most) {
     return norm <= most || std::isinf(most) ? 1 : most / norm;
 }

@@ -285,7 +285,7 @@ class RMSProp(Saving):
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add arrays with options of their own; ``step`` then takes a list of one item per group.
 
-        Bound gradients are no longer bound: those of the new group are not among them.
+        This unbinds bound gradients, because the new group's are not among them.
 
         Parameters
         ----------

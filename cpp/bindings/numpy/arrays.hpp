@@ -1,4 +1,4 @@
-// What an array must be before its pointer is handed down, and the error when it is not.
+// Checks arrays before their pointers are handed down, and words the errors.
 // Knows NumPy arrays; knows nothing of optimizers.
 #pragma once
 

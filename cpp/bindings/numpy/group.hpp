@@ -64,7 +64,7 @@ public:
     const Tree &tree() const { return tree_; }
     const std::vector<Parameter> &parameters() const { return parameters_; }
 
-    /// Counts the changes of configure(): what was derived from an older layout is stale.
+    /// Counts the calls of configure(): pointers taken before the last are stale.
     std::uint64_t layout() const { return layout_; }
 
     std::uint64_t step(std::size_t index) const {

@@ -178,7 +178,7 @@ void NumpyStepper::set_accumulated(std::int64_t count) {
             group->set_summed(std::vector<bool>(group->parameters().size()));
 }
 
-/// Takes what was accumulated for the gradients, and checks everything.
+/// Takes the accumulated sums for the gradients, and checks everything.
 void NumpyStepper::read_sums() {
     refresh();
     for (std::size_t i = 0; i < slots_.size(); ++i) {

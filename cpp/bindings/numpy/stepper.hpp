@@ -21,7 +21,7 @@ public:
     /// Reads this nest whenever step() is given none; None: forget it.
     void bind(const py::object &grads);
 
-    /// One step of all groups; with None, on the mean of what was accumulated, or else on the bound
+    /// One step of all groups; with None, on the mean of the accumulated, or else on the bound
     /// gradients. All or nothing. Returns None, or the name and the array of a gradient that is not
     /// finite where that is an error.
     py::object step(const py::object &grads, double grad_scale);
@@ -36,7 +36,7 @@ public:
     std::int64_t step_count = 0;
 
 private:
-    /// One parameter of one group, with what is derived from it.
+    /// One parameter of one group, and facts derived from it.
     struct Slot {
         Group *group;
         std::size_t index;                  ///< in the group

@@ -7,7 +7,7 @@ std::string key_in_brackets(py::handle key) {
     return std::string("[").append(py::repr(key).cast<std::string>()).append("]");
 }
 
-/// Owned, because what is done with it may run Python code that takes it out of its list.
+/// Owned, because its use may run Python code that takes it out of its list.
 py::object item(py::handle sequence, Py_ssize_t index) {
     return py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(sequence.ptr(), index));
 }

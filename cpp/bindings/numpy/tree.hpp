@@ -1,5 +1,5 @@
 // Nested lists, tuples and dicts: remembers the structure of the parameters and reads gradients
-// of the same structure. Knows containers; what the leaves are is not its concern.
+// of the same structure. Knows containers, not their leaves.
 #pragma once
 
 #include <cstddef>

@@ -18,7 +18,7 @@ TensorHandle TensorReader::handle(const py::object &tensor) const {
     return {tensor, torch_ == nullptr ? nullptr : torch_->impl(tensor)};
 }
 
-/// Whether a handle is still that of its Python object.
+/// Whether a handle still belongs to its Python object.
 bool TensorReader::current(const TensorHandle &tensor) const {
     return torch_ == nullptr || torch_->current_impl(tensor.object) == tensor.impl;
 }
@@ -61,7 +61,7 @@ bool TensorReader::view(const TensorHandle &tensor, TensorView &view, bool on_cp
 bool TensorReader::unmoved(const TensorHandle &tensor, const void *data, DType dtype,
                            const TensorLayout &layout) {
     TensorView now;
-    // Memory of the CPU is that of no other device: what has its address need not be asked.
+    // An address in the CPU's memory proves the device and the layout.
     return current(tensor) && view(tensor, now, data != nullptr) && now.data == data &&
            now.dtype == dtype && layout.matches(now);
 }

@@ -18,7 +18,7 @@ namespace fused_rmsprop {
 /// A NaN or an infinity in a gradient: IEEE 754 decides, or the step is left out.
 enum class OnNonfinite : std::uint8_t { propagate, skip };
 
-/// What is done to the gradients before the formula sees them, in this order: each element becomes
+/// The transform of the gradients before the formula, in this order: each element becomes
 /// clamp(grad_scale * g, -max_grad_value, max_grad_value); a step with one that is not finite is
 /// skipped, if asked; all are multiplied by min(1, max_grad_norm / norm of all).
 struct GradientTransform {
@@ -40,7 +40,7 @@ struct Execution {
 
 constexpr std::size_t no_tensor = static_cast<std::size_t>(-1);
 
-/// What a step did.
+/// The outcome of a step.
 struct StepResult {
     bool skipped = false;                 ///< nothing has changed: a gradient was not finite
     int threads = 1;                      ///< that updated the tensors

@@ -49,7 +49,7 @@ public:
 private:
     enum class Phase { measure_current, measure_other, rest };
 
-    /// The time from the beginning of a step to that of the next, and its two parts.
+    /// The time from the beginning of a step to the beginning of the next, and its two parts.
     struct Period {
         Clock::duration whole, step, outside;
     };

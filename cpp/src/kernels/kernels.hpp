@@ -1,4 +1,4 @@
-// The kernels: what a run of elements is updated with, and the function that does it.
+// The kernels: functions that update a run of elements, and their arguments.
 // They take pointers and scalars only; they know nothing of tensors, threads or options' meaning.
 #pragma once
 
@@ -42,7 +42,7 @@ struct SquareSum {
     bool finite; ///< whether all elements, once scaled, are
 };
 
-/// What is done to gradients: limit(scale * g); for a sum of squares, that times `magnified`.
+/// Scales gradients: limit(scale * g); for a sum of squares, that times `magnified`.
 template <typename T>
 struct Scaling {
     T scale, limit;

@@ -21,7 +21,7 @@ class Saving(GroupedOptimizer):
 
     _grads: object
 
-    #: The attributes that a pickle rebuilds; the rest are those of a subclass or of a user.
+    #: The attributes that a pickle rebuilds; the rest belong to a subclass or a user.
     _REBUILT: frozenset[str]
 
     @abstractmethod

@@ -121,7 +121,7 @@ class Plan:
         self._given = None
 
     def accept_options(self, groups: list[dict[str, Any]]) -> None:
-        """The options are those of a loaded state, which gives it its meaning."""
+        """Take the options of a loaded state for checked: they give it its meaning."""
         self._assigned = self._given = None
         self._checked = [_checked_options(group) for group in groups]
 
