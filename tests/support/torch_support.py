@@ -8,7 +8,7 @@ from support import needs_torch
 
 torch = needs_torch()
 
-from fused_rmsprop.torch import RMSprop  # noqa: E402
+from fused_rmsprop.torch import RMSprop, private  # noqa: E402
 
 __all__ = [
     "RMSprop",
@@ -16,6 +16,7 @@ __all__ = [
     "assert_close",
     "assert_same",
     "params_of",
+    "private",
     "set_grads",
     "some_params",
     "torch",

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from fused_rmsprop import _core
-from fused_rmsprop.torch import private
 from support import needs, run_python
-from torch_support import RMSprop, torch
+from torch_support import RMSprop, private, torch
 
 optimizer_module = needs("torch.optim.optimizer")
 

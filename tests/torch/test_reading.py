@@ -10,8 +10,15 @@ from typing import Any
 
 import pytest
 
-from fused_rmsprop.torch import private
-from torch_support import RMSprop, TorchRMSprop, assert_close, set_grads, some_params, torch
+from torch_support import (
+    RMSprop,
+    TorchRMSprop,
+    assert_close,
+    private,
+    set_grads,
+    some_params,
+    torch,
+)
 
 
 def test_a_gradient_that_is_to_be_negated() -> None:
