@@ -264,3 +264,13 @@ def test_a_momentum_that_is_no_number_is_named(momentum: Any) -> None:
     opt.param_groups[0]["momentum"] = momentum
     with pytest.raises(TypeError, match="momentum must be a number or a tensor of one"):
         opt.step()
+
+
+def test_a_closure_is_not_called_inside_use_ema() -> None:
+    (p,) = params_of([1.0, 2.0])
+    opt = RMSprop([p], ema_decay=0.5)
+    opt.step()
+    called: list[int] = []
+    with opt.use_ema(), pytest.raises(RuntimeError, match="inside use_ema"):
+        opt.step(lambda: called.append(1))
+    assert not called
