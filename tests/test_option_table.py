@@ -77,6 +77,8 @@ def test_the_c_plus_plus_options() -> None:
         if not option.of_group:
             assert getattr(stepper, option.name) == option.default
             assert f"    {option.name}: " in attributes
+    with pytest.raises(ValueError, match="no value 'Skip'"):
+        stepper.on_nonfinite = "Skip"
     for wrong in ({"lr": 0.1}, {**_core.Options.defaults(), "beta": 1.0}):
         with pytest.raises((KeyError, TypeError)):
             _core.Options(**wrong)

@@ -15,8 +15,11 @@ std::size_t bytes_to_step(std::span<const Tensor> tensors) {
 
 void Stepper::set_on_nonfinite(const std::string &name) {
     for (const OnNonfiniteName value : {propagate, skip, raise})
-        if (name == on_nonfinite_names[value])
+        if (name == on_nonfinite_names[value]) {
             on_nonfinite_ = value;
+            return;
+        }
+    throw py::value_error("on_nonfinite has no value '" + name + "'");
 }
 
 Execution Stepper::tuned_execution() {

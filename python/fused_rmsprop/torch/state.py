@@ -11,11 +11,12 @@ import torch
 
 from fused_rmsprop import _core
 from fused_rmsprop.groups.state import KINDS, StateKind, needed_kinds
+from fused_rmsprop.options import GROUP_OPTIONS
 
 #: dtype, device and number of elements of a number of steps that the kernel can count up.
 _COUNTS = ((torch.float32, "cpu", 1), (torch.float64, "cpu", 1))
 #: The kinds of state that torch has.
-_TORCH_KINDS = [kind for kind in KINDS if kind.name != "param_avg"]
+_TORCH_KINDS = [k for k in KINDS if k.option is None or GROUP_OPTIONS[k.option].in_torch]
 
 
 def complete(
