@@ -1,54 +1,104 @@
-// Who has an optimizer: one call, or one change made of several, at a time. A claim does not
-// survive fork(): the thread that made it is not there in the child.
+// Who has an optimizer: one call, or one change made of several, at a time. A claim for a change
+// does not survive fork(): the thread that made it is not there in the child.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <stdexcept>
-#include <string>
 
 #include <fused_rmsprop/threads.hpp>
 
 namespace fused_rmsprop::bindings {
 
+/// The user's own claim, `averages`, lasts as long as the user wants: a forked child is inside,
+/// too.
+enum class Reason : std::uint8_t { change, averages };
+
 class Ownership {
 public:
-    /// Throws std::runtime_error if somebody has the optimizer; `why` is then the message, for a
-    /// claim that lasts as long as the user wants (and that a forked child is inside, too).
-    void acquire(const std::string &why) {
-        const int current = fork_generation();
-        if (generation_ == current || (generation_ != nobody && !why_.empty()))
-            throw std::runtime_error(why_.empty() ? "this optimizer is in the middle of a step, or "
-                                                    "of a change, in another thread"
-                                                  : why_);
-        why_ = why;
-        generation_ = current;
+    /// The owner in one word: the low bit is set, then the reason, the process and the thread.
+    using Token = std::uint64_t;
+    static constexpr Token nobody = 0;
+
+    /// Throws std::runtime_error if somebody has the optimizer.
+    Token acquire(Reason reason) {
+        const Token mine = token(reason);
+        Token owner = owner_.load(std::memory_order_relaxed);
+        do {
+            if (owner != nobody && (same_process(owner, mine) || is_for_averages(owner)))
+                throw std::runtime_error(refusal(owner, mine));
+        } while (!owner_.compare_exchange_weak(owner, mine, std::memory_order_acquire,
+                                               std::memory_order_relaxed));
+        return mine;
     }
-    void release() { generation_ = nobody; }
+
+    void release(Token claim) noexcept {
+        owner_.compare_exchange_strong(claim, nobody, std::memory_order_release,
+                                       std::memory_order_relaxed);
+    }
+
+    /// Whether this thread is in the middle of a change, which has written nothing yet if Python
+    /// code runs.
+    bool is_changed_here() const noexcept {
+        return owner_.load(std::memory_order_relaxed) == token(Reason::change);
+    }
 
 private:
-    static constexpr int nobody = -1;
+    static constexpr unsigned reason_bit = 1, process_bit = 2, thread_bit = 32;
 
-    int generation_ = nobody; ///< of the process that has it
-    std::string why_;
+    static Token token(Reason reason) noexcept {
+        static std::atomic<std::uint32_t> threads{0};
+        thread_local const Token thread = ++threads;
+        const Token process = static_cast<Token>(fork_generation()) & 0x3FFFFFFF;
+        return 1 | static_cast<Token>(reason) << reason_bit | process << process_bit |
+               thread << thread_bit;
+    }
+    static bool is_for_averages(Token owner) noexcept { return owner >> reason_bit & 1; }
+    static bool same_thread(Token a, Token b) noexcept {
+        return a >> thread_bit == b >> thread_bit;
+    }
+    static bool same_process(Token a, Token b) noexcept {
+        return static_cast<std::uint32_t>(a) >> process_bit ==
+               static_cast<std::uint32_t>(b) >> process_bit;
+    }
+    static const char *refusal(Token owner, Token mine) noexcept {
+        if (is_for_averages(owner))
+            return "this optimizer is inside use_ema(), where the parameters are their averages: "
+                   "leave the with block first";
+        return same_thread(owner, mine)
+                   ? "this optimizer is in the middle of a step, or of a change, which runs the "
+                     "code that makes this call: a hook, a signal handler or a container's method"
+                   : "this optimizer is in the middle of a step, or of a change, in another thread";
+    }
+
+    std::atomic<Token> owner_{nobody};
 };
 
 /// Has an optimizer to the end of the scope.
 class Claim {
 public:
-    explicit Claim(Ownership &ownership, const std::string &why = {}) : ownership_(&ownership) {
-        ownership.acquire(why);
-    }
+    explicit Claim(Ownership &ownership, Reason reason = Reason::change)
+        : ownership_(&ownership), token_(ownership.acquire(reason)) {}
     ~Claim() { release(); }
     Claim(const Claim &) = delete;
     Claim &operator=(const Claim &) = delete;
 
-    void release() {
-        if (ownership_ != nullptr)
-            ownership_->release();
-        ownership_ = nullptr;
+    /// To read only: allowed also in the middle of a change by this thread, to whom it belongs.
+    struct Reading {};
+    Claim(Ownership &ownership, Reading)
+        : ownership_(&ownership),
+          token_(ownership.is_changed_here() ? Ownership::nobody
+                                             : ownership.acquire(Reason::change)) {}
+
+    void release() noexcept {
+        if (token_ != Ownership::nobody)
+            ownership_->release(token_);
+        token_ = Ownership::nobody;
     }
 
 private:
     Ownership *ownership_;
+    Ownership::Token token_;
 };
 
 } // namespace fused_rmsprop::bindings

@@ -13,6 +13,7 @@ PYBIND11_MODULE(_core, m) {
         throw py::import_error(error.what());
     }
     register_config(m);
+    register_fp_environment(m);
     register_options(m);
     register_stepper(m);
     register_single(m);

@@ -8,6 +8,7 @@ namespace fused_rmsprop::bindings {
 namespace py = pybind11;
 
 void register_config(py::module_ &m);
+void register_fp_environment(py::module_ &m);
 void register_options(py::module_ &m);
 void register_stepper(py::module_ &m); // before those that derive from it
 void register_single(py::module_ &m);

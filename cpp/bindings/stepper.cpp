@@ -37,11 +37,9 @@ Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, double grad_
     const bool refuse = on_nonfinite_ == raise;
     const Execution tuned = tuned_execution();
 
-    std::optional<py::gil_scoped_release> released;
-    if (bytes_to_step(tensors) >= release_gil_from_bytes)
-        released.emplace();
-    const StepResult result = step(tensors, tuned, how);
-    released.reset();
+    StepResult result;
+    without_gil(bytes_to_step(tensors) >= release_gil_from_bytes,
+                [&] { result = step(tensors, tuned, how); });
 
     if (result.skipped && refuse) {
         nonfinite_ = result.nonfinite;
@@ -64,11 +62,12 @@ void register_stepper(py::module_ &m) {
     py::class_<Stepper> stepper(m, "Stepper");
     stepper
         .def(
-            "claim",
-            [](Stepper &self, const std::string &why) {
-                return std::make_unique<Claim>(self.ownership, why);
-            },
-            py::arg("why") = "", py::keep_alive<0, 1>())
+            "claim", [](Stepper &self) { return std::make_unique<Claim>(self.ownership); },
+            py::keep_alive<0, 1>())
+        .def(
+            "reading",
+            [](Stepper &self) { return std::make_unique<Claim>(self.ownership, Claim::Reading{}); },
+            py::keep_alive<0, 1>())
         .def_property("on_nonfinite", &Stepper::on_nonfinite, &Stepper::set_on_nonfinite)
         .def_property(
             "threads",

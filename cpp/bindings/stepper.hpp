@@ -10,6 +10,7 @@
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
 #include "claim.hpp"
+#include "gil.hpp"
 
 namespace fused_rmsprop::bindings {
 
@@ -18,6 +19,14 @@ public:
     /// "propagate", "skip" or "raise".
     std::string on_nonfinite() const { return on_nonfinite_names[on_nonfinite_]; }
     void set_on_nonfinite(const std::string &name);
+
+    /// Takes over the settings that a checkpoint holds, and the counters.
+    void take_settings(const Stepper &other) noexcept {
+        execution.flush_denormals = other.execution.flush_denormals;
+        transform = other.transform;
+        on_nonfinite_ = other.on_nonfinite_;
+        skipped_steps = other.skipped_steps;
+    }
 
     Ownership ownership;
     Execution execution{.threads = 0}; ///< threads 0: found out by measuring

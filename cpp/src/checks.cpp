@@ -2,7 +2,7 @@
 
 #include "checks.hpp"
 
-#include "fp_environment.hpp"
+#include <fused_rmsprop/fp_environment.hpp>
 
 #include <cmath>
 #include <limits>

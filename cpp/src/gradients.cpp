@@ -1,9 +1,9 @@
 // Gradients outside of an update: their norm, whether they are finite, their sum.
 
+#include <fused_rmsprop/fp_environment.hpp>
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
 #include "checks.hpp"
-#include "fp_environment.hpp"
 #include "kernels/kernels.hpp"
 #include "plan.hpp"
 #include "slices.hpp"

@@ -1,10 +1,10 @@
 // One step over many tensors: checks them all, measures their gradients if they may be clipped or
 // the step skipped, cuts the tensors into slices, runs the slices.
 
+#include <fused_rmsprop/fp_environment.hpp>
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
 #include "checks.hpp"
-#include "fp_environment.hpp"
 #include "kernels/kernels.hpp"
 #include "plan.hpp"
 #include "slices.hpp"

@@ -13,10 +13,6 @@ from fused_rmsprop.options import OPTIMIZER_OPTIONS
 T = TypeVar("T")
 
 NO_AVERAGES = "there are no averages: make the optimizer with ema_decay=0.999, say"
-INSIDE_USE_EMA = (
-    "this optimizer is inside use_ema(), where the parameters are their averages: leave the with "
-    "block first"
-)
 
 
 class Setting(Generic[T]):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from fused_rmsprop import _core
-from fused_rmsprop.base import INSIDE_USE_EMA, NO_AVERAGES, nonfinite_error
+from fused_rmsprop.base import NO_AVERAGES, nonfinite_error
 from fused_rmsprop.checkpoint.saving import Saving
 from fused_rmsprop.groups.specs import is_group, is_list_of_groups
 from fused_rmsprop.options import (
@@ -130,7 +130,7 @@ class RMSProp(Saving):
     (1, 0)
     """
 
-    _REBUILT = frozenset(("defaults", "_stepper", "_groups", "_views", "_grouped", "_grads"))
+    _REBUILT = frozenset(("defaults", "_stepper", "_groups", "_views", "_grouped"))
 
     def __init__(
         self,
@@ -202,10 +202,9 @@ class RMSProp(Saving):
         self.defaults = parse_options(defaults, "RMSProp")
         self._stepper = _core.NumpyStepper()
         self._stepper.step_count = step_count
-        self._groups, self._views = [], ()
+        self._groups, self._views, self._grouped = [], (), grouped
         for name, value in settings.items():
             setattr(self, name, value)
-        self._grads: object = None
         self._add(specs, grouped)
 
     def step(self, grads: object = None, grad_scale: Number = _ONE) -> None:
@@ -268,8 +267,7 @@ class RMSProp(Saving):
 
     def discard_accumulated(self) -> None:
         """Forget the gradients that `accumulate` was given since the last step."""
-        with self._stepper.claim():
-            self._stepper.accumulated = 0
+        self._stepper.discard_accumulated()
 
     def bind_grads(self, grads: object) -> None:
         """Bind arrays that the backward pass fills, so that ``step()`` reads them; None unbinds.
@@ -280,7 +278,6 @@ class RMSProp(Saving):
             As for `step`.
         """
         self._stepper.bind(grads)
-        self._grads = grads
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add arrays with options of their own; ``step`` then takes a list of one item per group.
@@ -296,10 +293,8 @@ class RMSProp(Saving):
         if not is_group(param_group):
             raise TypeError("a parameter group is a dict with the key 'params'")
         self._add([param_group], True)
-        self._grads = None
 
-    @contextmanager
-    def use_ema(self) -> Iterator[None]:
+    def use_ema(self) -> AbstractContextManager[None]:
         """Inside a ``with``, the parameters' arrays hold their running averages.
 
         They are written into the arrays' own memory, and the trained values again at the end,
@@ -326,10 +321,7 @@ class RMSProp(Saving):
         """
         if not any(group.options["ema_decay"] for group in self._groups):
             raise ValueError(NO_AVERAGES)
-        with self._stepper.claim(INSIDE_USE_EMA), ExitStack() as stack:
-            for group in self._groups:
-                stack.enter_context(group.showing_averages())
-            yield
+        return self._stepper.averages()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in GROUP_OPTIONS and name != "lr":

@@ -151,8 +151,9 @@ def scheduled(options: Mapping[str, Any]) -> tuple[str, ...]:
 def options_at(options: Mapping[str, Any], step: int) -> dict[str, Any]:
     """The options after ``step`` completed steps: numbers in the place of functions."""
     values = dict(options)
-    for name in scheduled(options):
-        values[name] = as_number(f"{name}({step})", options[name](step))
+    with _core.FpEnvironment():
+        for name in scheduled(options):
+            values[name] = as_number(f"{name}({step})", options[name](step))
     if "momentum" in scheduled(options) and values["momentum"] == 0:
         values["nesterov"] = False  # there is nothing to look ahead along at this step
     return values

@@ -2,9 +2,9 @@
 // in memory, one thread and two. And it touches nothing beside its arrays.
 
 #include "reference.hpp"
-#include "support.hpp"
 
-#include "fp_environment.hpp"
+#include "support.hpp"
+#include <fused_rmsprop/fp_environment.hpp>
 
 #include <algorithm>
 #include <limits>

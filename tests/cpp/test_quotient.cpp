@@ -4,7 +4,7 @@
 
 #include "kernels/quotient.inl"
 
-#include "fp_environment.hpp"
+#include <fused_rmsprop/fp_environment.hpp>
 
 #include <algorithm>
 #include <bit>

@@ -1,5 +1,11 @@
 #include "arrays.hpp"
 
+#include <cstdlib>
+#include <iterator>
+#include <new>
+
+#include "../gil.hpp"
+
 namespace fused_rmsprop::bindings {
 namespace {
 
@@ -7,7 +13,32 @@ constexpr int aligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 
 std::string text(const py::object &value) { return py::str(value).cast<std::string>(); }
 
-std::string shape_of(const py::array &array) { return text(array.attr("shape")); }
+/// Of the array, which may be a subclass's: asking it would run the subclass's code.
+std::string tuple_of(const py::ssize_t *values, py::ssize_t size) {
+    std::string text = "(";
+    for (py::ssize_t i = 0; i < size; ++i)
+        text += std::to_string(values[i]) + (i + 1 < size ? ", " : size == 1 ? "," : "");
+    return text + ")";
+}
+
+std::string shape_of(py::handle array) {
+    const auto *a = py::detail::array_proxy(array.ptr());
+    return tuple_of(a->dimensions, a->nd);
+}
+
+std::string strides_of(py::handle array) {
+    const auto *a = py::detail::array_proxy(array.ptr());
+    return tuple_of(a->strides, a->nd);
+}
+
+/// Whether this is a numpy.ma.MaskedArray; without that module there is none.
+bool is_masked(py::handle value) {
+    const auto module =
+        py::reinterpret_steal<py::object>(PyImport_GetModule(py::str("numpy.ma").ptr()));
+    if (!module)
+        PyErr_Clear();
+    return module && py::isinstance(value, module.attr("MaskedArray"));
+}
 
 /// `value` as an array, or a TypeError that says what to pass instead.
 py::array as_array(py::handle value, const std::string &what) {
@@ -21,7 +52,7 @@ py::array as_array(py::handle value, const std::string &what) {
         throw py::type_error(what + " is a " + Py_TYPE(value.ptr())->tp_name +
                              ", not a NumPy array" + hint);
     }
-    if (py::hasattr(value, "mask"))
+    if (is_masked(value))
         throw py::type_error(what + " is a masked array, whose mask a step would ignore; "
                                     "pass the plain array: array.filled(0)");
     return py::reinterpret_borrow<py::array>(value);
@@ -32,6 +63,22 @@ bool is_float(const py::array &array) {
     const int number = dtype.num();
     return (number == py::dtype::num_of<float>() || number == py::dtype::num_of<double>()) &&
            dtype.byteorder() != (PY_BIG_ENDIAN ? '<' : '>');
+}
+
+/// Zeros in memory that belongs to no array: one that owned it could be resized.
+py::array zeros(const py::dtype &dtype, const std::vector<py::ssize_t> &shape,
+                const std::vector<py::ssize_t> &strides, py::ssize_t item_size) {
+    constexpr std::size_t alignment = 64; // a cache line
+    std::size_t bytes = static_cast<std::size_t>(item_size);
+    for (const py::ssize_t length : shape)
+        bytes *= static_cast<std::size_t>(length);
+    void *const memory = std::calloc(1, bytes + alignment); // which the system does not touch yet
+    if (memory == nullptr)
+        throw std::bad_alloc();
+    const py::capsule owner(memory, [](void *owned) { std::free(owned); });
+    const auto address = reinterpret_cast<std::uintptr_t>(memory);
+    void *const aligned_memory = static_cast<char *>(memory) + (alignment - address % alignment);
+    return py::array(dtype, shape, strides, aligned_memory, owner);
 }
 
 /// How to convert an array of real numbers; nothing for those that would lose something.
@@ -61,7 +108,7 @@ py::array updatable_array(py::handle value, const std::string &what) {
                                      "aligned array, e.g. array.copy()");
     if (!strided(array, array.itemsize()).is_dense())
         throw py::value_error(what + " is not contiguous: shape " + shape_of(array) + ", strides " +
-                              text(array.attr("strides")) +
+                              strides_of(array) +
                               "; a step on a copy would be lost, so train on the contiguous array "
                               "np.ascontiguousarray(array) itself");
     return array;
@@ -84,7 +131,9 @@ void check_same_kind(py::handle value, const std::string &what, const py::array 
         return;
     std::string message = what + " has shape " + shape_of(array) + ", but " + param_what +
                           " has shape " + shape_of(param);
-    if (array.ndim() > 1 && text(array.attr("T").attr("shape")) == shape_of(param))
+    if (mine->nd > 1 && mine->nd == wanted->nd &&
+        std::equal(mine->dimensions, mine->dimensions + mine->nd,
+                   std::reverse_iterator(wanted->dimensions + wanted->nd)))
         message += "; it looks transposed: pass array.T";
     else if (array.size() == param.size())
         message += "; pass array.reshape(" + shape_of(param) + ")";
@@ -101,21 +150,33 @@ void check_state(py::handle value, const std::string &what, const py::array &par
     if (const py::array array = updatable_array(value, what); !same_order(array, param))
         throw py::value_error(what + " and " + param_what +
                               " have their elements in different orders in memory (strides " +
-                              text(array.attr("strides")) + " and " + text(param.attr("strides")) +
+                              strides_of(array) + " and " + strides_of(param) +
                               "); create it as np.zeros_like(param)");
 }
 
 void *data_of(const py::object &array) { return py::detail::array_proxy(array.ptr())->data; }
 
+py::array zeros_in_order_of(const py::array &param) {
+    const Strided<py::ssize_t> like = strided(param);
+    return zeros(param.dtype(), {like.shape, like.shape + like.ndim},
+                 {like.strides, like.strides + like.ndim}, param.itemsize());
+}
+
+py::array_t<std::int64_t> zero_counters(std::size_t size) {
+    constexpr py::ssize_t item = sizeof(std::int64_t);
+    return zeros(py::dtype::of<std::int64_t>(), {static_cast<py::ssize_t>(size)}, {item}, item);
+}
+
 const void *data_in_order_of(const py::array &param, const py::object &value, py::object &buffer) {
     if (same_order(py::reinterpret_borrow<py::array>(value), param))
         return data_of(value);
-    if (!buffer) {
-        const auto numpy = py::module_::import("numpy");
-        buffer = numpy.attr("empty_like")(numpy.attr("asarray")(param)); // not of a subclass
-    }
-    // Unlike np.copyto, this calls no code of a subclass, and makes no new objects.
-    if (py::detail::npy_api::get().PyArray_CopyInto_(buffer.ptr(), value.ptr()) != 0)
+    if (!buffer)
+        buffer = zeros_in_order_of(param);
+    // Unlike np.copyto, this calls no code of a subclass, and makes no new objects. It may let go
+    // of the GIL.
+    if (waiting_for_gil([&] {
+            return py::detail::npy_api::get().PyArray_CopyInto_(buffer.ptr(), value.ptr());
+        }) != 0)
         throw py::error_already_set();
     return data_of(buffer);
 }

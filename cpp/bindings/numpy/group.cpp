@@ -1,27 +1,37 @@
 #include "group.hpp"
 
-#include <algorithm>
 #include <utility>
 
 namespace fused_rmsprop::bindings {
 
-Group::Group(const py::object &nest, const std::string &root, const std::string &name)
+void Parameter::check() const {
+    if (!array.writeable())
+        throw py::value_error(what + " has become read-only, so it cannot be updated in place; "
+                                     "make it writable again: array.flags.writeable = True");
+    const auto *now = py::detail::array_proxy(array.ptr());
+    if (now->data != data || now->descr != descr || !layout.matches(strided(array)))
+        throw py::value_error(what + " has been resized, reshaped or given another dtype since "
+                                     "the optimizer was made; make a new optimizer for it");
+}
+
+Group::Group(const py::object &nest, const std::string &root, const py::str &name)
     : nest_(nest), root_(root) {
     std::vector<Tree::Leaf> leaves;
     tree_ = Tree(nest, name, leaves);
-    steps_ = py::array_t<std::int64_t>(static_cast<py::ssize_t>(leaves.size()));
+    steps_ = zero_counters(leaves.size());
     counters_ = steps_.mutable_data();
-    std::fill_n(counters_, leaves.size(), 0);
     summed_.resize(leaves.size());
     parameters_.reserve(leaves.size());
     for (const Tree::Leaf &leaf : leaves) {
         const std::string what = root + leaf.path;
-        const py::array array = updatable_array(leaf.value, what);
+        py::array array = updatable_array(leaf.value, what);
         parameters_.push_back({.what = what,
                                .path = leaf.path,
                                .name = leaf.name,
                                .array = array,
-                               .data = array.data(),
+                               .dtype = dtype_of(array),
+                               .size = static_cast<std::size_t>(array.size()),
+                               .data = data_of(array),
                                .descr = py::detail::array_proxy(array.ptr())->descr,
                                .layout = Layout(strided(array))});
         given_.push_back(leaf.value);
@@ -37,21 +47,16 @@ void Group::validate(const Options &options, bool flush_denormals) const {
     if (parameters_.empty())
         fused_rmsprop::validate(options, DType::float32, flush_denormals);
     bool seen[2] = {};
-    for (const Parameter &parameter : parameters_) {
-        const DType dtype = dtype_of(parameter.array);
-        if (!std::exchange(seen[static_cast<int>(dtype)], true))
-            fused_rmsprop::validate(options, dtype, flush_denormals);
-    }
+    for (const Parameter &parameter : parameters_)
+        if (!std::exchange(seen[static_cast<int>(parameter.dtype)], true))
+            fused_rmsprop::validate(options, parameter.dtype, flush_denormals);
 }
 
-void Group::set_summed(const std::vector<bool> &summed) {
-    if (summed.size() != parameters_.size())
-        throw py::value_error("summed needs one flag per parameter");
-    summed_ = summed;
-}
-
-void Group::configure(const Options &options, const std::array<py::object, array_count> &state) {
+std::vector<Parameter> Group::with_state(const Options &options,
+                                         const std::array<py::object, array_count> &state) const {
     std::vector<Parameter> changed = parameters_;
+    for (const Parameter &p : changed)
+        p.check(); // the state is compared with it
     for (std::size_t k = 0; k < array_count; ++k) {
         const std::string name = k == grad_sum ? "grad_sum" : name_of(state_kinds[k], options);
         if (k != grad_sum && state_kinds[k].needed(options) && state[k].is_none())
@@ -65,14 +70,31 @@ void Group::configure(const Options &options, const std::array<py::object, array
             throw py::value_error("a state needs one array per parameter");
         for (std::size_t i = 0; i < changed.size(); ++i) {
             Parameter &p = changed[i];
-            p.state_what[k] = "state['" + p.name + "']['" + name + "']";
+            p.state_what[k] = "state[" + py::repr(p.name).cast<std::string>() + "]['" + name + "']";
             check_state(arrays[i], p.state_what[k], p.array, p.what);
             p.state[k] = arrays[i];
         }
     }
-    parameters_ = std::move(changed);
-    options_ = options;
-    ++layout_;
+    return changed;
+}
+
+void Group::traverse(Visitor &visit) const {
+    visit(nest_);
+    tree_.traverse(visit);
+    for (const Parameter &p : parameters_) {
+        visit(p.array);
+        visit.each(p.state);
+    }
+}
+
+void Group::clear() {
+    ++layout_; // steppers look again, and find nothing
+    // Moved out first: the end of an object may run code, which must find nothing here.
+    const auto nest = std::exchange(nest_, py::none());
+    const auto tree = std::exchange(tree_, {});
+    const auto parameters = std::exchange(parameters_, {});
+    given_.clear();
+    summed_.clear();
 }
 
 } // namespace fused_rmsprop::bindings

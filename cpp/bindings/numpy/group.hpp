@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "../garbage.hpp"
 #include "arrays.hpp"
 #include "tree.hpp"
 
@@ -16,24 +17,36 @@ namespace fused_rmsprop::bindings {
 /// of gradients that accumulate() adds to.
 constexpr std::size_t grad_sum = state_kind_count, array_count = state_kind_count + 1;
 
+/// A user can give an array object another shape, dtype or memory at any time. Therefore its facts
+/// are taken once, when it was found good, and compared with the object before each use.
 struct Parameter {
     std::string what; ///< as errors call it: params['layer1']['W']
     std::string path; ///< the part of it behind the root: ['layer1']['W']
-    std::string name; ///< as users look it up: layer1.W
+    py::str name;     ///< as users look it up: layer1.W
     py::array array;
-    const void *data, *descr;                             ///< of the array, at construction
-    Layout<py::ssize_t> layout;                           ///< likewise
+    DType dtype;
+    std::size_t size; ///< in elements
+    void *data;
+    const void *descr;
+    Layout<py::ssize_t> layout;
     std::array<py::object, array_count> state = {};       ///< null: there is none
     std::array<std::string, array_count> state_what = {}; ///< as errors call those
 
     void *state_data(std::size_t k) const { return state[k] ? data_of(state[k]) : nullptr; }
+    Extent extent() const {
+        const auto begin = reinterpret_cast<std::uintptr_t>(data);
+        return {.begin = begin, .end = begin + size * item_size(dtype), .what = &what};
+    }
+
+    /// Throws unless the array can still be updated where it lay.
+    void check() const;
 };
 
 class Group {
 public:
     /// Takes the arrays in `nest`. In errors its leaves are `root` and their path; users look
     /// them up by their names with `name` in front.
-    Group(const py::object &nest, const std::string &root, const std::string &name);
+    Group(const py::object &nest, const std::string &root, const py::str &name);
 
     /// This member of all parameters.
     template <typename T>
@@ -54,17 +67,24 @@ public:
     void validate(const Options &options, bool flush_denormals) const;
 
     /// Takes options that were validated and need no state that is not there.
-    void set_options(const Options &options) { options_ = options; }
+    void set_options(const Options &options) noexcept { options_ = options; }
 
-    /// Takes options and state together; on an error nothing has changed. Each kind of state is a
-    /// list with one array per parameter, or None where the options do not need it.
-    void configure(const Options &options, const std::array<py::object, array_count> &state);
+    /// The parameters with that state, checked: each kind is a list with one array per parameter,
+    /// or None where the options do not need it.
+    std::vector<Parameter> with_state(const Options &options,
+                                      const std::array<py::object, array_count> &state) const;
+
+    /// Takes what with_state() made, and leaves what was there.
+    void exchange(std::vector<Parameter> &parameters) noexcept {
+        parameters_.swap(parameters);
+        ++layout_;
+    }
 
     const Options &options() const { return options_; }
     const Tree &tree() const { return tree_; }
     const std::vector<Parameter> &parameters() const { return parameters_; }
 
-    /// Counts the calls of configure(): pointers taken before the last are stale.
+    /// Counts the exchanges of state: pointers taken before the last are stale.
     std::uint64_t layout() const { return layout_; }
 
     std::uint64_t step(std::size_t index) const {
@@ -72,10 +92,12 @@ public:
     }
     void count_step(std::size_t index) { counters_[index] += 1; }
 
-    /// Whether there is anything in each parameter's grad_sum.
+    /// Whether there is anything in each parameter's grad_sum; always one flag for each.
     const std::vector<bool> &summed() const { return summed_; }
-    void set_summed(const std::vector<bool> &summed);
-    void mark_summed(std::size_t index) { summed_[index] = true; }
+    std::vector<bool> &summed() { return summed_; }
+
+    void traverse(Visitor &visit) const;
+    void clear();
 
 private:
     py::object nest_;

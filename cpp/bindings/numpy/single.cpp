@@ -5,6 +5,7 @@
 
 #include <pybind11/stl.h>
 
+#include "../gil.hpp"
 #include "../register.hpp"
 #include "arrays.hpp"
 
@@ -47,10 +48,11 @@ void rmsprop_step(const py::object &param, const py::object &grad,
     py::object buffer;
     tensor.grad = data_in_order_of(array, grad, buffer);
 
-    const py::gil_scoped_release release;
-    fused_rmsprop::step(std::span(&tensor, 1),
-                        {.threads = threads, .flush_denormals = flush_denormals},
-                        {.grad_scale = grad_scale, .max_grad_value = max_grad_value});
+    without_gil(true, [&] {
+        fused_rmsprop::step(std::span(&tensor, 1),
+                            {.threads = threads, .flush_denormals = flush_denormals},
+                            {.grad_scale = grad_scale, .max_grad_value = max_grad_value});
+    });
 }
 
 } // namespace

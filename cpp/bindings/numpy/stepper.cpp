@@ -1,8 +1,14 @@
 #include "stepper.hpp"
 
+#include <utility>
+
 #include <pybind11/stl.h>
 
+#include <fused_rmsprop/fp_environment.hpp>
+
 #include "../register.hpp"
+#include "averages.hpp"
+#include "change.hpp"
 
 namespace fused_rmsprop::bindings {
 namespace {
@@ -11,11 +17,11 @@ namespace {
 constexpr std::size_t release_gil_from_bytes = 4096;
 
 /// All memory that a step of these groups writes to.
-WrittenMemory written_by(const std::vector<std::shared_ptr<Group>> &groups) {
+WrittenMemory written_by(const std::vector<HeldGroup> &groups) {
     std::vector<Extent> extents;
-    for (const auto &group : groups) {
+    for (const HeldGroup &group : groups) {
         for (const Parameter &p : group->parameters()) {
-            extents.push_back(extent_of(p.array, p.what));
+            extents.push_back(p.extent());
             for (std::size_t k = 0; k < array_count; ++k)
                 if (p.state[k])
                     extents.push_back(extent_of(p.state[k], p.state_what[k]));
@@ -36,20 +42,30 @@ std::string NumpyStepper::grad_root(std::size_t group) const {
     return grouped_ ? "grads[" + std::to_string(group) + "]" : "grads";
 }
 
-void NumpyStepper::add(const std::vector<std::shared_ptr<Group>> &groups, bool grouped) {
-    const Claim claim(ownership);
+std::vector<HeldGroup> NumpyStepper::with_groups(const py::list &added) const {
     auto all = groups_;
-    all.insert(all.end(), groups.begin(), groups.end());
+    for (const py::handle group : added)
+        all.push_back({py::reinterpret_borrow<py::object>(group), group.cast<Group *>()});
     written_by(all); // throws if arrays share memory
-    groups_ = std::move(all);
+    return all;
+}
+
+void NumpyStepper::exchange(std::vector<HeldGroup> &groups, bool grouped) noexcept {
+    groups_.swap(groups);
     grouped_ = grouped;
-    layouts_.clear();    // stale
-    bound_ = py::none(); // they are not the gradients of all groups any more
+    layouts_.clear(); // stale
+    bound_ = py::none();
+}
+
+void NumpyStepper::set_options(Group &group, const Options &options) {
+    const Claim claim(ownership);
+    group.validate(options, execution.flush_denormals);
+    group.set_options(options);
 }
 
 /// Checks the containers of the parameters, and derives anew what a change has made stale.
 void NumpyStepper::refresh() {
-    for (const auto &group : groups_)
+    for (const HeldGroup &group : groups_)
         group->check_containers();
     bool fresh = layouts_.size() == groups_.size();
     for (std::size_t i = 0; fresh && i < groups_.size(); ++i)
@@ -61,14 +77,14 @@ void NumpyStepper::refresh() {
     slots_.clear();
     tensors_.clear();
     for (std::size_t g = 0; g < groups_.size(); ++g) {
-        Group &group = *groups_[g];
+        Group &group = *groups_[g].group;
         for (std::size_t i = 0; i < group.parameters().size(); ++i) {
             const Parameter &p = group.parameters()[i];
             slots_.push_back({&group, i, grad_root(g) + p.path});
             Tensor tensor;
-            tensor.dtype = dtype_of(p.array);
-            tensor.size = static_cast<std::size_t>(p.array.size());
-            tensor.param = data_of(p.array);
+            tensor.dtype = p.dtype;
+            tensor.size = p.size;
+            tensor.param = p.data;
             for (std::size_t k = 0; k < state_kind_count; ++k)
                 tensor.*state_kinds[k].array = p.state_data(k);
             tensor.options = &group.options();
@@ -97,22 +113,10 @@ void NumpyStepper::flatten(const py::object &grads) {
         groups_[g]->tree().flatten(items[g], grad_root(g), given_);
 }
 
-/// Throws unless the parameter can still be updated where it lay.
-void NumpyStepper::check_parameter(const Slot &slot) const {
-    const Parameter &p = slot.parameter();
-    if (!p.array.writeable())
-        throw py::value_error(p.what + " has become read-only, so it cannot be updated in place; "
-                                       "make it writable again: array.flags.writeable = True");
-    const auto *param = py::detail::array_proxy(p.array.ptr());
-    if (param->data != p.data || param->descr != p.descr || !p.layout.matches(strided(p.array)))
-        throw py::value_error(p.what + " has been resized, reshaped or given another dtype since "
-                                       "the optimizer was made; make a new optimizer for it");
-}
-
 /// The address of a gradient's elements in the order of the parameter's, after every check.
 const void *NumpyStepper::gradient(Slot &slot, const py::object &grad) {
     const Parameter &p = slot.parameter();
-    check_parameter(slot);
+    p.check();
     check_same_kind(grad, slot.grad_what, p.array, p.what);
 
     const auto array = py::reinterpret_borrow<py::array>(grad);
@@ -135,13 +139,14 @@ void NumpyStepper::bind(const py::object &grads) {
 py::object NumpyStepper::step(const py::object &grads, double grad_scale) {
     const Claim claim(ownership);
     const Forget forget{given_};
-    if (accumulated_ > 0) {
+    if (accumulated > 0) {
         if (!grads.is_none())
             throw py::value_error("gradients have been accumulated: step() takes their mean and no "
                                   "others; accumulate(grads) adds these, discard_accumulated() "
                                   "drops those");
         read_sums();
-        return run(grad_scale / static_cast<double>(accumulated_));
+        const ScopedFpEnvironment environment(false); // the mean is the same in any other
+        return run(grad_scale / static_cast<double>(accumulated));
     }
     read(grads);
     return run(grad_scale);
@@ -158,24 +163,24 @@ void NumpyStepper::accumulate(const py::object &grads) {
                          .sum = slots_[i].parameter().state_data(grad_sum),
                          .term = tensors_[i].grad,
                          .empty = !slots_[i].group->summed()[slots_[i].index]});
-    {
-        const Execution how = tuned_execution();
-        std::optional<py::gil_scoped_release> released;
-        if (bytes_to_step(tensors_) >= release_gil_from_bytes)
-            released.emplace();
-        fused_rmsprop::accumulate(sums_, how);
-    }
+    const Execution how = tuned_execution();
+    without_gil(bytes_to_step(tensors_) >= release_gil_from_bytes,
+                [&] { fused_rmsprop::accumulate(sums_, how); });
     for (std::size_t i = 0; i < slots_.size(); ++i)
         if (tensors_[i].grad != nullptr)
-            slots_[i].group->mark_summed(slots_[i].index);
-    ++accumulated_;
+            slots_[i].group->summed()[slots_[i].index] = true;
+    ++accumulated;
 }
 
-void NumpyStepper::set_accumulated(std::int64_t count) {
-    accumulated_ = count;
-    if (count == 0)
-        for (const auto &group : groups_)
-            group->set_summed(std::vector<bool>(group->parameters().size()));
+void NumpyStepper::discard_accumulated() {
+    const Claim claim(ownership);
+    forget_sums();
+}
+
+void NumpyStepper::forget_sums() {
+    accumulated = 0;
+    for (const HeldGroup &group : groups_)
+        group->summed().assign(group->parameters().size(), false);
 }
 
 /// Takes the accumulated sums for the gradients, and checks everything.
@@ -184,7 +189,7 @@ void NumpyStepper::read_sums() {
     for (std::size_t i = 0; i < slots_.size(); ++i) {
         const bool some = slots_[i].group->summed()[slots_[i].index];
         if (some)
-            check_parameter(slots_[i]);
+            slots_[i].parameter().check();
         tensors_[i].grad = some ? slots_[i].parameter().state_data(grad_sum) : nullptr;
     }
 }
@@ -227,13 +232,13 @@ py::object NumpyStepper::run(double grad_scale) {
     const Outcome outcome = run_step(tensors_, grad_scale, release_gil_from_bytes);
     if (outcome == Outcome::refused) {
         const Slot &slot = slots_[nonfinite()];
-        if (accumulated_ > 0)
+        if (accumulated > 0)
             return py::make_tuple("the accumulated gradient of " + slot.parameter().what,
                                   slot.parameter().state[grad_sum]);
         return py::make_tuple(slot.grad_what, given_[nonfinite()]);
     }
-    if (accumulated_ > 0)
-        set_accumulated(0);
+    if (accumulated > 0)
+        forget_sums();
     if (outcome == Outcome::stepped) {
         ++step_count;
         for (std::size_t i = 0; i < slots_.size(); ++i)
@@ -243,27 +248,53 @@ py::object NumpyStepper::run(double grad_scale) {
     return py::none();
 }
 
+void NumpyStepper::traverse(Visitor &visit) const {
+    for (const HeldGroup &group : groups_)
+        visit(group.object);
+    visit(bound_);
+    visit.each(given_);
+    for (const Slot &slot : slots_)
+        visit(slot.ordered_grad);
+}
+
+void NumpyStepper::clear() {
+    // Moved out first: the end of an object may run code, which must find nothing here.
+    const auto groups = std::exchange(groups_, {});
+    const auto slots = std::exchange(slots_, {});
+    const auto bound = std::exchange(bound_, py::none());
+    const auto given = std::exchange(given_, {});
+    tensors_.clear();
+    layouts_.clear();
+}
+
 void register_numpy(py::module_ &m) {
-    py::class_<Group, std::shared_ptr<Group>>(m, "Group", py::is_final())
-        .def(py::init<const py::object &, const std::string &, const std::string &>(),
+    py::class_<Group>(m, "Group", py::is_final(), collected<Group>())
+        .def(py::init<const py::object &, const std::string &, const py::str &>(),
              py::arg("params"), py::arg("root"), py::arg("name"))
         .def_property_readonly("names", [](const Group &g) { return g.each(&Parameter::name); })
         .def_property_readonly("arrays", [](const Group &g) { return g.each(&Parameter::array); })
         .def_property_readonly("steps", &Group::steps)
-        .def("validate", &Group::validate, py::arg("options"), py::arg("flush_denormals"))
-        .def("set_options", &Group::set_options, py::arg("options"))
-        .def("configure", &Group::configure, py::arg("options"), py::arg("state"))
-        .def_property("summed", &Group::summed, &Group::set_summed);
+        .def_property_readonly("summed", [](const Group &g) { return g.summed(); })
+        .def("validate", &Group::validate, py::arg("options"), py::arg("flush_denormals"));
 
-    py::class_<NumpyStepper, Stepper>(m, "NumpyStepper", py::is_final())
+    py::class_<NumpyStepper, Stepper>(m, "NumpyStepper", py::is_final(), collected<NumpyStepper>())
         .def(py::init<>())
-        .def("add", &NumpyStepper::add, py::arg("groups"), py::arg("grouped"))
+        .def("set_options", &NumpyStepper::set_options, py::arg("group"), py::arg("options"))
         .def("bind", &NumpyStepper::bind, py::arg("grads"))
+        .def_property_readonly("bound", &NumpyStepper::bound)
         .def("step", &NumpyStepper::step, py::arg("grads") = py::none(),
              py::arg("grad_scale") = 1.0)
         .def("accumulate", &NumpyStepper::accumulate, py::arg("grads") = py::none())
-        .def_property("accumulated", &NumpyStepper::accumulated, &NumpyStepper::set_accumulated)
-        .def_readwrite("step_count", &NumpyStepper::step_count);
+        .def("discard_accumulated", &NumpyStepper::discard_accumulated)
+        .def_readwrite("accumulated", &NumpyStepper::accumulated)
+        .def_readwrite("step_count", &NumpyStepper::step_count)
+        .def("change", [](py::object self) { return std::make_unique<Change>(std::move(self)); })
+        .def("averages",
+             [](py::object self) { return std::make_unique<Averages>(std::move(self)); });
+
+    m.def("zeros_in_order_of", &zeros_in_order_of, py::arg("param"));
+    register_change(m);
+    register_averages(m);
 }
 
 } // namespace fused_rmsprop::bindings

@@ -2,7 +2,6 @@
 // the C++ library work without the GIL. No arithmetic here.
 #pragma once
 
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,11 +11,25 @@
 
 namespace fused_rmsprop::bindings {
 
+/// A group as Python has it: the collector of garbage sees each reference to its contents once.
+struct HeldGroup {
+    py::object object;
+    Group *group;
+
+    Group *operator->() const { return group; }
+};
+
 class NumpyStepper : public Stepper {
 public:
-    /// Adds the groups to those there are. If `grouped`, gradients come as one item per group.
-    /// Throws, and adds none, if arrays share memory.
-    void add(const std::vector<std::shared_ptr<Group>> &groups, bool grouped);
+    /// The groups there are and those of the list, Python's objects. Throws if arrays share memory.
+    std::vector<HeldGroup> with_groups(const py::list &added) const;
+
+    /// Takes what with_groups() made, and leaves what was there. If `grouped`, gradients come as
+    /// one item per group. Bound gradients are not those of all groups any more: unbinds them.
+    void exchange(std::vector<HeldGroup> &groups, bool grouped) noexcept;
+
+    /// Sets the options of a group for the next step. Throws if they do not suit its arrays.
+    void set_options(Group &group, const Options &options);
 
     /// Reads this nest whenever step() is given none; None: forget it.
     void bind(const py::object &grads);
@@ -29,11 +42,22 @@ public:
     /// Adds the gradients to every group's grad_sum; with None, the bound ones. All or nothing.
     void accumulate(const py::object &grads);
 
-    /// How many gradients the next step takes the mean of; to set it to 0 discards them.
-    std::int64_t accumulated() const { return accumulated_; }
-    void set_accumulated(std::int64_t count);
+    void discard_accumulated();
+
+    void take_settings(const NumpyStepper &other) noexcept {
+        Stepper::take_settings(other);
+        step_count = other.step_count;
+        accumulated = other.accumulated;
+    }
+
+    py::object bound() const { return bound_; }
+    const std::vector<HeldGroup> &groups() const { return groups_; }
 
     std::int64_t step_count = 0;
+    std::int64_t accumulated = 0; ///< how many gradients the next step takes the mean of
+
+    void traverse(Visitor &visit) const;
+    void clear();
 
 private:
     /// One parameter of one group, and facts derived from it.
@@ -49,14 +73,15 @@ private:
     std::string grad_root(std::size_t group) const;
     void refresh();
     void flatten(const py::object &grads);
-    void check_parameter(const Slot &slot) const;
     void read(const py::object &grads);
     void read_sums();
     const void *gradient(Slot &slot, const py::object &grad);
     void prefetch(std::size_t leaf) const;
     py::object run(double grad_scale);
 
-    std::vector<std::shared_ptr<Group>> groups_;
+    void forget_sums();
+
+    std::vector<HeldGroup> groups_;
     bool grouped_ = false;
     std::vector<Slot> slots_;
     std::vector<Tensor> tensors_;        ///< one per slot
@@ -65,7 +90,6 @@ private:
     py::object bound_ = py::none();
     std::vector<py::object> given_; ///< of the step under way; kept for its capacity
     std::vector<Sum> sums_;         ///< likewise
-    std::int64_t accumulated_ = 0;
 };
 
 } // namespace fused_rmsprop::bindings

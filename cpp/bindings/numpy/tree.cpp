@@ -7,9 +7,29 @@ std::string key_in_brackets(py::handle key) {
     return std::string("[").append(py::repr(key).cast<std::string>()).append("]");
 }
 
-/// Owned, because its use may run Python code that takes it out of its list.
+/// The same characters as a str itself: a subclass could hash and compare in its own way.
+py::str exact(const py::str &text) {
+    return py::reinterpret_steal<py::str>(PyUnicode_FromObject(text.ptr()));
+}
+
+// Everything that is read is owned at once: a key's own code may empty its container meanwhile.
+
 py::object item(py::handle sequence, Py_ssize_t index) {
     return py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(sequence.ptr(), index));
+}
+
+std::vector<py::object> keys_of(py::handle dict) {
+    std::vector<py::object> keys;
+    keys.reserve(static_cast<std::size_t>(PyDict_Size(dict.ptr())));
+    PyObject *key = nullptr;
+    for (Py_ssize_t position = 0; PyDict_Next(dict.ptr(), &position, &key, nullptr) != 0;)
+        keys.push_back(py::reinterpret_borrow<py::object>(key));
+    return keys;
+}
+
+/// Empty if there is none.
+py::object value_of(py::handle dict, py::handle key) {
+    return py::reinterpret_borrow<py::object>(py::detail::dict_getitem(dict.ptr(), key.ptr()));
 }
 
 bool is_sequence(py::handle value) {
@@ -18,7 +38,7 @@ bool is_sequence(py::handle value) {
 
 } // namespace
 
-Tree::Tree(py::handle nest, const std::string &name, std::vector<Leaf> &leaves, std::string path)
+Tree::Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std::string path)
     : path_(std::move(path)) {
     if (Py_EnterRecursiveCall(" while reading the structure of the parameters"))
         throw py::error_already_set(); // a container that contains itself
@@ -26,15 +46,20 @@ Tree::Tree(py::handle nest, const std::string &name, std::vector<Leaf> &leaves, 
         ~Leave() { Py_LeaveRecursiveCall(); }
     } leave;
     const auto add = [&](py::handle key, py::handle value) {
-        const std::string key_name = py::str(key).cast<std::string>();
-        children_.emplace_back(value, name.empty() ? key_name : name + "." + key_name, leaves,
-                               path_ + key_in_brackets(key));
+        const py::str key_name = exact(py::str(key));
+        const py::str full =
+            py::len(name) == 0 ? key_name : py::str(name + py::str(".") + key_name);
+        children_.emplace_back(value, full, leaves, path_ + key_in_brackets(key));
         leaf_count_ += children_.back().leaf_count_;
     };
     if (PyDict_Check(nest.ptr())) {
         kind_ = Kind::dict;
-        for (const auto &[key, value] : py::reinterpret_borrow<py::dict>(nest)) {
-            keys_.push_back(py::reinterpret_borrow<py::object>(key));
+        keys_ = keys_of(nest);
+        for (const py::object &key : keys_) {
+            const py::object value = value_of(nest, key);
+            if (!value)
+                throw py::value_error(path_ + key_in_brackets(key) +
+                                      " went away while the parameters were read");
             add(key, value);
         }
     } else if (is_sequence(nest)) {
@@ -45,8 +70,8 @@ Tree::Tree(py::handle nest, const std::string &name, std::vector<Leaf> &leaves, 
         kind_ = Kind::none;
     } else {
         leaf_count_ = 1;
-        leaves.push_back(
-            {py::reinterpret_borrow<py::object>(nest), path_, name.empty() ? "param" : name});
+        leaves.push_back({py::reinterpret_borrow<py::object>(nest), path_,
+                          py::len(name) == 0 ? py::str("param") : name});
     }
 }
 
@@ -93,12 +118,12 @@ void Tree::check_unchanged(py::handle nest, const std::string &root,
             " is not the array any more that the optimizer was given; write new "
             "values into the array, array[...] = values, or make a new optimizer");
     for (std::size_t i = 0; i < children_.size(); ++i) {
-        PyObject *child = nullptr;
+        py::object child;
         if (kind_ == Kind::dict)
-            child = py::detail::dict_getitem(nest.ptr(), keys_[i].ptr());
+            child = value_of(nest, keys_[i]);
         else if (static_cast<Py_ssize_t>(i) < PySequence_Fast_GET_SIZE(nest.ptr()))
-            child = PySequence_Fast_GET_ITEM(nest.ptr(), static_cast<Py_ssize_t>(i));
-        children_[i].check_unchanged(py::reinterpret_borrow<py::object>(child), root, leaves, next);
+            child = item(nest, static_cast<Py_ssize_t>(i));
+        children_[i].check_unchanged(child, root, leaves, next);
     }
 }
 
@@ -120,20 +145,20 @@ void Tree::flatten_sequence(py::handle nest, const std::string &root,
 void Tree::flatten_dict(py::handle nest, const std::string &root,
                         std::vector<py::object> &out) const {
     for (std::size_t i = 0; i < children_.size(); ++i) {
-        PyObject *value = py::detail::dict_getitem(nest.ptr(), keys_[i].ptr());
-        if (value == nullptr)
+        const py::object value = value_of(nest, keys_[i]);
+        if (!value)
             throw py::value_error(root + children_[i].path_ +
                                   " is missing (give None for one without a gradient)");
-        children_[i].flatten(py::reinterpret_borrow<py::object>(value), root, out);
+        children_[i].flatten(value, root, out);
     }
     if (static_cast<std::size_t>(PyDict_Size(nest.ptr())) == children_.size())
         return;
     py::set parameters;
     for (const py::object &key : keys_)
         parameters.add(key);
-    for (const auto &item : py::reinterpret_borrow<py::dict>(nest))
-        if (!parameters.contains(item.first))
-            throw py::value_error(root + path_ + key_in_brackets(item.first) +
+    for (const py::object &key : keys_of(nest))
+        if (!parameters.contains(key))
+            throw py::value_error(root + path_ + key_in_brackets(key) +
                                   " has no parameter of that name");
 }
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <pybind11/pybind11.h>
+#include "../garbage.hpp"
 
 namespace fused_rmsprop::bindings {
 
@@ -17,15 +17,14 @@ public:
     struct Leaf {
         py::object value;
         std::string path; ///< as one writes it in Python: ['layer1']['W']
-        std::string name; ///< joined by dots: layer1.W
+        py::str name;     ///< joined by dots: layer1.W
     };
 
     Tree() = default;
 
     /// Reads the structure of `nest`; appends its leaves to `leaves`. None is not a leaf.
     /// `name` and `path` are put in front of every leaf's.
-    Tree(py::handle nest, const std::string &name, std::vector<Leaf> &leaves,
-         std::string path = {});
+    Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std::string path = {});
 
     /// Appends the leaves of `nest`, in the order of construction, to `out`, an empty object for
     /// each that is None. Throws a ValueError that begins with `root` and the path to where the
@@ -36,6 +35,12 @@ public:
     /// its place in `leaves`, from `next` on.
     void check_unchanged(py::handle nest, const std::string &root,
                          const std::vector<py::handle> &leaves, std::size_t &next) const;
+
+    void traverse(Visitor &visit) const {
+        visit.each(keys_);
+        for (const Tree &child : children_)
+            child.traverse(visit);
+    }
 
 private:
     enum class Kind { leaf, none, sequence, dict };

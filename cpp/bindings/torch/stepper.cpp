@@ -243,23 +243,17 @@ py::object TorchStepper::step_claimed(const py::list &groups, const py::dict &st
     return py::make_tuple(culprit, unversioned);
 }
 
-int TorchStepper::traverse(visitproc visit, void *arg) const {
-    int result = 0; // the first that is not 0 ends the traversal
-    const auto see = [&](const py::object &object) {
-        if (result == 0 && object)
-            result = visit(object.ptr(), arg);
-    };
-    const auto see_all = [&](const auto &objects) { std::ranges::for_each(objects, see); };
+void TorchStepper::traverse(Visitor &visit) const {
     for (const Slot &slot : slots_) {
-        see(slot.param.object);
-        see(slot.state);
+        visit(slot.param.object);
+        visit(slot.state);
         for (const Held &held : slot.held)
-            see(held.tensor.object);
-        see_all(slot.values);
+            visit(held.tensor.object);
+        visit.each(slot.values);
     }
-    std::ranges::for_each(groups_, see_all);
-    see_all(state_);
-    return result;
+    for (const auto &params : groups_)
+        visit.each(params);
+    visit.each(state_);
 }
 
 void TorchStepper::clear() {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../garbage.hpp"
 #include "../stepper.hpp"
 #include "tensors.hpp"
 
@@ -60,7 +61,7 @@ public:
     void forget_gradients();
 
     /// For the garbage collector: every object that is held here.
-    int traverse(visitproc visit, void *arg) const;
+    void traverse(Visitor &visit) const;
     /// And lets go of them all.
     void clear();
 

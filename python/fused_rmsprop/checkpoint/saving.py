@@ -7,7 +7,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from fused_rmsprop.checkpoint.state_dict import SETTINGS, Loading, snapshot_of, state_dict_of
+from fused_rmsprop.checkpoint.state_dict import (
+    SETTINGS,
+    prepare_loading,
+    snapshot_of,
+    state_dict_of,
+)
 from fused_rmsprop.groups.grouped import GroupedOptimizer
 from fused_rmsprop.groups.specs import is_list_of_groups
 from fused_rmsprop.groups.state import check_fixed
@@ -18,8 +23,6 @@ S = TypeVar("S", bound="Saving")
 
 class Saving(GroupedOptimizer):
     """An optimizer of parameter groups that can be saved, loaded and pickled."""
-
-    _grads: object
 
     #: The attributes that a pickle rebuilds; the rest belong to a subclass or a user.
     _REBUILT: frozenset[str]
@@ -63,7 +66,9 @@ class Saving(GroupedOptimizer):
         ValueError
             If it does not fit, with all differences. Nothing has changed then.
         """
-        Loading(self._stepper, self._groups, state_dict).apply()
+        with self._stepper.change() as change:
+            prepare_loading(change, self._stepper, self._groups, state_dict)
+            change.commit()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the parameters and all that `load` needs into one file.
@@ -168,9 +173,11 @@ class Saving(GroupedOptimizer):
             state_dict["settings"] | {"threads": threads},
             state_dict["counters"]["step_count"],
         )
-        Loading(opt._stepper, opt._groups, state_dict, saved_params).apply()
         if grads is not None:
             opt.bind_grads(grads)
+        with opt._stepper.change() as change:
+            prepare_loading(change, opt._stepper, opt._groups, state_dict, saved_params)
+            change.commit()
         return opt
 
     def __getstate__(self) -> dict[str, Any]:
@@ -182,7 +189,7 @@ class Saving(GroupedOptimizer):
         settings = self._settings()
         return {
             "build": (specs, self._grouped, self.defaults, settings, self.step_count),
-            "grads": self._grads,
+            "grads": self._stepper.bound,
             "state_dict": self.state_dict(),
             "attributes": {k: v for k, v in vars(self).items() if k not in self._REBUILT},
         }

@@ -22,7 +22,7 @@ SETTINGS = tuple(name for name, option in OPTIMIZER_OPTIONS.items() if option.in
 
 def state_dict_of(stepper: _core.NumpyStepper, groups: Sequence[Group]) -> dict[str, Any]:
     """A copy of everything but the parameters, while nobody changes it."""
-    with stepper.claim():
+    with stepper.reading():
         return _copies(stepper, groups)
 
 
@@ -30,7 +30,7 @@ def snapshot_of(
     stepper: _core.NumpyStepper, groups: Sequence[Group]
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """The same and copies of the parameters by their names, as of one moment."""
-    with stepper.claim():
+    with stepper.reading():
         params = {
             name: array.copy(order="K")
             for group in groups
@@ -58,82 +58,87 @@ def _copies(stepper: _core.NumpyStepper, groups: Sequence[Group]) -> dict[str, A
     }
 
 
-class Loading:
-    """A state_dict that was found to fit an optimizer; nothing is changed before `apply`."""
-
-    def __init__(
-        self,
-        stepper: _core.NumpyStepper,
-        groups: Sequence[Group],
-        state_dict: object,
-        params: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._stepper = stepper
-        self._groups = groups
-        self._params = params
-        self._state, saved_groups, settings, self._counters = _parts_of(state_dict)
-        self._settings = {n: OPTIMIZER_OPTIONS[n].read(n, settings[n]) for n in SETTINGS}
-        if len(saved_groups) != len(groups):
-            raise ValueError(
-                f"the state_dict has {len(saved_groups)} parameter groups, "
-                f"the optimizer {len(groups)}"
-            )
-        self._checked: list[Checked] = []
-        found: list[str] = []
-        for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
-            found += self._compare(group, saved, f"param_groups[{i}] of the state_dict")
-        if self._counters["accumulated"] == 0:
-            found += [
-                f"state[{name!r}] has a grad_sum, and nothing was accumulated"
-                for name, state in self._state.items()
-                if isinstance(state, Mapping) and GRAD_SUM in state
-            ]
-        if found:
-            raise ValueError(
-                "the saved state does not fit (names come from the structure of the parameters, "
-                "and the names of groups):\n  " + "\n  ".join(found)
-            )
-
-    def _compare(self, group: Group, saved: Mapping[str, Any], where: str) -> list[str]:
-        """Check the options of a group, and return what does not fit it."""
+def prepare_loading(
+    change: _core.Change,
+    stepper: _core.NumpyStepper,
+    groups: Sequence[Group],
+    state_dict: object,
+    params: Mapping[str, Any] | None = None,
+) -> None:
+    """Let a change take over a state_dict, and the parameters, or raise a `ValueError`."""
+    state, saved_groups, settings, counters = _parts_of(state_dict)
+    loaded = _core.NumpyStepper()
+    for name in SETTINGS:
+        setattr(loaded, name, OPTIMIZER_OPTIONS[name].read(name, settings[name]))
+    for name, count in counters.items():
+        setattr(loaded, name, count)
+    if len(saved_groups) != len(groups):
+        raise ValueError(
+            f"the state_dict has {len(saved_groups)} parameter groups, the optimizer {len(groups)}"
+        )
+    checked: list[Checked] = []
+    found: list[str] = []
+    for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        where = f"param_groups[{i}] of the state_dict"
         if other_names := _other_names(group.core.names, saved["params"], where):
-            return other_names
-        options = {k: v for k, v in saved.items() if k not in ("params", "name")}
-        parsed = parse_options(options, where)
-        if missing := [key for key in GROUP_OPTIONS if key not in parsed]:
-            raise ValueError(f"{where} lacks {', '.join(missing)}")
-        flush, step = self._settings["flush_denormals"], self._counters["step_count"]
-        self._checked.append(group.validated(parsed, flush, step))
-        found: list[str] = []
-        for name, array in zip(group.core.names, group.core.arrays, strict=True):
-            if self._params is not None:
-                saved_param = self._params.get(name)
-                found += _different(f"the saved parameter {name!r}", saved_param, array)
-            found += _different_state(name, self._state.get(name), array, parsed)
-        return found
+            found += other_names
+            continue
+        options = _saved_options(saved, where)
+        checked.append(group.validated(options, loaded.flush_denormals, loaded.step_count))
+        found += _differences(group, state, params, options)
+    if counters["accumulated"] == 0:
+        found += [
+            f"state[{name!r}] has a grad_sum, and nothing was accumulated"
+            for name, arrays in state.items()
+            if isinstance(arrays, Mapping) and GRAD_SUM in arrays
+        ]
+    if found:
+        raise ValueError(
+            "the saved state does not fit (names come from the structure of the parameters, "
+            "and the names of groups):\n  " + "\n  ".join(found)
+        )
+    change.take_settings(loaded)
+    for group, of_group in zip(groups, checked, strict=True):
+        _prepare_group(change, group, of_group, state, params)
 
-    def apply(self) -> None:
-        """Take over the options, the state, the settings, the counters and the parameters."""
-        with self._stepper.claim():
-            for name, value in {**self._settings, **self._counters}.items():
-                setattr(self._stepper, name, value)
-            for group, checked in zip(self._groups, self._checked, strict=True):
-                self._load(group, checked)
 
-    def _load(self, group: Group, checked: Checked) -> None:
-        names = group.core.names
-        kinds = {kind.name for kind in needed_kinds(checked.options)}
-        kinds |= {k.name for k in KINDS if k.kept and all(k.name in self._state[n] for n in names)}
-        summed = [GRAD_SUM in self._state[name] for name in names]
-        arrays = group.commit_saved(checked, kinds | ({GRAD_SUM} if any(summed) else set()))
-        group.core.summed = summed
-        for i, (name, param) in enumerate(zip(names, group.core.arrays, strict=True)):
-            for key, array in group.state[name].items():
-                array[...] = self._state[name][key]
-            if summed[i]:
-                arrays[GRAD_SUM][i][...] = self._state[name][GRAD_SUM]
-            if self._params is not None:
-                param[...] = self._params[name]
+def _prepare_group(
+    change: _core.Change,
+    group: Group,
+    checked: Checked,
+    state: Mapping[str, Any],
+    params: Mapping[str, Any] | None,
+) -> None:
+    names = group.core.names
+    kinds = {kind.name for kind in needed_kinds(checked.options)}
+    kinds |= {k.name for k in KINDS if k.kept and all(k.name in state[n] for n in names)}
+    group.prepare_saved(change, checked, state, kinds)
+    if params is not None:
+        for name, param in zip(names, group.core.arrays, strict=True):
+            change.copy(param, params[name])
+
+
+def _saved_options(saved: Mapping[str, Any], where: str) -> dict[str, Any]:
+    options = {k: v for k, v in saved.items() if k not in ("params", "name")}
+    parsed = parse_options(options, where)
+    if missing := [key for key in GROUP_OPTIONS if key not in parsed]:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+    return parsed
+
+
+def _differences(
+    group: Group,
+    state: Mapping[str, Any],
+    params: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> list[str]:
+    """The reasons why saved arrays cannot be loaded into a group."""
+    found: list[str] = []
+    for name, array in zip(group.core.names, group.core.arrays, strict=True):
+        if params is not None:
+            found += _different(f"the saved parameter {name!r}", params.get(name), array)
+        found += _different_state(name, state.get(name), array, options)
+    return found
 
 
 def _other_names(ours: Sequence[str], theirs: Sequence[str], where: str) -> list[str]:

@@ -1,12 +1,12 @@
 """A group of parameters with its options and its state, as an optimizer holds it.
 
-Whoever changes one has claimed the optimizer's stepper.
+A change is prepared here, and written by `_core.Change.commit` in one call: an exception, be it a
+KeyboardInterrupt between any two lines, leaves everything old or everything new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ from fused_rmsprop.groups.state import (
     Arrays,
     arrays_for,
     check_fixed,
-    zeros_in_order_of,
 )
 from fused_rmsprop.options import (
     check_start,
@@ -50,6 +49,7 @@ class Group:
 
     def __init__(
         self,
+        change: _core.Change,
         stepper: _core.NumpyStepper,
         params: object,
         options: Mapping[str, Any],
@@ -63,15 +63,15 @@ class Group:
         self.stepper = stepper
         self.core = _core.Group(params, root, name)
         #: The state of each parameter by its name, as users see it.
-        self.state: dict[str, State] = {}
+        self.state: dict[str, State] = dict.fromkeys(self.core.names, MappingProxyType({}))
         self._where = where
-        self._values_step = -1
         self._arrays: Arrays = {}
-        checked = self.validated(
+        self.options, self._values = self.validated(
             parse_options(options, where), stepper.flush_denormals, stepper.step_count
         )
-        self.options = checked.options
-        self.commit(checked)
+        self._values_step = -1
+        self.scheduled = False
+        self.prepare(change, Checked(self.options, self._values))
 
     def __repr__(self) -> str:
         arrays = self.core.arrays
@@ -116,89 +116,99 @@ class Group:
             for dtype in {array.dtype for array in self.core.arrays}:
                 check_start(values, str(dtype), float(np.finfo(dtype).max))
         except ValueError as error:
-            names = ", ".join(f"{name}({step})" for name in scheduled(options))
-            by = f", by {names}" if names else ""
-            raise ValueError(f"{self._where}{by}: {error}") from None
+            raise self._refusal(options, step, error) from None
+
+    def _refusal(self, options: dict[str, Any], step: int, error: ValueError) -> ValueError:
+        names = ", ".join(f"{name}({step})" for name in scheduled(options))
+        by = f", by {names}" if names else ""
+        return ValueError(f"{self._where}{by}: {error}")
 
     def follow_schedules(self) -> None:
         """Set the options that are functions of the step to their values for the next one."""
         values = self.values()
-        with self.stepper.claim():
-            self.validate(self.stepper.flush_denormals)
-            self.core.set_options(core_options(values))
+        try:
+            self.stepper.set_options(self.core, core_options(values))
+        except ValueError as error:
+            step, self._values_step = self._values_step, -1  # ask the functions again next time
+            raise self._refusal(self.options, step, error) from None
 
-    def commit(self, checked: Checked) -> None:
-        """Use options that were checked, with the state that they need."""
+    def prepare(self, change: _core.Change, checked: Checked) -> None:
+        """Let a change take over options that were checked, with the state that they need."""
         for kind in KINDS:  # an option that a kind starts from changes before the first step only
             start = checked.options.get(kind.start or "")
             if start != self.options.get(kind.start or ""):
                 for array in self._arrays[kind.name]:
-                    array[...] = start
-        self._use(checked, arrays_for(checked.options, self._arrays, self.core.arrays))
+                    change.copy(array, np.full_like(array, start, subok=False))
+        self._prepare(change, checked, arrays_for(checked.options, self._arrays, self.core.arrays))
 
-    def commit_saved(self, checked: Checked, kinds: set[str]) -> Arrays:
-        """Use options that were checked, with arrays of those kinds to be written to."""
-        params = self.core.arrays
+    def prepare_saved(
+        self,
+        change: _core.Change,
+        checked: Checked,
+        saved: Mapping[str, Mapping[str, Any]],
+        kinds: set[str],
+    ) -> None:
+        """Let a change take over checked options, the state of each parameter and its kinds."""
+        params, names = self.core.arrays, self.core.names
+        summed = [GRAD_SUM in saved[name] for name in names]
+        kinds = kinds | ({GRAD_SUM} if any(summed) else set())
         arrays = {
-            name: self._arrays.get(name) or [zeros_in_order_of(param) for param in params]
+            name: self._arrays.get(name) or [_core.zeros_in_order_of(param) for param in params]
             for name in kinds
         }
-        self._use(checked, arrays)
-        return arrays
+        self._prepare(change, checked, arrays)
+        change.set_summed(self.core, summed)
+        steps = [int(saved[name]["step"]) for name in names]
+        change.copy(self.core.steps, np.array(steps, np.int64))
+        keys = {kind.name: kind.key(checked.options) for kind in KINDS} | {GRAD_SUM: GRAD_SUM}
+        for kind, of_kind in arrays.items():
+            for name, array in zip(names, of_kind, strict=True):
+                if keys[kind] in saved[name]:
+                    change.copy(array, saved[name][keys[kind]])
 
     def need_grad_sum(self) -> None:
         """Allocate the sum of gradients, unless it is there."""
         if GRAD_SUM not in self._arrays:
-            zeros = [zeros_in_order_of(param) for param in self.core.arrays]
-            with self.stepper.claim():
-                self._use_arrays({**self._arrays, GRAD_SUM: zeros})
+            with self.stepper.change() as change:
+                zeros = [_core.zeros_in_order_of(param) for param in self.core.arrays]
+                arrays = {**self._arrays, GRAD_SUM: zeros}
+                self._prepare(change, Checked(self.options, self.values()), arrays)
+                change.commit()
 
     def grad_sums(self) -> dict[str, Array]:
         """The sums of gradients by the names of the parameters that have one."""
         pairs = zip(self.core.names, self.core.summed, strict=True)
         return {name: self._arrays[GRAD_SUM][i] for i, (name, summed) in enumerate(pairs) if summed}
 
-    @contextmanager
-    def showing_averages(self) -> Iterator[None]:
-        """For the time being, the parameters hold their averages' values, if there are any."""
-        averages = self._arrays.get("param_avg")
-        if averages is None:
-            yield
-            return
-        # Views: they stay writable whatever is done to the array objects meanwhile.
-        arrays = [array.view() for array in self.core.arrays]
-        for array, name in zip(arrays, self.core.names, strict=True):
-            if not array.flags.writeable:
-                raise ValueError(f"the parameter {name!r} has become read-only")
-        values = [array.copy(order="K") for array in arrays]
-        try:
-            for array, average in zip(arrays, averages, strict=True):
-                array[...] = average
-            yield
-        finally:
-            for array, value in zip(arrays, values, strict=True):
-                array[...] = value
-
-    def _use(self, checked: Checked, arrays: Arrays) -> None:
-        self.options, self._values = checked
-        self.scheduled = bool(scheduled(self.options))
-        self._values_step = self.stepper.step_count
-        self._use_arrays(arrays)
-
-    def _use_arrays(self, arrays: Arrays) -> None:
-        core = core_options(self._values)
+    def _prepare(self, change: _core.Change, checked: Checked, arrays: Arrays) -> None:
+        core = core_options(checked.values)
         names = [*(kind.name for kind in KINDS), GRAD_SUM]
-        if self.state and all(arrays.get(name) is self._arrays.get(name) for name in names):
-            self.core.set_options(core)
-            return
-        self.core.configure(core, [arrays.get(name) for name in names])
-        self._arrays = arrays
+        if self._arrays and all(arrays.get(name) is self._arrays.get(name) for name in names):
+            change.set_options(self.core, core)
+        else:
+            change.configure(self.core, core, [arrays.get(name) for name in names])
+            change.update(self.state, self._shown(checked.options, arrays))
+        new = {
+            "options": checked.options,
+            "_values": checked.values,
+            "_values_step": self.stepper.step_count,
+            "scheduled": bool(scheduled(checked.options)),
+            "_arrays": arrays,
+        }
+        change.update(vars(self), new)
+
+    def _shown(self, options: Mapping[str, Any], arrays: Arrays) -> dict[str, State]:
+        """The state of each parameter, as users see it."""
         steps = self.core.steps
-        shown = [(k.key(self.options), arrays[k.name]) for k in KINDS if k.name in arrays]
-        for i, name in enumerate(self.core.names):
-            # Views: whatever a user does to these array objects, the memory stays where it is.
-            views = {key: kind[i].view() for key, kind in shown}
-            self.state[name] = MappingProxyType({"step": steps[i : i + 1].reshape(()), **views})
+        shown = [(k.key(options), arrays[k.name]) for k in KINDS if k.name in arrays]
+        # Views: whatever a user does to these array objects, the memory stays where it is.
+        return {
+            name: MappingProxyType(
+                {"step": steps[i : i + 1].reshape(())}
+                | {key: of_kind[i].view() for key, of_kind in shown}
+            )
+            for i, name in enumerate(self.core.names)
+        }
 
 
 def _snapshot(nest: Any) -> Any:

@@ -30,6 +30,22 @@ class GroupedOptimizer(Optimizer):
 
     def _add(self, specs: Sequence[Mapping[str, Any]], grouped: bool) -> None:
         """Add groups, each given as a torch-style dict; all of them, or none after an error."""
+        with self._stepper.change() as change:
+            added = self._prepared(change, specs, grouped)
+            views = tuple(ParamGroup(group) for group in added)
+            new = {
+                "_grouped": grouped,
+                "_groups": [*self._groups, *added],
+                "_views": (*self._views, *views),
+            }
+            change.add([group.core for group in added], grouped)
+            change.update(vars(self), new)
+            change.commit()
+
+    def _prepared(
+        self, change: _core.Change, specs: Sequence[Mapping[str, Any]], grouped: bool
+    ) -> list[Group]:
+        """New groups, which the change gives their state."""
         added: list[Group] = []
         taken = {name for group in self._groups for name in group.core.names}
         for spec in specs:
@@ -40,6 +56,7 @@ class GroupedOptimizer(Optimizer):
             root = f"params[{index}]['params']" if grouped else "params"
             own = {key: value for key, value in spec.items() if key not in ("params", "name")}
             group = Group(
+                change,
                 self._stepper,
                 checked_container(spec["params"], root),
                 self.defaults | own,
@@ -55,10 +72,7 @@ class GroupedOptimizer(Optimizer):
                     )
                 taken.add(leaf)
             added.append(group)
-        self._stepper.add([group.core for group in added], grouped)
-        self._grouped = grouped
-        self._groups += added
-        self._views += tuple(ParamGroup(group) for group in added)
+        return added
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -85,10 +99,10 @@ class GroupedOptimizer(Optimizer):
 
     @lr.setter
     def lr(self, value: Schedulable) -> None:
-        with self._stepper.claim():
-            changed = [group.checked({"lr": value}) for group in self._groups]
-            for group, checked in zip(self._groups, changed, strict=True):
-                group.commit(checked)
+        with self._stepper.change() as change:
+            for group in self._groups:
+                group.prepare(change, group.checked({"lr": value}))
+            change.commit()
 
     def _set(self, name: str, value: Any) -> None:
         if name != "flush_denormals":
@@ -106,7 +120,8 @@ class GroupedOptimizer(Optimizer):
     @property
     def observation_window(self) -> float:
         """About how many steps the running average looks back: ``1 / (1 - alpha)``."""
-        return 1 / (1 - self._common("alpha"))
+        with _core.FpEnvironment():
+            return 1 / (1 - self._common("alpha"))
 
     @property
     def state_nbytes(self) -> int:
@@ -136,9 +151,10 @@ class GroupedOptimizer(Optimizer):
             if name in group.state:
                 options = group.values()
                 v = group.state[name][KINDS[0].key(options)]
-                if options["eps_inside_sqrt"]:
-                    return np.asarray(options["lr"] / np.sqrt(v + options["eps"]), v.dtype)
-                return np.asarray(options["lr"] / (np.sqrt(v) + options["eps"]), v.dtype)
+                with _core.FpEnvironment():
+                    if options["eps_inside_sqrt"]:
+                        return np.asarray(options["lr"] / np.sqrt(v + options["eps"]), v.dtype)
+                    return np.asarray(options["lr"] / (np.sqrt(v) + options["eps"]), v.dtype)
         raise KeyError(f"there is no parameter {name!r}; there are {', '.join(self.state)}")
 
     @property

@@ -62,8 +62,9 @@ class ParamGroup(MutableMapping[str, Any]):
         changes = dict(*args, **kwargs)
         if "params" in changes:
             raise ValueError("the arrays of a group cannot be replaced; add_param_group adds some")
-        with self._group.stepper.claim():
-            self._group.commit(self._group.checked(changes))
+        with self._group.stepper.change() as change:
+            self._group.prepare(change, self._group.checked(changes))
+            change.commit()
 
     def options(self) -> dict[str, Any]:
         """A copy of the options, without the arrays."""

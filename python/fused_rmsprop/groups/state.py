@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fused_rmsprop import _core
 from fused_rmsprop.options import OPTIONS
 
 Array: TypeAlias = NDArray[Any]
@@ -52,24 +53,11 @@ def needed_kinds(options: Mapping[str, Any]) -> list[StateKind]:
     return [kind for kind in KINDS if kind.needed(options)]
 
 
-def zeros_in_order_of(param: Array) -> Array:
-    """Zeros of the shape and dtype of ``param``, with the elements in its order in memory.
-
-    Not `numpy.zeros_like`, which writes to the new memory at once; `numpy.zeros` leaves that to
-    the first step, so that the state of a parameter that is never stepped costs nothing.
-    """
-    if param.flags.c_contiguous:
-        return np.zeros(param.shape, param.dtype)
-    slowest_first = np.argsort([-stride for stride in param.strides], kind="stable")
-    zeros = np.zeros([param.shape[axis] for axis in slowest_first], param.dtype)
-    return zeros.transpose(np.argsort(slowest_first))
-
-
 def new_arrays(kind: StateKind, options: Mapping[str, Any], params: Iterable[Array]) -> list[Array]:
     """The arrays of a kind before the first step."""
     arrays = []
     for param in params:
-        array = zeros_in_order_of(param)
+        array = _core.zeros_in_order_of(param)
         if kind.start == "param":
             array[...] = param
         elif kind.start is not None and options[kind.start]:
@@ -91,11 +79,12 @@ def arrays_for(
     if "grad_avg" in arrays and "grad_avg" not in wanted:
         # No longer centered. (The other way nothing changes: the variance about an average of zero
         # is the square_avg.)
+        wanted["square_avg"] = [_core.zeros_in_order_of(param) for param in params]
         with np.errstate(all="ignore"):
-            wanted["square_avg"] = [
-                np.asarray(v + m * m)  # 0-d arrays make a scalar
-                for v, m in zip(arrays["square_avg"], arrays["grad_avg"], strict=True)
-            ]
+            for new, v, m in zip(
+                wanted["square_avg"], arrays["square_avg"], arrays["grad_avg"], strict=True
+            ):
+                np.add(v, m * m, out=new)
     return wanted
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.optim.rmsprop import rmsprop
 
 from fused_rmsprop import _core
-from fused_rmsprop.base import INSIDE_USE_EMA, NO_AVERAGES, Optimizer, nonfinite_error
+from fused_rmsprop.base import NO_AVERAGES, Optimizer, nonfinite_error
 from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS
 from fused_rmsprop.torch import private
 from fused_rmsprop.torch.plan import EXTRA_OPTIONS, Plan, check_extra, name_of
@@ -333,7 +333,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
             if "param_avg" in (state := self.state.get(p, {}))
         }
         values = {p: p.detach().clone(memory_format=torch.preserve_format) for p in averages}
-        with self._stepper.claim(INSIDE_USE_EMA):
+        with self._stepper.claim():
             try:
                 _write(averages)
                 yield

@@ -1,0 +1,50 @@
+// The parameters hold their running averages inside a `with`. Both ways are one call that no
+// interrupt can cut in two.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "stepper.hpp"
+
+namespace fused_rmsprop::bindings {
+
+class Averages {
+public:
+    explicit Averages(py::object stepper)
+        : stepper_object_(std::move(stepper)), stepper_(stepper_object_.cast<NumpyStepper &>()) {}
+    ~Averages() { restore(); } // should exit() never be called
+
+    /// Claims the optimizer and writes the averages. Throws, and has written nothing, if somebody
+    /// has it or a parameter cannot be written to.
+    void enter();
+
+    /// Writes the trained values back. Throws, when all others are back, if a parameter has lost
+    /// its memory.
+    void exit();
+
+    void traverse(Visitor &visit) const;
+    void clear() {} // an optimizer in the middle of it is in use
+
+private:
+    struct Shown {
+        py::object array;
+        std::string what;
+        void *data;
+        std::size_t bytes;
+        std::unique_ptr<std::byte[]> trained;
+    };
+
+    std::optional<std::string> restore() noexcept;
+
+    py::object stepper_object_;
+    NumpyStepper &stepper_;
+    std::optional<Claim> claim_;
+    std::vector<Shown> shown_;
+};
+
+void register_averages(py::module_ &m);
+
+} // namespace fused_rmsprop::bindings

@@ -1,0 +1,100 @@
+#include "change.hpp"
+
+#include <cstring>
+
+#include <pybind11/stl.h>
+
+namespace fused_rmsprop::bindings {
+namespace {
+
+std::size_t bytes_of(const py::object &array) {
+    return static_cast<std::size_t>(py::reinterpret_borrow<py::array>(array).nbytes());
+}
+
+} // namespace
+
+Change::Change(py::object stepper)
+    : stepper_object_(std::move(stepper)), stepper_(stepper_object_.cast<NumpyStepper &>()),
+      claim_(stepper_.ownership) {}
+
+void Change::set_options(const py::object &group, const Options &options) {
+    options_.emplace_back(group.cast<Group *>(), options);
+    kept_.append(group);
+}
+
+void Change::configure(const py::object &group, const Options &options,
+                       const std::array<py::object, array_count> &state) {
+    auto *const target = group.cast<Group *>();
+    states_.emplace_back(target, target->with_state(options, state));
+    set_options(group, options);
+}
+
+void Change::set_summed(const py::object &group, std::vector<bool> summed) {
+    auto *const target = group.cast<Group *>();
+    if (summed.size() != target->parameters().size())
+        throw py::value_error("summed needs one flag per parameter");
+    summed_.emplace_back(target, std::move(summed));
+    kept_.append(group);
+}
+
+void Change::add(const py::list &groups, bool grouped) {
+    groups_ = stepper_.with_groups(groups);
+    adds_ = true;
+    grouped_ = grouped;
+}
+
+void Change::copy(const py::object &to, const py::object &from) {
+    const std::string target = "the array to write to", source = "the saved array";
+    check_same_kind(from, source, py::reinterpret_borrow<py::array>(to), target);
+    Copy copy{to, from, {}, data_of(to), nullptr, bytes_of(to)};
+    copy.values = data_in_order_of(py::reinterpret_borrow<py::array>(to), from, copy.buffer);
+    copies_.push_back(std::move(copy));
+}
+
+void Change::update(const py::dict &dict, const py::dict &entries) {
+    for (const auto &[key, value] : entries) {
+        if (!dict.contains(key))
+            throw py::key_error(py::str(key).cast<std::string>());
+        entries_.push_back({dict, py::reinterpret_borrow<py::object>(key),
+                            py::reinterpret_borrow<py::object>(value), dict[key]});
+    }
+}
+
+void Change::commit() {
+    for (const Copy &copy : copies_)
+        if (data_of(copy.to) != copy.data || bytes_of(copy.to) != copy.bytes)
+            throw py::value_error("an array was resized while the optimizer was being changed");
+    // From here on nothing is allocated, and nothing ends: `this` keeps the old values.
+    for (auto &[group, state] : states_)
+        group->exchange(state);
+    for (auto &[group, options] : options_)
+        group->set_options(options);
+    for (auto &[group, summed] : summed_)
+        group->summed().swap(summed);
+    if (adds_)
+        stepper_.exchange(groups_, grouped_);
+    if (settings_)
+        stepper_.take_settings(settings_.cast<const NumpyStepper &>());
+    for (const Copy &copy : copies_)
+        std::memcpy(copy.data, copy.values, copy.bytes);
+    for (const Entry &entry : entries_)
+        PyDict_SetItem(entry.dict.ptr(), entry.key.ptr(), entry.value.ptr());
+    claim_.release();
+}
+
+void register_change(py::module_ &m) {
+    py::class_<Change>(m, "Change", py::is_final())
+        .def("__enter__", [](py::object self) { return self; })
+        .def("__exit__", [](Change &change, const py::args &) { change.release(); })
+        .def("set_options", &Change::set_options, py::arg("group"), py::arg("options"))
+        .def("configure", &Change::configure, py::arg("group"), py::arg("options"),
+             py::arg("state"))
+        .def("set_summed", &Change::set_summed, py::arg("group"), py::arg("summed"))
+        .def("add", &Change::add, py::arg("groups"), py::arg("grouped"))
+        .def("take_settings", &Change::take_settings, py::arg("stepper"))
+        .def("copy", &Change::copy, py::arg("to"), py::arg("values"))
+        .def("update", &Change::update, py::arg("mapping"), py::arg("entries"))
+        .def("commit", &Change::commit);
+}
+
+} // namespace fused_rmsprop::bindings
