@@ -23,6 +23,7 @@ def interrupted_everywhere(
     check: Callable[[Subject], object],
     *,
     times: int = 1,
+    every: int = 1,
     error: type[BaseException] = KeyboardInterrupt,
 ) -> int:
     """Let a signal come at every place in ``act`` in turn, each time with a new subject.
@@ -40,6 +41,8 @@ def interrupted_everywhere(
         Called with the subject after each interrupt, and after a call without one.
     times : int
         With 2, a second signal follows at every place after the first, and so on.
+    every : int
+        With n, only at every nth place: for long calls.
     error : type
         The exception that the signal's handler raises.
 
@@ -60,7 +63,7 @@ def interrupted_everywhere(
             if len(events) < len(at):  # it ended before
                 return interrupts
             interrupts += 1
-            after = events[-1] + 1  # up to there the signal would have come at the same place
+            after = events[-1] + every  # up to + 1 the signal would have come at the same place
             if len(at) < times:
                 interrupts += explore((*at, after))
             at = (*at[:-1], after)
