@@ -38,6 +38,13 @@ Group::Group(const py::object &nest, const std::string &root, const py::str &nam
     }
 }
 
+std::set<std::string> Group::dtypes() const {
+    std::set<std::string> names;
+    for (const Parameter &parameter : parameters_)
+        names.insert(parameter.dtype == DType::float32 ? "float32" : "float64");
+    return names;
+}
+
 void Group::check_containers() const {
     std::size_t next = 0;
     tree_.check_unchanged(nest_, root_, given_, next);

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,9 @@ public:
             values.push_back(parameter.*member);
         return values;
     }
+
+    /// The names of the dtypes that its arrays have.
+    std::set<std::string> dtypes() const;
 
     py::array_t<std::int64_t> steps() const { return steps_; }
 

@@ -273,6 +273,7 @@ void register_numpy(py::module_ &m) {
              py::arg("params"), py::arg("root"), py::arg("name"))
         .def_property_readonly("names", [](const Group &g) { return g.each(&Parameter::name); })
         .def_property_readonly("arrays", [](const Group &g) { return g.each(&Parameter::array); })
+        .def_property_readonly("dtypes", &Group::dtypes)
         .def_property_readonly("steps", &Group::steps)
         .def_property_readonly("summed", [](const Group &g) { return g.summed(); })
         .def("validate", &Group::validate, py::arg("options"), py::arg("flush_denormals"));

@@ -113,8 +113,8 @@ class Group:
     ) -> None:
         try:
             self.core.validate(core_options(values), flush_denormals)
-            for dtype in {array.dtype for array in self.core.arrays}:
-                check_start(values, str(dtype), float(np.finfo(dtype).max))
+            for dtype in self.core.dtypes:
+                check_start(values, dtype, float(np.finfo(dtype).max))
         except ValueError as error:
             raise self._refusal(options, step, error) from None
 
@@ -214,7 +214,7 @@ class Group:
 def _snapshot(nest: Any) -> Any:
     """The same arrays in new containers, which nobody else can change."""
     if isinstance(nest, dict):
-        return {key: _snapshot(value) for key, value in nest.items()}
+        return {key: _snapshot(value) for key, value in list(nest.items())}
     if isinstance(nest, (list, tuple)):
         items = [_snapshot(value) for value in nest]
         return tuple(items) if isinstance(nest, tuple) else items
