@@ -84,45 +84,21 @@ def from_content(
     groups, only in those. ``specs``, the groups given by the user, can also supply such functions.
     """
     path, arrays, metadata = content
-    saved_groups = metadata["param_groups"]
-    lost = {n for group in saved_groups for n, v in group["options"].items() if lost_functions(v)}
-
-    def option(i: int, name: str, value: Any) -> Any:
-        functions = lost_functions(value)
-        if functions and name in specs[i]:
-            return specs[i][name]
-        if name in overrides and (functions or name not in lost):
-            return overrides[name]
-        if functions:
-            raise ValueError(
-                f"{name} of param_groups[{i}] was a function, and a file cannot hold "
-                f"{functions[0]}: pass it again, as RMSProp.load(path, params, {name}=...) "
-                "or in the group"
-            )
-        return _value(GROUP_OPTIONS[name], value, f"param_groups[{i}]")
-
-    def default(name: str, value: Any) -> Any:
-        if lost_functions(value):  # groups added later get that of the first group
-            return groups[0][name]
-        return (
-            overrides[name] if name in overrides else _value(GROUP_OPTIONS[name], value, "defaults")
-        )
-
-    def setting(name: str, value: Any) -> Any:
-        return (
-            overrides[name]
-            if name in overrides
-            else _value(OPTIMIZER_OPTIONS[name], value, "settings")
-        )
-
+    saved = [group["options"] for group in metadata["param_groups"]]
+    lost = {name for options in saved for name in options if lost_functions(options[name])}
+    others = {name: value for name, value in overrides.items() if name not in lost}
     with _naming(path):
-        groups = [
-            {"params": group["params"], "name": group["name"]}
-            | {name: option(i, name, value) for name, value in group["options"].items()}
-            for i, group in enumerate(saved_groups)
-        ]
-        defaults = {name: default(name, value) for name, value in metadata["defaults"].items()}
-        settings = {name: setting(name, value) for name, value in metadata["settings"].items()}
+        groups = []
+        for i, group in enumerate(metadata["param_groups"]):
+            functions = _functions(saved[i], {**overrides, **specs[i]}, f"param_groups[{i}]")
+            options = _values(GROUP_OPTIONS, saved[i], others | functions, f"param_groups[{i}]")
+            groups.append({"params": group["params"], "name": group["name"]} | options)
+        # Groups added later use the defaults; an unsaved function becomes that of the first group.
+        functions = {n: groups[0][n] for n, v in metadata["defaults"].items() if lost_functions(v)}
+        defaults = _values(
+            GROUP_OPTIONS, metadata["defaults"], {**overrides, **functions}, "defaults"
+        )
+        settings = _values(OPTIMIZER_OPTIONS, metadata["settings"], overrides, "settings")
     state = {
         name: {key: arrays[f"state/{name}/{key}"] for key in keys}
         for name, keys in metadata["state"].items()
@@ -134,6 +110,33 @@ def from_content(
         "counters": metadata["counters"],
     }
     return state_dict, {name: arrays[f"params/{name}"] for name in state}, defaults
+
+
+def _functions(saved: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return what was given in the place of a group's unsaved functions."""
+    found = {name: lost_functions(value) for name, value in saved.items()}
+    for name, functions in found.items():
+        if functions and name not in given:
+            raise ValueError(
+                f"{name} of {where} was a function, and a file cannot hold {functions[0]}: "
+                f"pass it again, as RMSProp.load(path, params, {name}=...) or in the group"
+            )
+    return {name: given[name] for name, functions in found.items() if functions}
+
+
+def _values(
+    table: Mapping[str, Option], saved: Mapping[str, Any], given: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Return the given values and, as the table of options reads them, the other saved ones."""
+    values = {}
+    for name, plain in saved.items():
+        try:
+            values[name] = (
+                given[name] if name in given else table[name].read(name, from_plain(plain))
+            )
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{where}[{name!r}]: {error}") from error
+    return values
 
 
 @contextmanager
@@ -211,11 +214,3 @@ def _check_names(where: str, names: Sequence[Any]) -> None:
 def _check_count(name: str, count: int) -> None:
     if not 0 <= count <= LARGEST_STEP_COUNT:
         raise CheckpointError(f"{name} is {count}, but must be >= 0 and <= 2**53")
-
-
-def _value(option: Option, plain: Any, where: str) -> Any:
-    """Read the saved value of an option as its table says."""
-    try:
-        return option.read(option.name, from_plain(plain))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{where}[{option.name!r}]: {error}") from error

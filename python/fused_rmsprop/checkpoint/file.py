@@ -169,7 +169,9 @@ def _parse(header: str, size: int) -> Contents:
     if guard["crc32"] != zlib.crc32(body.encode()):
         raise CheckpointError("it is damaged: the checksum of the header is wrong")
     content = json.loads(body)
-    announced = content["arrays"]
+    announced, metadata = content["arrays"], content["metadata"]
+    if not isinstance(announced, list) or not isinstance(metadata, dict):
+        raise CheckpointError("its header is not a list of arrays and an object")
     if len({entry["name"] for entry in announced}) != len(announced):
         raise CheckpointError("two of its arrays have the same name")
     if sum(map(_nbytes, announced)) > size:
@@ -178,9 +180,7 @@ def _parse(header: str, size: int) -> Contents:
         Entry(entry["name"], entry["key"], np.empty(entry["shape"], entry["dtype"]), entry["crc32"])
         for entry in announced
     ]
-    if not isinstance(content["metadata"], dict):
-        raise CheckpointError("its metadata are not a JSON object")
-    return Contents(entries, content["metadata"])
+    return Contents(entries, metadata)
 
 
 def _nbytes(entry: Any) -> int:
@@ -192,4 +192,4 @@ def _nbytes(entry: Any) -> int:
         raise CheckpointError(f"array {name!r} has dtype {dtype!r}; it must be {', '.join(DTYPES)}")
     if len(shape) > _MOST_AXES or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
         raise CheckpointError(f"array {name!r} has no possible shape")
-    return math.prod(shape) * np.dtype(dtype).itemsize
+    return int(math.prod(shape) * np.dtype(dtype).itemsize)

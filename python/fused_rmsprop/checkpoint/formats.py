@@ -169,5 +169,5 @@ def read_safetensors(file: io.BufferedReader, size: int, parse: Parse) -> Conten
 
 
 def _fill(file: io.BufferedReader, array: Array) -> None:
-    if array.nbytes and file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:
+    if array.nbytes and file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
         raise ValueError("it ends in the midst of an array")

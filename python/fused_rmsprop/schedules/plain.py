@@ -49,7 +49,7 @@ def lost_functions(plain: Any) -> list[str]:
             if value.keys() == {"function"} and isinstance(value["function"], str):
                 found.append(re.sub(r" at 0x[0-9a-f]+", "", value["function"]))
             else:
-                rest += reversed(value.values())
+                rest += reversed([*value.values()])
     return found
 
 
