@@ -139,7 +139,8 @@ def test_without_locks_nothing_is_removed(
 def test_a_file_taken_for_a_leftover_before_it_was_locked(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flock, made = fcntl.flock, []
+    flock = fcntl.flock
+    made: list[list[str]] = []
 
     def removed_first(descriptor: int, operation: int) -> None:
         """Another writer comes between the creation of the first two files and their locks."""

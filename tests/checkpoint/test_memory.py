@@ -191,6 +191,7 @@ def test_foreign_index_of_safetensors(tmp_path: Path) -> None:
         path.write_bytes(struct.pack("<Q", len(index)) + index.encode())
         assert_bounded(path)
     (entry,) = announced({"a": np.zeros(1)})
+    stored: Any
     for stored in (3, [], {}, {"data_offsets": []}, {"data_offsets": [0.0, 8.0]},
                    {"data_offsets": ["0", "8"]}, {"data_offsets": {"0": 0}}):  # fmt: skip
         index = json.dumps({"__metadata__": {"fused_rmsprop": header([entry])}, "a": stored})

@@ -28,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from mutations import BYTES, cut, flip, mutate, repeat, splice, truncate
+from mutations import BYTES, as_text, copied, cut, flip, mutate, repeat, splice, truncate
 
 from checkpoint_support import announced, bits, forge, sealed
 from fused_rmsprop import RMSProp, schedules
@@ -114,10 +114,6 @@ def leaves(params: Any) -> Iterator[Array]:
             yield from leaves(value)
 
 
-def as_text(metadata: Any) -> str:
-    return json.dumps(metadata)  # NaN equals NaN there, and 1 differs from 1.0
-
-
 # Damaged bytes.
 
 
@@ -144,7 +140,7 @@ def resealed(rng: random.Random, seed: Seed, path: Path) -> Input:
     """Change header, arrays or container, and make the checksums right again."""
     kind = rng.choice((header_values, header_values, header_text, array_values, container))
     arrays = dict(seed.arrays)
-    content = {"arrays": announced(arrays), "metadata": json.loads(as_text(seed.metadata))}
+    content = {"arrays": announced(arrays), "metadata": copied(seed.metadata)}
     body = kind(rng, arrays, content)
     forge(path, arrays, sealed(body))
     data = path.read_bytes()
@@ -169,14 +165,14 @@ def header_values(rng: random.Random, arrays: Arrays, content: Any) -> str:
         mutate(rng, content if rng.random() < 0.3 else content["metadata"])
         if set(content) != {"arrays", "metadata"} or not isinstance(content["metadata"], dict):
             break
-    return json.dumps(content)
+    return as_text(content)
 
 
 def header_text(rng: random.Random, arrays: Arrays, content: Any) -> str:
     """Change characters of the header."""
-    text = bytearray(json.dumps(content).encode())
+    text = bytearray(as_text(content).encode())
     kind = rng.choice((flip, cut, truncate, repeat, splice))
-    kind(rng, text, json.dumps(announced({"other": np.ones(3)})).encode())
+    kind(rng, text, as_text(announced({"other": np.ones(3)})).encode())
     return text.decode("ascii", "replace").replace("\ufffd", "?")
 
 
@@ -196,12 +192,12 @@ def array_values(rng: random.Random, arrays: Arrays, content: Any) -> str:
     del arrays[name]
     if other is not None:
         arrays[rng.choice((name, name, name, f"{name}/step", f"state/{name}", ""))] = other
-    return json.dumps(content | {"arrays": announced(arrays)})
+    return as_text(content | {"arrays": announced(arrays)})
 
 
 def container(rng: random.Random, arrays: Arrays, content: Any) -> str:
     """Leave the header to the container's own mutation."""
-    return json.dumps(content)
+    return as_text(content)
 
 
 def zip_entries(rng: random.Random, data: bytes) -> bytes:
@@ -238,7 +234,7 @@ def index_values(rng: random.Random, data: bytes) -> bytes:
     index = json.loads(data[8 : 8 + length])
     for _ in range(rng.choice((1, 1, 2))):
         mutate(rng, index)
-    changed = json.dumps(index).encode("utf-8", "replace")
+    changed = as_text(index).encode("utf-8", "replace")
     return struct.pack("<Q", len(changed)) + changed + data[8 + length :]
 
 

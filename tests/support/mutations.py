@@ -6,6 +6,7 @@ import json
 import math
 import random
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,6 +60,24 @@ BYTES = (flip, overwrite, number, cut, truncate, repeat, splice)
 # JSON.
 
 
+def as_text(value: Any) -> str:
+    """JSON as text, however deep; NaN equals NaN there, and 1 differs from 1.0."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20 * limit)
+    try:
+        return json.dumps(value)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def copied(value: Any) -> Any:
+    """The same JSON in containers of its own, or, where that is too deep, nothing."""
+    try:
+        return json.loads(as_text(value))
+    except RecursionError:
+        return None
+
+
 def mutate(rng: random.Random, tree: Any) -> None:
     """Change one value somewhere in a JSON object, in place."""
     places = list(places_in(tree))
@@ -76,7 +95,7 @@ def mutate(rng: random.Random, tree: Any) -> None:
         where.insert(key, where[key])
     elif kind == 4:
         other, other_key = rng.choice(places)
-        where[key] = json.loads(json.dumps(other[other_key]))
+        where[key] = copied(other[other_key])
     else:
         where[key] = strange(rng)
 
