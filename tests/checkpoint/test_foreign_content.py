@@ -217,6 +217,16 @@ def test_options_out_of_bounds(saved: Path, name: str, value: Any) -> None:
     assert all((array == 1).all() for array in params.values())
 
 
+def test_schedules_that_could_not_be_loaded_are_not_saved(saved: Path) -> None:
+    before = saved.read_bytes()
+    rate: Any = schedules.Constant(0.1)
+    for _ in range(40):
+        rate = schedules.Join([rate], boundaries=[])
+    with pytest.raises(ValueError, match="at most 32 levels of schedules and lists"):
+        RMSProp(make_params(), lr=rate).save(saved)
+    assert saved.read_bytes() == before
+
+
 HEADERS = [
     "", "3", "[]", "{}", "null", '{"arrays": []}', '{"arrays": {}, "metadata": {}}',
     '{"arrays": [3], "metadata": {}}', '{"arrays": [{}], "metadata": {}}',

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import IO
 
 #: The files that this process is writing.
-_open: set[IO[bytes]] = set()
+_writing: set[IO[bytes]] = set()
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
     stem = _stem(name)
     _remove_leftovers(directory, stem)
     with _temporary(directory, stem) as file:
-        _open.add(file)
+        _writing.add(file)
         try:
             if old:
                 with suppress(PermissionError):
@@ -54,7 +54,7 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
                 _unlink(file.name)
             raise
         finally:
-            _open.discard(file)
+            _writing.discard(file)
     with suppress(OSError):  # not every file system can sync a folder; the file is in place
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -133,11 +133,11 @@ def _unlink(path: str) -> None:
 
 def _let_go() -> None:
     """In a forked child, leave the parent's files and locks alone, whatever else it runs."""
-    for file in _open:
+    for file in _writing:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, file.fileno(), inheritable=False)
         os.close(nowhere)
-    _open.clear()
+    _writing.clear()
 
 
 os.register_at_fork(after_in_child=_let_go)
