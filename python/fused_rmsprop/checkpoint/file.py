@@ -87,7 +87,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
     """Read a checkpoint and verify its checksums; `write` describes the path.
 
     No file can run code. Reading needs memory for the arrays that the file really contains, and up
-    to 30 times the length of the header, which is JSON.
+    to 40 times the length of the header, which is JSON.
 
     Returns
     -------
