@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fused_rmsprop import _core
 from fused_rmsprop.groups.state import KINDS
 from fused_rmsprop.options import GROUP_OPTIONS, core_options, parse_options, scheduled
-from fused_rmsprop.values import Number, as_flag, as_limit, as_scale, as_threads
+from fused_rmsprop.values import LARGEST_STEP_COUNT, Number, as_flag, as_limit, as_scale, as_threads
 
 
 def rmsprop_step(
@@ -91,6 +91,8 @@ lr_in_momentum, decoupled_weight_decay, bias_correction, ema_decay
         raise TypeError(f"{names[0]} must be a number here: rmsprop_step does not count steps")
     if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
         raise ValueError(f"step must be an int >= 0, got {step!r}")
+    if step > LARGEST_STEP_COUNT:
+        raise ValueError(f"step must be at most 2**53, which no training reaches, got {step}")
     _core.rmsprop_step(
         param,
         grad,

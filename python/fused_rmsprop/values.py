@@ -21,6 +21,10 @@ ON_NONFINITE = ("propagate", "skip", "raise")
 # float() takes them, but nobody means a number by them.
 _NOT_NUMBERS = (bool, np.bool_, str, bytes, bytearray)
 
+#: The most steps that a saved state may have counted. No training reaches it, the counters of the
+#: C++ library stay far from overflow, and every count up to it is exact as a double.
+LARGEST_STEP_COUNT = 2**53
+
 _MOST_THREADS = 1024  # OpenMP ends the process when it cannot start the threads of a team
 
 

@@ -92,7 +92,7 @@ def test_files_of_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("constant", "value", "message"),
-    [("_VERSION", 2, "version 2 of the format, but this"), ("_FORMAT", "other", "other")],
+    [("_VERSION", 2, "version 2 of the format, but this"), ("FORMAT", "other", "other")],
 )
 def test_newer_and_similar_formats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: str, value: Any, message: str

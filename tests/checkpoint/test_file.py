@@ -136,9 +136,16 @@ def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ImportError, match=r"pip install 'fused-rmsprop\[safetensors\]'"):
         write(path, {}, {})
     assert os.listdir(tmp_path) == []
-    path.touch()
-    with pytest.raises(ImportError, match=r"pip install 'fused-rmsprop\[safetensors\]'"):
-        read(path)
+
+
+def test_safetensors_files_are_read_without_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("safetensors")
+    path = tmp_path / "x.safetensors"
+    write(path, example(), {"k": 1})
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert bits(read(path)[0]) == bits(example())
 
 
 def test_headers_too_long_for_safetensors(tmp_path: Path) -> None:

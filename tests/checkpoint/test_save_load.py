@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -336,3 +337,26 @@ def test_load_makes_the_class_it_is_called_on(path: Path) -> None:
 
     Mine(np.ones(2)).save(path)
     assert type(Mine.load(path, np.zeros(2))) is Mine
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_files_of_earlier_releases(suffix: str) -> None:
+    path = Path(__file__).parent / "data" / f"release_0_1_0{suffix}"
+
+    def groups(value: float) -> list[dict[str, Any]]:
+        first = {"layer/1": {"W": np.full((2, 3), value, np.float32)}, "é": np.array(value)}
+        return [{"params": first, "name": "body"}, {"params": [np.full(2, value), np.ones((0, 3))]}]
+
+    arrays, _ = checkpoint.read(path)
+    params = groups(0.0)
+    opt = RMSProp.load(path, params)
+    body, other = opt.param_groups
+    assert same_bits(params[0]["params"]["layer/1"]["W"], arrays["params/body.layer/1.W"])
+    assert (opt.step_count, opt.max_grad_norm, opt.on_nonfinite) == (3, math.inf, "skip")
+    assert isinstance(body["lr"], schedules.Join)
+    assert (body["centered"], body["weight_decay"], other["lr"], other["eps"]) == (
+        True, 0.125, 0.25, 1e-5,
+    )  # fmt: skip
+    opt.step()  # with the gradients that were accumulated
+    assert opt.step_count == 4
+    assert RMSProp.load(path, groups(0.0), lr=0.5, max_grad_norm=None).lr == 0.5

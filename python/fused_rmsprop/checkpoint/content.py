@@ -1,16 +1,45 @@
-"""Convert a state_dict to checkpoint contents and back.
+"""Convert a state_dict to the content of a checkpoint and back.
 
-Arrays are named ``params/<name>`` and ``state/<name>/<key>``; everything else is metadata.
+Arrays are named ``params/<name>`` and ``state/<name>/<key>``; everything else is metadata. The
+tables of options and of state kinds say what a file may hold. Whatever else it holds is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import os
+import reprlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-from fused_rmsprop.groups.state import Array
-from fused_rmsprop.options import GROUP_OPTIONS
+import numpy as np
+
+from fused_rmsprop.checkpoint import CheckpointError
+from fused_rmsprop.checkpoint.file import read
+from fused_rmsprop.checkpoint.state_dict import COUNTERS, SETTINGS
+from fused_rmsprop.groups.state import GRAD_SUM, KINDS, Array
+from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS, Option
 from fused_rmsprop.schedules.plain import as_plain, from_plain, lost_functions
+from fused_rmsprop.values import LARGEST_STEP_COUNT
+
+# The keys of each JSON object, and the types of their values.
+_Keys = Mapping[str, type]
+_PARTS: _Keys = {
+    "state": dict, "param_groups": list, "settings": dict, "counters": dict, "defaults": dict,
+}  # fmt: skip
+_GROUP: _Keys = {"params": list, "name": str, "options": dict}
+_OPTIONS: _Keys = dict.fromkeys(GROUP_OPTIONS, object)  # their own functions read them
+_SETTINGS: _Keys = dict.fromkeys(SETTINGS, object)
+_COUNTERS: _Keys = dict.fromkeys(COUNTERS, int)
+_STATE = {"step", *(k.name for k in KINDS), *(k.name_if_centered for k in KINDS), GRAD_SUM} - {""}
+
+
+class Content(NamedTuple):
+    """A file whose arrays and metadata belong together."""
+
+    path: str
+    arrays: Mapping[str, Array]
+    metadata: Mapping[str, Any]
 
 
 def as_content(
@@ -34,39 +63,42 @@ def as_content(
     }
 
 
+def read_content(path: str | os.PathLike[str]) -> Content:
+    """Read a checkpoint of an optimizer; a `CheckpointError` tells what is wrong with it.
+
+    The values of options are left to `from_content`, because others may be given in their place.
+    """
+    content = Content(os.fsdecode(path), *read(path))
+    with _naming(content.path):
+        _check_metadata(content.metadata)
+        _check_arrays(content.arrays, content.metadata)
+    return content
+
+
 def from_content(
-    arrays: Mapping[str, Array],
-    metadata: Mapping[str, Any],
-    overrides: Mapping[str, Any],
-    specs: Sequence[Mapping[str, Any]],
+    content: Content, overrides: Mapping[str, Any], specs: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Array], dict[str, Any]]:
     """Return the state_dict, the parameters and the defaults of a checkpoint.
 
     ``overrides`` replace saved options in all groups; if the option was an unsaved function in some
     groups, only in those. ``specs``, the groups given by the user, can also supply such functions.
     """
-    options = [group["options"] for group in metadata["param_groups"]]
-    lost = {name for saved in options for name in saved if lost_functions(saved[name])}
-
-    def option(i: int, name: str, value: Any) -> Any:
-        functions = lost_functions(value)
-        if functions and name in specs[i]:
-            return specs[i][name]
-        if name in overrides and (functions or name not in lost):
-            return overrides[name]
-        if functions:
-            raise ValueError(
-                f"{name} of param_groups[{i}] was a function, and a file cannot hold "
-                f"{functions[0]}: pass it again, as RMSProp.load(path, params, {name}=...) "
-                "or in the group"
-            )
-        return from_plain(value)
-
-    groups = [
-        {"params": group["params"], "name": group["name"]}
-        | {name: option(i, name, value) for name, value in group["options"].items()}
-        for i, group in enumerate(metadata["param_groups"])
-    ]
+    path, arrays, metadata = content
+    saved = [group["options"] for group in metadata["param_groups"]]
+    lost = {name for options in saved for name in options if lost_functions(options[name])}
+    others = {name: value for name, value in overrides.items() if name not in lost}
+    with _naming(path):
+        groups = []
+        for i, group in enumerate(metadata["param_groups"]):
+            functions = _functions(saved[i], {**overrides, **specs[i]}, f"param_groups[{i}]")
+            options = _values(GROUP_OPTIONS, saved[i], others | functions, f"param_groups[{i}]")
+            groups.append({"params": group["params"], "name": group["name"]} | options)
+        # Groups added later use the defaults; an unsaved function becomes that of the first group.
+        functions = {n: groups[0][n] for n, v in metadata["defaults"].items() if lost_functions(v)}
+        defaults = _values(
+            GROUP_OPTIONS, metadata["defaults"], {**overrides, **functions}, "defaults"
+        )
+        settings = _values(OPTIMIZER_OPTIONS, metadata["settings"], overrides, "settings")
     state = {
         name: {key: arrays[f"state/{name}/{key}"] for key in keys}
         for name, keys in metadata["state"].items()
@@ -74,12 +106,111 @@ def from_content(
     state_dict = {
         "state": state,
         "param_groups": groups,
-        "settings": {k: overrides.get(k, value) for k, value in metadata["settings"].items()},
+        "settings": settings,
         "counters": metadata["counters"],
     }
-    # Groups added later use the defaults; an unsaved function becomes that of the first group.
-    defaults = {
-        name: groups[0][name] if lost_functions(value) else overrides.get(name, from_plain(value))
-        for name, value in metadata["defaults"].items()
-    }
     return state_dict, {name: arrays[f"params/{name}"] for name in state}, defaults
+
+
+def _functions(saved: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return what was given in the place of a group's unsaved functions."""
+    found = {name: lost_functions(value) for name, value in saved.items()}
+    for name, functions in found.items():
+        if functions and name not in given:
+            raise ValueError(
+                f"{name} of {where} was a function, and a file cannot hold {functions[0]}: "
+                f"pass it again, as RMSProp.load(path, params, {name}=...) or in the group"
+            )
+    return {name: given[name] for name, functions in found.items() if functions}
+
+
+def _values(
+    table: Mapping[str, Option], saved: Mapping[str, Any], given: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Return the given values and, as the table of options reads them, the other saved ones."""
+    values = {}
+    for name, plain in saved.items():
+        try:
+            values[name] = (
+                given[name] if name in given else table[name].read(name, from_plain(plain))
+            )
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{where}[{name!r}]: {error}") from error
+    return values
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path!r} is not a checkpoint of RMSProp: {error}") from error
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Check all keys, names and counters."""
+    _check_object("its metadata", metadata, _PARTS)
+    names: list[Any] = []
+    for i, group in enumerate(metadata["param_groups"]):
+        where = f"param_groups[{i}]"
+        _check_object(where, group, _GROUP)
+        _check_object(f"{where}['options']", group["options"], _OPTIONS)
+        names += group["params"]
+    _check_names("the names of the parameters", names)
+    _check_object("settings", metadata["settings"], _SETTINGS)
+    _check_object("defaults", metadata["defaults"], _OPTIONS)
+    _check_object("counters", metadata["counters"], _COUNTERS)
+    for name, count in metadata["counters"].items():
+        _check_count(name, count)
+    _check_object("state", metadata["state"], dict.fromkeys(names, list))
+    for name, keys in metadata["state"].items():
+        _check_names(f"state[{name!r}]", keys)
+        _check_same(f"state[{name!r}]", {*keys} | _STATE, _STATE)
+
+
+def _check_arrays(arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
+    """Check that all arrays are there, no others, and that the state suits the parameters."""
+    of_state = {
+        f"state/{name}/{key}": name for name, keys in metadata["state"].items() for key in keys
+    }
+    of_params = {f"params/{name}": name for name in metadata["state"]}
+    _check_same("its list of arrays", arrays.keys(), of_state.keys() | of_params.keys())
+    for where, name in {**of_params, **of_state}.items():
+        array, param = arrays[where], arrays[f"params/{name}"]
+        if where == f"state/{name}/step":
+            if array.dtype != np.int64 or array.shape != ():
+                raise CheckpointError(f"{where!r} is not one int64")
+            _check_count(where, int(array))
+        elif (array.dtype, array.shape) != (param.dtype, param.shape) or array.dtype == np.int64:
+            raise CheckpointError(f"{where!r} is {array.dtype} of shape {array.shape}")
+
+
+def _check_object(where: str, value: object, keys: _Keys) -> None:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} is {reprlib.repr(value)}, not an object")
+    _check_same(where, value.keys(), keys.keys())
+    for key, kind in keys.items():
+        if kind is not object and type(value[key]) is not kind:
+            got = reprlib.repr(value[key])
+            raise CheckpointError(f"{where}[{key!r}] is {got}, not of type {kind.__name__}")
+
+
+def _check_same(where: str, found: Collection[str], expected: Collection[str]) -> None:
+    for text, names in (
+        ("lacks", {*expected} - {*found}),
+        ("has an unknown", {*found} - {*expected}),
+    ):
+        if names:
+            raise CheckpointError(f"{where} {text} {min(names)!r}")
+
+
+def _check_names(where: str, names: Sequence[Any]) -> None:
+    if not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{where} are not all strings")
+    if len({*names}) != len(names):
+        raise CheckpointError(f"{where} has a name twice")
+
+
+def _check_count(name: str, count: int) -> None:
+    if not 0 <= count <= LARGEST_STEP_COUNT:
+        raise CheckpointError(f"{name} is {count}, but must be >= 0 and <= 2**53")

@@ -15,30 +15,27 @@ the name, key, dtype, shape and checksum of each array and contains the metadata
 
 from __future__ import annotations
 
-import errno
 import json
+import math
 import os
-import re
-import secrets
-import stat
-import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import IO, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from fused_rmsprop.checkpoint import CheckpointError
+from fused_rmsprop.checkpoint import CheckpointError, formats
+from fused_rmsprop.checkpoint.formats import DTYPES, FORMAT, Contents, Entry
+from fused_rmsprop.checkpoint.replacing import replacing
 from fused_rmsprop.groups.state import Array
 
-Content = tuple[dict[str, Array], dict[str, Any]]
+_VERSION = 1
+_MOST_AXES = 64  # of an array of NumPy
 
-_FORMAT, _VERSION = "fused_rmsprop", 1
-_DTYPES = ("float32", "float64", "int64")
-_NPZ_HEADER = "checkpoint.json"
-#: Readers of safetensors reject larger headers.
-_SAFETENSORS_HEADER_BYTES = 100_000_000
+_FORMATS: dict[str, tuple[Callable[..., None], Callable[..., Contents]]] = {
+    ".npz": (formats.write_npz, formats.read_npz),
+    ".safetensors": (formats.write_safetensors, formats.read_safetensors),
+}
 
 
 def write(
@@ -47,7 +44,8 @@ def write(
     """Write a checkpoint; even after a crash `path` is the complete old file or the complete new.
 
     A hidden temporary file in the same folder replaces `path` once it is on disk. If the process is
-    killed, the next write to `path` on the same host removes its temporary file. A symbolic link
+    killed, the next write to `path` on the same host removes its temporary file, if the file system
+    has locks. A symbolic link
     stays a link. The new file keeps the permissions of the old one (without one, those of
     ``open``) and, where allowed, its owner and group.
 
@@ -80,13 +78,16 @@ def write(
         for name, key in zip(plain, stored, strict=True)
     ]
     body = json.dumps({"arrays": entries, "metadata": dict(metadata)})
-    guard = {"format": _FORMAT, "version": _VERSION, "crc32": zlib.crc32(body.encode())}
-    with _replacing(os.path.realpath(target)) as file:
+    guard = {"format": FORMAT, "version": _VERSION, "crc32": zlib.crc32(body.encode())}
+    with replacing(os.path.realpath(target)) as file:
         write_format(file, stored, f"{json.dumps(guard)}\n{body}")
 
 
-def read(path: str | os.PathLike[str]) -> Content:
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
     """Read a checkpoint and verify its checksums; `write` describes the path.
+
+    No file can run code. Reading needs memory for the arrays that the file really contains, and up
+    to 40 times the length of the header, which is JSON.
 
     Returns
     -------
@@ -99,22 +100,34 @@ def read(path: str | os.PathLike[str]) -> Content:
     ------
     CheckpointError
         If the file is truncated, damaged, from a newer release or not a checkpoint.
-    ValueError, ImportError
-        As `write`, about the extension.
+    ValueError
+        If the extension is unsupported.
     OSError
-        If the file cannot be opened: `FileNotFoundError`, `IsADirectoryError`, ...
+        If the file cannot be opened or read: `FileNotFoundError`, `IsADirectoryError`, ...
     """
     name = os.fsdecode(path)
     _, read_format = _format_of(name)
     with open(name, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
         try:
-            return read_format(file)
-        except ImportError:
+            contents = read_format(file, size, lambda header: _parse(header, size))
+            for entry in contents.entries:
+                if zlib.crc32(entry.array.data) != entry.crc32:
+                    raise CheckpointError(f"it is damaged: the data of array {entry.name!r} differ")
+        except (OSError, MemoryError):  # the machine's fault; no file needs more than its size
             raise
         except Exception as error:  # parsers raise almost anything on a damaged file
             own = isinstance(error, CheckpointError)
             reason = error if own else f"it is damaged or foreign ({type(error).__name__}: {error})"
             raise CheckpointError(f"{name!r} cannot be read as a checkpoint: {reason}") from error
+    return {entry.name: entry.array for entry in contents.entries}, contents.metadata
+
+
+def _format_of(name: str) -> tuple[Callable[..., None], Callable[..., Contents]]:
+    suffix = os.path.splitext(name)[1]
+    if suffix not in _FORMATS:
+        raise ValueError(f"unsupported extension {suffix!r}; use {' or '.join(_FORMATS)}")
+    return _FORMATS[suffix]
 
 
 def _plain(name: object, array: Array) -> Array:
@@ -122,14 +135,13 @@ def _plain(name: object, array: Array) -> Array:
     if not isinstance(name, str):
         raise TypeError(f"the name {name!r} of an array is not a str")
     plain = np.asarray(array, order="C")
-    if plain.dtype not in [np.dtype(dtype) for dtype in _DTYPES]:
-        raise TypeError(f"array {name!r} has dtype {plain.dtype}; it must be {', '.join(_DTYPES)}")
+    if plain.dtype not in [np.dtype(dtype) for dtype in DTYPES]:
+        raise TypeError(f"array {name!r} has dtype {plain.dtype}; it must be {', '.join(DTYPES)}")
     return plain
 
 
 def _description(array: Array) -> dict[str, Any]:
-    checksum = zlib.crc32(np.asarray(array, order="C").data)
-    return {"dtype": array.dtype.name, "shape": list(array.shape), "crc32": checksum}
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "crc32": zlib.crc32(array.data)}
 
 
 def _keys(names: Mapping[str, Any]) -> list[str]:
@@ -143,12 +155,12 @@ def _keys(names: Mapping[str, Any]) -> list[str]:
     return list(keys)
 
 
-def _unpack(header: str, get: Callable[[int, str], Array]) -> Content:
-    """Check the header and the arrays, which ``get`` finds by index and key."""
+def _parse(header: str, size: int) -> Contents:
+    """Check the header of a file of ``size`` bytes, and allocate the arrays that it announces."""
     first, _, body = header.partition("\n")
     guard = json.loads(first)
-    if guard["format"] != _FORMAT:
-        raise CheckpointError(f"its format is {guard['format']!r}, not {_FORMAT!r}")
+    if guard["format"] != FORMAT:
+        raise CheckpointError(f"its format is {guard['format']!r}, not {FORMAT!r}")
     if guard["version"] != _VERSION:
         raise CheckpointError(
             f"it has version {guard['version']!r} of the format, but this release of "
@@ -157,129 +169,27 @@ def _unpack(header: str, get: Callable[[int, str], Array]) -> Content:
     if guard["crc32"] != zlib.crc32(body.encode()):
         raise CheckpointError("it is damaged: the checksum of the header is wrong")
     content = json.loads(body)
-    arrays = {}
-    for i, entry in enumerate(content["arrays"]):
-        name, key = entry.pop("name"), entry.pop("key")
-        arrays[name] = get(i, key)
-        if _description(arrays[name]) != entry:
-            raise CheckpointError(f"it is damaged: array {name!r} differs from the one written")
-    return arrays, content["metadata"]
+    announced, metadata = content["arrays"], content["metadata"]
+    if not isinstance(announced, list) or not isinstance(metadata, dict):
+        raise CheckpointError("its header is not a list of arrays and an object")
+    if len({entry["name"] for entry in announced}) != len(announced):
+        raise CheckpointError("two of its arrays have the same name")
+    if sum(map(_nbytes, announced)) > size:
+        raise CheckpointError("it is damaged: its arrays would be larger than the file")
+    entries = [
+        Entry(entry["name"], entry["key"], np.empty(entry["shape"], entry["dtype"]), entry["crc32"])
+        for entry in announced
+    ]
+    return Contents(entries, metadata)
 
 
-def _write_npz(file: IO[bytes], arrays: Mapping[str, Array], header: str) -> None:
-    # numpy.savez reserves the names of its own parameters.
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        with archive.open(_NPZ_HEADER, "w", force_zip64=True) as member:
-            member.write(header.encode())
-        for i, array in enumerate(arrays.values()):
-            with archive.open(f"{i}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def _read_npz(file: IO[bytes]) -> Content:
-    with zipfile.ZipFile(file) as archive:
-        if _NPZ_HEADER not in archive.namelist():
-            raise CheckpointError(f"it is not from fused-rmsprop: it has no {_NPZ_HEADER!r}")
-
-        def get(index: int, key: str) -> Array:
-            with archive.open(f"{index}.npy") as member:
-                return np.lib.format.read_array(member, allow_pickle=False)
-
-        return _unpack(archive.read(_NPZ_HEADER).decode(), get)
-
-
-def _write_safetensors(file: IO[bytes], arrays: Mapping[str, Array], header: str) -> None:
-    # save_file would not keep permissions and makes temporary files of its own.
-    library = _safetensors()
-    too_long = "names and metadata are too long for safetensors; write an .npz file"
-    try:
-        data = library.numpy.save(dict(arrays), {_FORMAT: header})
-    except library.SafetensorError as error:
-        raise ValueError(f"{too_long} ({error})") from error
-    if int.from_bytes(data[:8], "little") > _SAFETENSORS_HEADER_BYTES:  # some versions do not check
-        raise ValueError(too_long)
-    file.write(data)
-
-
-def _read_safetensors(file: IO[bytes]) -> Content:
-    with _safetensors().safe_open(file.name, framework="np") as tensors:
-        metadata = tensors.metadata() or {}
-        if _FORMAT not in metadata:
-            raise CheckpointError(f"it is not from fused-rmsprop: its metadata has no {_FORMAT!r}")
-        return _unpack(metadata[_FORMAT], lambda index, key: tensors.get_tensor(key))
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "install safetensors for this file format: pip install 'fused-rmsprop[safetensors]'"
-        ) from error
-    return safetensors
-
-
-_Format = tuple[Callable[..., None], Callable[[IO[bytes]], Content]]
-_FORMATS: dict[str, _Format] = {
-    ".npz": (_write_npz, _read_npz),
-    ".safetensors": (_write_safetensors, _read_safetensors),
-}
-
-
-def _format_of(name: str) -> _Format:
-    suffix = os.path.splitext(name)[1]
-    if suffix not in _FORMATS:
-        raise ValueError(f"unsupported extension {suffix!r}; use {' or '.join(_FORMATS)}")
-    return _FORMATS[suffix]
-
-
-@contextmanager
-def _replacing(target: str) -> Iterator[IO[bytes]]:
-    """Open a temporary file; replace the target with it on success, delete it on an exception."""
-    old = None
-    # Opening it checks write permission. A pipe cannot be opened with a buffer.
-    with suppress(FileNotFoundError), open(target, "r+b", buffering=0) as existing:
-        old = os.fstat(existing.fileno())
-    if old and not stat.S_ISREG(old.st_mode):
-        raise OSError(f"{target!r} is not a regular file and will not be replaced")
-    directory, name = os.path.split(target)
-    if not os.path.isdir(directory):
-        raise FileNotFoundError(errno.ENOENT, "the checkpoint's folder does not exist", target)
-    host = zlib.crc32(os.uname().nodename.encode())
-    prefix = f".{name[:40]}.{host:08x}."  # 40 characters of UTF-8 leave room in a file name
-    _remove_leftovers(directory, prefix)
-    temporary = os.path.join(directory, f"{prefix}{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            if old:
-                with suppress(PermissionError):
-                    os.fchown(file.fileno(), old.st_uid, old.st_gid)
-                os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    with suppress(OSError):  # not every file system can sync a folder; the file is in place
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove_leftovers(directory: str, prefix: str) -> None:
-    """Remove the temporary files of writers whose process has ended."""
-    pattern = re.compile(re.escape(prefix) + r"(\d{1,9})\.[0-9a-f]{8}\.tmp")
-    with suppress(OSError):  # cleaning up is optional
-        for entry in os.listdir(directory):
-            if found := pattern.fullmatch(entry):
-                try:
-                    os.kill(int(found[1]), 0)
-                except ProcessLookupError:
-                    os.unlink(os.path.join(directory, entry))
-                except PermissionError:
-                    pass  # the process runs and belongs to another user
+def _nbytes(entry: Any) -> int:
+    """Return the size of an array that a header announces, after a check of the entry's types."""
+    name, key, dtype, shape = (entry[k] for k in ("name", "key", "dtype", "shape"))
+    if not isinstance(name, str) or not isinstance(key, str) or type(entry["crc32"]) is not int:
+        raise CheckpointError("an array is announced without its name, key or checksum")
+    if dtype not in DTYPES:
+        raise CheckpointError(f"array {name!r} has dtype {dtype!r}; it must be {', '.join(DTYPES)}")
+    if len(shape) > _MOST_AXES or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+        raise CheckpointError(f"array {name!r} has no possible shape")
+    return int(math.prod(shape) * np.dtype(dtype).itemsize)

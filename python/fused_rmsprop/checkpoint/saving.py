@@ -143,19 +143,18 @@ class Saving(GroupedOptimizer):
         OSError
             If the file cannot be read.
         """
-        from fused_rmsprop.checkpoint.content import from_content
-        from fused_rmsprop.checkpoint.file import read
+        from fused_rmsprop.checkpoint.content import from_content, read_content
 
-        arrays, metadata = read(path)
+        content = read_content(path)
         known = (*GROUP_OPTIONS, *SETTINGS)
         if unknown := options.keys() - {*known}:
             raise ValueError(unknown_option(min(unknown), f"{cls.__name__}.load", known))
         grouped = is_list_of_groups(params)
         specs = list(params) if grouped else [{"params": params}]
-        saved_groups = metadata["param_groups"]
+        saved_groups = content.metadata["param_groups"]
         if len(specs) != len(saved_groups):
             raise ValueError(f"{path} has {len(saved_groups)} parameter groups, not {len(specs)}")
-        state_dict, saved_params, defaults = from_content(arrays, metadata, options, specs)
+        state_dict, saved_params, defaults = from_content(content, options, specs)
         for i, (saved, group) in enumerate(
             zip(saved_groups, state_dict["param_groups"], strict=True)
         ):

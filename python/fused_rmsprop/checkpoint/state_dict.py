@@ -15,6 +15,7 @@ from fused_rmsprop import _core
 from fused_rmsprop.groups.group import Checked, Group
 from fused_rmsprop.groups.state import GRAD_SUM, KINDS, Array, needed_kinds
 from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS, parse_options
+from fused_rmsprop.values import LARGEST_STEP_COUNT
 
 COUNTERS = ("step_count", "skipped_steps", "accumulated")
 SETTINGS = tuple(name for name, option in OPTIMIZER_OPTIONS.items() if option.in_files)
@@ -174,16 +175,19 @@ def _different_state(
         elif key != "step":
             found += _different(where, state[key], array)
         elif not _is_count(state[key]):
-            found.append(f"{where} is {state[key]!r}, not a number of steps")
+            found.append(f"{where} is {state[key]!r}, not a number of steps up to 2**53")
     return found
 
 
 def _is_count(value: Any) -> bool:
-    """Whether ``value`` is a whole number that a step counter can hold."""
-    array = np.asarray(value)
+    """Whether ``value`` is a whole number of steps that a training can reach."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # nested lists of different lengths
+        return False
     if array.shape != () or not np.issubdtype(array.dtype, np.integer):
         return False
-    return 0 <= int(array) <= np.iinfo(np.int64).max
+    return 0 <= int(array) <= LARGEST_STEP_COUNT
 
 
 def _parts_of(
@@ -204,16 +208,18 @@ def _parts_of(
     state, groups, settings, counters = (state_dict[key] for key in keys)
     if not isinstance(state, Mapping) or not isinstance(groups, (list, tuple)):
         raise ValueError("in a state_dict of RMSProp, state is a dict and param_groups a list")
-    if not all(
-        isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups
-    ):
-        raise ValueError(
-            "in a state_dict of RMSProp, param_groups are dicts with the key 'params', names"
-        )
+    for group in groups:
+        names = group.get("params") if isinstance(group, Mapping) else None
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in (*names, *group)):
+            raise ValueError(
+                "in a state_dict of RMSProp, param_groups are dicts with the key 'params', names"
+            )
     for what, part, names in (("settings", settings, SETTINGS), ("counters", counters, COUNTERS)):
         if not isinstance(part, Mapping) or set(part) != set(names):
             raise ValueError(f"in a state_dict of RMSProp, {what} are {', '.join(names)}")
     for name, count in counters.items():
         if isinstance(count, bool) or not _is_count(count):
-            raise ValueError(f"in a state_dict of RMSProp, {name} is an int >= 0, not {count!r}")
+            raise ValueError(
+                f"in a state_dict of RMSProp, {name} is an int >= 0 and <= 2**53, not {count!r}"
+            )
     return dict(state), list(groups), settings, {k: int(v) for k, v in counters.items()}
