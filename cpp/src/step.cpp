@@ -95,7 +95,8 @@ double power(double alpha, std::uint64_t n) {
 double alpha_at(const Options &o, std::uint64_t step) {
     if (!o.bias_correction)
         return o.alpha;
-    return o.alpha * (1 - power(o.alpha, step)) / (1 - power(o.alpha, step + 1));
+    const std::uint64_t next = std::max(step, step + 1); // does not wrap to zero
+    return o.alpha * (1 - power(o.alpha, step)) / (1 - power(o.alpha, next));
 }
 
 /// The loops and their scalars for one set of options and one dtype, kept from tensor to tensor.
@@ -154,9 +155,9 @@ private:
         const auto weight_decay = o.weight_decay == 0        ? WeightDecay::none
                                   : o.decoupled_weight_decay ? WeightDecay::decoupled
                                                              : WeightDecay::coupled;
-        // Within these bounds lr * g / denominator stays far from overflow: see docs/quotient.md.
+        // The bounds within which the quotient without a division is exact: see docs/quotient.md.
         const bool exact =
-            shared_.flush_denormals && o.lr <= 0x1p20 && o.eps >= 0x1p-64 && o.eps <= 0x1p60;
+            shared_.flush_denormals && o.lr <= 0x1p20 && o.eps >= 0x1p-60 && o.eps <= 0x1p60;
         kernels::Variant variant{weight_decay, o.centered, o.eps_inside_sqrt, momentum, false};
         short_update_ = loops_->update(variant);
         variant.refined_quotient = shared_.in_cache && exact;

@@ -238,6 +238,20 @@ TEST_CASE("step: state that the options do not need may be missing") {
     }
 }
 
+TEST_CASE("step: with any count of steps before, bias_correction divides by no zero") {
+    for (const std::uint64_t steps : {std::uint64_t{1} << 63, (std::uint64_t{1} << 63) - 1,
+                                      ~std::uint64_t{0} - 1, ~std::uint64_t{0}}) {
+        Options options = everything; // after so many, corrected or not is the same
+        Leaf<float> leaf(1000, options, true, 1);
+        options.bias_correction = true;
+        leaf.tensor.step = steps;
+        leaf.tensor.options = &options;
+        step(std::span(&leaf.tensor, 1));
+        INFO(steps, " steps");
+        CHECK(same_bits(leaf.state, leaf.expected));
+    }
+}
+
 TEST_CASE("Tensor: arrays of different lengths are refused, by name") {
     std::vector<double> three(3), four(4);
     const auto message = [](const Arrays<double> &arrays) {
