@@ -64,19 +64,21 @@ void require_positive(double eps, DType dtype, bool flush_denormals) {
 } // namespace
 
 void validate(const Options &options, DType dtype, bool flush_denormals) {
-    const ScopedFpEnvironment caller(false); // the bounds are the same in any environment
-    for (const NumberOption &option : number_options) {
-        const double value = options.*option.member;
-        const Range &range = ranges[static_cast<std::size_t>(option.bound)];
-        require(value >= range.least && value < range.below, option.name, range.text, value);
-        require_no_overflow(value, dtype, option.name);
-    }
-    if (options.nesterov && options.momentum == 0)
-        refuse("nesterov needs momentum > 0");
-    if (options.decoupled_weight_decay)
-        require_no_overflow(options.lr * options.weight_decay, dtype, "lr * weight_decay");
-    (dtype == DType::float32 ? require_positive<float>
-                             : require_positive<double>)(options.eps, dtype, flush_denormals);
+    const auto check = [&] {
+        for (const NumberOption &option : number_options) {
+            const double value = options.*option.member;
+            const Range &range = ranges[static_cast<std::size_t>(option.bound)];
+            require(value >= range.least && value < range.below, option.name, range.text, value);
+            require_no_overflow(value, dtype, option.name);
+        }
+        if (options.nesterov && options.momentum == 0)
+            refuse("nesterov needs momentum > 0");
+        if (options.decoupled_weight_decay)
+            require_no_overflow(options.lr * options.weight_decay, dtype, "lr * weight_decay");
+        (dtype == DType::float32 ? require_positive<float>
+                                 : require_positive<double>)(options.eps, dtype, flush_denormals);
+    };
+    in_fp_environment(false, check); // the bounds are the same in any environment
 }
 
 void validate(const GradientTransform &transform, DType dtype) {

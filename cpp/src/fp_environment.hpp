@@ -60,4 +60,16 @@ private:
 #endif
 };
 
+/// Calls `body()` in that environment: the one way in which the library enters it. The call goes
+/// through a pointer that the compiler does not see through. Compilers take arithmetic to depend on
+/// nothing but its operands: they move it across the instructions that change the environment, but
+/// not out of a function that they do not know.
+template <typename Body>
+void in_fp_environment(bool flush_denormals, const Body &body) {
+    auto *call = +[](const Body &inner) { inner(); };
+    asm volatile("" : "+r"(call));
+    const ScopedFpEnvironment environment(flush_denormals);
+    call(body);
+}
+
 } // namespace fused_rmsprop

@@ -16,7 +16,10 @@ int threads_beside_steps(std::size_t bytes, const Execution &execution);
 // A slice with more bytes of parameters than this waits for memory, not for the divider. There the
 // refined quotient's instructions cost (fewer loads are under way at a time), and asking for the
 // arrays' next lines early brings up to a tenth: the processor's own prefetching falls behind.
-constexpr std::size_t in_cache_up_to_bytes = 1 << 20;
+#ifndef FUSED_RMSPROP_IN_CACHE_UP_TO_BYTES // less for the fuzzer, whose arrays are small
+#define FUSED_RMSPROP_IN_CACHE_UP_TO_BYTES (1 << 20)
+#endif
+constexpr std::size_t in_cache_up_to_bytes = FUSED_RMSPROP_IN_CACHE_UP_TO_BYTES;
 constexpr std::size_t prefetch_block = 256, prefetch_distance = 4096; // bytes of each array
 // A short array is mostly the end of the loop, which takes one element after the other.
 constexpr std::size_t refined_from_elements = 256;

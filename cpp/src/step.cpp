@@ -210,8 +210,8 @@ double clip_factor(double norm, double most) {
 int update(std::span<const Tensor> tensors, std::size_t bytes, const Execution &execution,
            const GradientTransform &transform, double clip_factor) {
     const InstructionSet set = instruction_set();
-    const int used = run_team(threads_for_step(bytes, execution), [&](int index, int count) {
-        const ScopedFpEnvironment environment(execution.flush_denormals);
+    const int threads = threads_for_step(bytes, execution);
+    const int used = run_kernels(threads, execution.flush_denormals, [&](int index, int count) {
         const std::size_t slice = bytes / static_cast<std::size_t>(count);
         const Shared shared{.set = set,
                             .in_cache = slice <= in_cache_up_to_bytes,
@@ -234,12 +234,8 @@ int update(std::span<const Tensor> tensors, std::size_t bytes, const Execution &
     return used;
 }
 
-} // namespace
-
-StepResult step(std::span<const Tensor> tensors, const Execution &execution,
-                const GradientTransform &transform) {
-    // Checks and the tuner compute too: their inexact results would raise the caller's flags.
-    const ScopedFpEnvironment caller(false);
+StepResult check_and_step(std::span<const Tensor> tensors, const Execution &execution,
+                          const GradientTransform &transform) {
     validate(execution);
     const std::size_t bytes = check(tensors, transform, execution.flush_denormals);
     const bool may_skip = transform.on_nonfinite == OnNonfinite::skip;
@@ -255,6 +251,15 @@ StepResult step(std::span<const Tensor> tensors, const Execution &execution,
     }
     if (bytes > 0 && !result.skipped)
         result.threads = update(tensors, bytes, execution, transform, factor);
+    return result;
+}
+
+} // namespace
+
+StepResult step(std::span<const Tensor> tensors, const Execution &execution,
+                const GradientTransform &transform) {
+    StepResult result;
+    in_fp_environment(false, [&] { result = check_and_step(tensors, execution, transform); });
     return result;
 }
 

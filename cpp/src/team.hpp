@@ -1,6 +1,8 @@
 // Runs a function on a team of threads.
 #pragma once
 
+#include "fp_environment.hpp"
+
 namespace fused_rmsprop {
 
 using TeamBody = void (*)(const void *context, int index, int count);
@@ -17,6 +19,14 @@ int run_team(int threads, const Body &body) {
             (*static_cast<const Body *>(context))(index, count);
         },
         &body);
+}
+
+/// The same in the floating-point environment of the kernels, which threads do not inherit.
+template <typename Body>
+int run_kernels(int threads, bool flush_denormals, const Body &body) {
+    return run_team(threads, [&](int index, int count) {
+        in_fp_environment(flush_denormals, [&] { body(index, count); });
+    });
 }
 
 /// The largest team that OpenMP starts from here; 1 without OpenMP and within a parallel region.

@@ -5,6 +5,7 @@
 
 #include <fused_rmsprop/threads.hpp>
 
+#include "fp_environment.hpp"
 #include "team.hpp"
 
 #include <algorithm>
@@ -70,11 +71,8 @@ double quota_in(const std::string &folder) {
     return quota > 0 && period > 0 ? quota / period : 0;
 }
 
-} // namespace
-
-int fork_generation() noexcept { return forks.load(std::memory_order_relaxed); }
-
-int cgroup_cpus(const char *membership, const char *root) try {
+/// As cgroup_cpus(), in the floating-point environment of the caller.
+int read_cgroup_cpus(const char *membership, const char *root) {
     constexpr double most = 1 << 20; // more is no bound
     double least = most;
     const auto consider = [&](const std::string &mount, std::string group) {
@@ -98,6 +96,16 @@ int cgroup_cpus(const char *membership, const char *root) try {
         }
     }
     return least < most ? std::max(1, static_cast<int>(least)) : 0;
+}
+
+} // namespace
+
+int fork_generation() noexcept { return forks.load(std::memory_order_relaxed); }
+
+int cgroup_cpus(const char *membership, const char *root) try {
+    int cpus = 0;
+    in_fp_environment(false, [&] { cpus = read_cgroup_cpus(membership, root); });
+    return cpus;
 } catch (...) {
     return 0; // unreadable or malformed: no bound that we know of
 }
