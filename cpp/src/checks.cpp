@@ -29,6 +29,7 @@ const char *name_of(DType dtype) { return dtype == DType::float32 ? "float32" : 
 /// Throws std::invalid_argument with these parts, numbers to nine digits.
 template <typename... Parts>
 [[noreturn]] void refuse(const Parts &...parts) {
+    const ScopedDefaultEnvironment environment;
     std::ostringstream text;
     text.imbue(std::locale::classic());
     text.precision(9);

@@ -71,7 +71,7 @@ double quota_in(const std::string &folder) {
     return quota > 0 && period > 0 ? quota / period : 0;
 }
 
-/// As cgroup_cpus(), in the floating-point environment of the caller.
+/// As cgroup_cpus(), with the caller's rounding.
 int read_cgroup_cpus(const char *membership, const char *root) {
     constexpr double most = 1 << 20; // more is no bound
     double least = most;
@@ -104,6 +104,7 @@ int fork_generation() noexcept { return forks.load(std::memory_order_relaxed); }
 
 int cgroup_cpus(const char *membership, const char *root) try {
     int cpus = 0;
+    const ScopedDefaultEnvironment for_strtod;
     in_fp_environment(false, [&] { cpus = read_cgroup_cpus(membership, root); });
     return cpus;
 } catch (...) {

@@ -3,10 +3,9 @@
 #include "plan.hpp"
 #include "reference.hpp"
 #include "support.hpp"
+#include "temporary_folder.hpp"
 #include "thread_limits.hpp"
 
-#include <filesystem>
-#include <fstream>
 #include <functional>
 
 #include <signal.h>
@@ -80,29 +79,6 @@ private:
     ThreadTuner tuner_;
     double time_ = 0;
     int threads_ = 1, by_team_ = 0, changes_ = 0;
-};
-
-/// A folder that is gone when the test is over.
-class TemporaryFolder {
-public:
-    TemporaryFolder() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "fused_XXXXXX").string();
-        REQUIRE(mkdtemp(pattern.data()) != nullptr);
-        path_ = pattern;
-    }
-    ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-    TemporaryFolder(const TemporaryFolder &) = delete;
-
-    void write(const std::string &name, const std::string &text) const {
-        std::filesystem::create_directories((path_ / name).parent_path());
-        std::ofstream(path_ / name) << text << '\n';
-    }
-
-    /// The quota that the library reads from the files written here.
-    int cpus() const { return cgroup_cpus((path_ / "membership").c_str(), (path_ / "fs").c_str()); }
-
-private:
-    std::filesystem::path path_;
 };
 
 } // namespace

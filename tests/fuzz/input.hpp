@@ -67,11 +67,11 @@ public:
                             : 3970 + more;
     }
 
-    /// One of these or any bits at all.
-    template <std::size_t N>
-    double number(const double (&usual)[N]) {
+    /// One of the usual, now and then one of the odd or any bits at all.
+    template <std::size_t N, std::size_t M>
+    double number(const double (&usual)[N], const double (&odd)[M]) {
         const std::uint8_t choice = byte();
-        return choice == 255 ? bits<double>() : usual[choice % N];
+        return choice < 236 ? usual[choice % N] : choice < 252 ? odd[choice % M] : bits<double>();
     }
 
     /// Fills an array with numbers of a kind that is drawn: ordinary, special, or any bits.

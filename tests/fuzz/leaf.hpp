@@ -123,7 +123,7 @@ public:
             make(in, size, state64_, grad64_);
         else
             make(in, size, state32_, grad32_);
-        spoil_ = in.byte();
+        spoil_ = static_cast<unsigned>(in.byte() ^ 0x80); // of an empty input: nothing
     }
 
     /// The tensor, with the array that was drawn left out or moved off its alignment.
@@ -136,9 +136,9 @@ public:
         void *pointers[6];
         for (std::size_t i = 0; i < 6; ++i)
             pointers[i] = arrays_[i]->data();
-        if (spoil_ % 32 < 6) // one array is missing, or not aligned; missing gradients are usual
-            pointers[spoil_ % 32] = spoil_ & 32 ? arrays_[spoil_ % 32]->data() + 1 : nullptr;
-        if (spoil_ >= 224)
+        if (spoil_ < 12) // one array is missing or not aligned
+            pointers[spoil_ / 2] = spoil_ % 2 ? arrays_[spoil_ / 2]->data() + 1 : nullptr;
+        if (spoil_ >= 232) // a missing gradient is usual
             pointers[1] = nullptr;
         t.param = pointers[0];
         t.grad = pointers[1];

@@ -32,16 +32,16 @@ void require(bool good, const char *promise) {
 
 Options read_options(Input &in) {
     Options o;
-    o.lr = in.number({0.01, 0.0, 1.0, 0x1p20, 1e-40, 1e30, 1e39, -0.01, nan});
-    o.alpha = in.number({0.9, 0.99, 0.0, 0.999999, 1 - 0x1p-53, 1e-30, 1.0, -0.1, infinity});
-    o.eps = in.number({1e-8, 0x1p-60, 0x1p60, 1.0, 1e-3, 1e-40, 1e-46, 1e-310, 0.0});
+    o.lr = in.number({0.01, 1.0, 0x1p20, 0x1p21, 0.0, 1e-40}, {1e30, 1e39, -0.01, nan});
+    o.alpha = in.number({0.9, 0.99, 0.0, 0.999999, 1 - 0x1p-53}, {1e-30, 1.0, -0.1, infinity});
+    o.eps = in.number({1e-8, 0x1p-60, 1.0, 1e-18, 0x1p60}, {1e-40, 1e-46, 1e-310, 0x1p61, 0.0});
     const unsigned flags = in.bits<std::uint16_t>();
     if (flags & 1)
-        o.weight_decay = in.number({0.1, 1e-40, 1e30, 1.0, 1e39, -1.0});
+        o.weight_decay = in.number({0.1, 1.0, 1e-40}, {1e30, 1e39, -1.0});
     if (flags & 2)
-        o.momentum = in.number({0.9, 0.5, 1e-30, 1 - 0x1p-53, 1.0, nan});
+        o.momentum = in.number({0.9, 0.5, 1e-30}, {1 - 0x1p-53, 1.0, nan});
     if (flags & 4)
-        o.ema_decay = in.number({0.99, 0.5, 1e-30, 1.0});
+        o.ema_decay = in.number({0.99, 0.5, 1e-30}, {1 - 0x1p-53, 1.0, -0.0});
     for (unsigned i = 0; i < std::size(flag_options); ++i)
         o.*flag_options[i].member = flags >> (i + 3) & 1;
     o.nesterov = o.nesterov && (o.momentum > 0 || in.one_in(16));
@@ -52,11 +52,11 @@ GradientTransform read_transform(Input &in) {
     GradientTransform t;
     const unsigned flags = in.byte();
     if (flags & 1)
-        t.grad_scale = in.number({0.5, -1.0, 0.0, 1e-30, 1e30, 1e39, infinity});
+        t.grad_scale = in.number({0.5, -1.0, 1e-30, 0.0}, {1e30, 1e39, infinity});
     if (flags & 2)
-        t.max_grad_value = in.number({1.0, 0.0, 1e-40, 1e30, infinity, -1.0, nan});
+        t.max_grad_value = in.number({1.0, 0.01, 0.0, infinity}, {1e-40, 1e30, -1.0, nan});
     if (flags & 4)
-        t.max_grad_norm = in.number({1.0, 0.0, 1e-300, 1e30, infinity, -1.0, nan});
+        t.max_grad_norm = in.number({1.0, 0.01, 0.0, infinity}, {1e-300, 1e30, -1.0, nan});
     if (flags & 8)
         t.on_nonfinite = OnNonfinite::skip;
     return t;
@@ -65,8 +65,8 @@ GradientTransform read_transform(Input &in) {
 Execution read_execution(Input &in, ThreadTuner &tuner) {
     Execution e;
     const unsigned flags = in.byte();
-    if (flags % 32 == 31) // rarely: starting teams takes most of the time
-        e.threads = in.pick({2, 3, 0, 4, -1, 1025, INT_MIN, INT_MAX});
+    if (flags % 32 == 7) // rarely: starting teams takes most of the time
+        e.threads = in.pick({2, 3, 0, 4, 2, 3, -1, 1025, INT_MIN, INT_MAX});
     e.flush_denormals = !(flags >> 5 & 1);
     e.serial_below_bytes = flags >> 6 & 1 ? 0 : in.byte() * 64u;
     e.tuner = flags >> 7 & 1 ? &tuner : nullptr;
