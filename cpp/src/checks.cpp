@@ -3,6 +3,7 @@
 #include "checks.hpp"
 
 #include "fp_environment.hpp"
+#include "team.hpp"
 
 #include <cmath>
 #include <limits>
@@ -10,9 +11,6 @@
 
 namespace fused_rmsprop {
 namespace {
-
-// OpenMP ends the process when it cannot start the threads of a team.
-constexpr int most_threads = 1024;
 
 struct Range {
     double least, below;

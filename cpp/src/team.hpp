@@ -5,10 +5,13 @@
 
 namespace fused_rmsprop {
 
+constexpr int most_threads = 1024;
+
 using TeamBody = void (*)(const void *context, int index, int count);
 
 /// Calls `body(context, index, count)` once for each index below `count`, the size of the team:
-/// `threads`, or what OpenMP grants of it. Returns that size. `body` must not throw.
+/// `threads`, or what OpenMP grants of it, or 1 if the system grants no threads. Returns that size.
+/// `body` must not throw.
 int run_team(int threads, TeamBody body, const void *context);
 
 template <typename Body>
