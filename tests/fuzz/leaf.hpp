@@ -188,7 +188,7 @@ private:
         const std::uint8_t squares = in.byte();
         for (std::size_t i = 0; i < size && squares % 4 != 0; ++i)
             state->square_avg[i] = squares % 4 == 1 ? std::abs(state->square_avg[i])
-                                                    : cancelling(grad[i], squares >> 2);
+                                                    : cancelling(grad[i], (squares >> 2) + i);
         state->steps = in.pick({0ull, 1ull, 1000ull, 1ull << 63, ~0ull - 1, ~0ull});
         arrays_size_ = size;
         std::size_t i = 0;
@@ -199,11 +199,11 @@ private:
 
     /// A square that takes away what the gradient or eps adds to it, but for some ulps.
     template <typename T>
-    T cancelling(T grad, unsigned choice) const {
+    T cancelling(T grad, std::size_t choice) const {
         const T added = choice % 2 ? static_cast<T>(options_.eps)
                                    : static_cast<T>(1 - options_.alpha) * (grad * grad);
         T v = -added / static_cast<T>(options_.alpha);
-        for (unsigned ulps = choice / 2 % 4; ulps > 0; --ulps)
+        for (std::size_t ulps = choice / 2 % 4; ulps > 0; --ulps)
             v = std::nextafter(v, T(0));
         return v;
     }
