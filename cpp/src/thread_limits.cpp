@@ -112,8 +112,12 @@ int cgroup_cpus(const char *membership, const char *root) try {
 }
 
 ThreadLimits thread_limits() noexcept {
-    static const int quota = cgroup_cpus(); // files; too slow to read again at every step
-    return {openmp_limit(), affinity_limit(), quota, fork_generation() > 0};
+    ThreadLimits limits{};
+    in_fp_environment(false, [&] { // OpenMP computes too when it is asked for the first time
+        static const int quota = cgroup_cpus(); // files; too slow to read again at every step
+        limits = {openmp_limit(), affinity_limit(), quota, fork_generation() > 0};
+    });
+    return limits;
 }
 
 int available_threads() noexcept {
