@@ -279,3 +279,39 @@ def test_the_missing_module_is_explained(tmp_path: Path) -> None:
     shutil.copytree(package, tmp_path / "fused_rmsprop", ignore=shutil.ignore_patterns("_core.*"))
     done = run_python("import fused_rmsprop", check=False, PYTHONPATH=str(tmp_path))
     assert "the compiled module fused_rmsprop._core is missing" in done.stderr
+
+
+LIMITED = """
+    import os
+    import resource
+    import sys
+
+    import numpy as np
+
+    from fused_rmsprop import RMSProp
+
+    p, q = np.ones(200_000, np.float32), np.ones(200_000, np.float32)
+    g = np.arange(200_000, dtype=np.float32)
+    serial, team = RMSProp(p, threads=1), RMSProp(q, threads=4)
+    if sys.argv[1] == "memory":
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * os.sysconf("SC_PAGESIZE") + 12 * 2**20  # one more stack
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    else:
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        if os.geteuid() == 0:  # root does not obey
+            os.setuid(54321)
+    for _ in range(3):
+        serial.step(g)
+        team.step(g)
+    assert team.threads_used == 1, team.threads_used
+    assert (p == q).all()
+    print("stepped")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's limits")
+@pytest.mark.parametrize("limit", ["memory", "processes"])
+def test_threads_that_cannot_be_started_are_done_without(limit: str) -> None:
+    """OpenMP would end the process from inside the step."""
+    assert run_python(LIMITED, limit).stdout == "stepped\n"

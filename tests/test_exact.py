@@ -207,6 +207,36 @@ def test_special_values(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("scalars", [SCALARS, {"lr": 2.0**20, "alpha": 0.93, "eps": 2.0**-60}])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", LOOPS, ids=describe)
+def test_negative_square_avg(
+    instruction_set: str, options: dict[str, Any], dtype: type[Any], scalars: dict[str, Any]
+) -> None:
+    """No step makes them, but users can write them; most here cancel the gradient or eps."""
+    rng = np.random.default_rng(23)
+    options = {**options, **scalars, "bias_correction": False}
+    g = np.ldexp(rng.standard_normal(3000), rng.integers(-64, 64, 3000)).astype(dtype)
+    g[::8] = rng.choice(np.array([0.0, -0.0], dtype), g[::8].size)
+    added = np.where(rng.random(g.size) < 0.5, (1 - options["alpha"]) * (g * g), options["eps"])
+    v = (added / -options["alpha"]).astype(dtype)
+    v[::3] = np.nextafter(v[::3], dtype(0))
+    v[::7] = rng.choice(np.array([-0.0, -np.inf, np.nan, -1e30], dtype), v[::7].size)
+    start = rng.standard_normal(g.size).astype(dtype)
+    p = start.copy()
+    opt = RMSProp(p, **options)
+    reference_options = {k: x for k, x in options.items() if k != "initial_square_avg"}
+    expected = start, {**initial_state(start), "square_avg": v}
+    name = "variance" if options["centered"] else "square_avg"
+    opt.state["param"][name][...] = v
+    for _ in range(2):
+        opt.step(g)
+        with flushed_denormals():
+            expected = rmsprop(expected[0], g, expected[1], **reference_options)
+        assert same_bits(p, expected[0])
+        assert same_bits(opt.state["param"][name], expected[1]["square_avg"])
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)

@@ -4,15 +4,14 @@
 
 #include <fused_rmsprop/fp_environment.hpp>
 
+#include "team.hpp"
+
 #include <cmath>
 #include <limits>
 #include <sstream>
 
 namespace fused_rmsprop {
 namespace {
-
-// OpenMP ends the process when it cannot start the threads of a team.
-constexpr int most_threads = 1024;
 
 struct Range {
     double least, below;
@@ -29,6 +28,7 @@ const char *name_of(DType dtype) { return dtype == DType::float32 ? "float32" : 
 /// Throws std::invalid_argument with these parts, numbers to nine digits.
 template <typename... Parts>
 [[noreturn]] void refuse(const Parts &...parts) {
+    const ScopedDefaultEnvironment environment;
     std::ostringstream text;
     text.imbue(std::locale::classic());
     text.precision(9);
@@ -64,19 +64,21 @@ void require_positive(double eps, DType dtype, bool flush_denormals) {
 } // namespace
 
 void validate(const Options &options, DType dtype, bool flush_denormals) {
-    const ScopedFpEnvironment caller(false); // the bounds are the same in any environment
-    for (const NumberOption &option : number_options) {
-        const double value = options.*option.member;
-        const Range &range = ranges[static_cast<std::size_t>(option.bound)];
-        require(value >= range.least && value < range.below, option.name, range.text, value);
-        require_no_overflow(value, dtype, option.name);
-    }
-    if (options.nesterov && options.momentum == 0)
-        refuse("nesterov needs momentum > 0");
-    if (options.decoupled_weight_decay)
-        require_no_overflow(options.lr * options.weight_decay, dtype, "lr * weight_decay");
-    (dtype == DType::float32 ? require_positive<float>
-                             : require_positive<double>)(options.eps, dtype, flush_denormals);
+    const auto check = [&] {
+        for (const NumberOption &option : number_options) {
+            const double value = options.*option.member;
+            const Range &range = ranges[static_cast<std::size_t>(option.bound)];
+            require(value >= range.least && value < range.below, option.name, range.text, value);
+            require_no_overflow(value, dtype, option.name);
+        }
+        if (options.nesterov && options.momentum == 0)
+            refuse("nesterov needs momentum > 0");
+        if (options.decoupled_weight_decay)
+            require_no_overflow(options.lr * options.weight_decay, dtype, "lr * weight_decay");
+        (dtype == DType::float32 ? require_positive<float>
+                                 : require_positive<double>)(options.eps, dtype, flush_denormals);
+    };
+    in_fp_environment(false, check); // the bounds are the same in any environment
 }
 
 void validate(const GradientTransform &transform, DType dtype) {

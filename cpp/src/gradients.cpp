@@ -47,8 +47,7 @@ struct Squares {
         double sums[segments] = {};
         std::atomic<std::size_t> nonfinite{no_tensor};
         const std::size_t used = std::clamp<std::size_t>(chunks, 1, segments);
-        run_team(threads, [&](int index, int count) {
-            const ScopedFpEnvironment environment(flush_denormals);
+        run_kernels(threads, flush_denormals, [&](int index, int count) {
             const auto i = static_cast<std::size_t>(index), n = static_cast<std::size_t>(count);
             std::size_t segment = share(used, i, n), c = share(chunks, segment, used);
             const std::size_t end = share(chunks, share(used, i + 1, n), used);
@@ -83,11 +82,8 @@ void add(InstructionSet set, const Sum &s, std::size_t first, std::size_t size) 
         kernels::loops_for<T>(set).add(sum, term, size);
 }
 
-} // namespace
-
-GradNorm grad_norm(std::span<const Tensor> tensors, const GradientTransform &transform,
-                   const Execution &execution) {
-    const ScopedFpEnvironment caller(false);
+GradNorm measure(std::span<const Tensor> tensors, const GradientTransform &transform,
+                 const Execution &execution) {
     validate(execution);
     std::size_t chunks = 0, bytes = 0;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -115,8 +111,7 @@ GradNorm grad_norm(std::span<const Tensor> tensors, const GradientTransform &tra
     return result;
 }
 
-void accumulate(std::span<const Sum> sums, const Execution &execution) {
-    const ScopedFpEnvironment caller(false);
+void add_all(std::span<const Sum> sums, const Execution &execution) {
     validate(execution);
     std::size_t bytes = 0;
     for (std::size_t i = 0; i < sums.size(); ++i) {
@@ -127,13 +122,26 @@ void accumulate(std::span<const Sum> sums, const Execution &execution) {
         bytes += bytes_of(sums[i]);
     }
     const InstructionSet set = instruction_set();
-    run_team(threads_beside_steps(bytes, execution), [&](int index, int count) {
-        const ScopedFpEnvironment environment(execution.flush_denormals);
-        const auto body = [&](const Sum &s, std::size_t first, std::size_t size) {
-            (s.dtype == DType::float32 ? add<float> : add<double>)(set, s, first, size);
-        };
-        for_slice(sums, bytes, index, count, body);
-    });
+    run_kernels(threads_beside_steps(bytes, execution), execution.flush_denormals,
+                [&](int index, int count) {
+                    const auto body = [&](const Sum &s, std::size_t first, std::size_t size) {
+                        (s.dtype == DType::float32 ? add<float> : add<double>)(set, s, first, size);
+                    };
+                    for_slice(sums, bytes, index, count, body);
+                });
+}
+
+} // namespace
+
+GradNorm grad_norm(std::span<const Tensor> tensors, const GradientTransform &transform,
+                   const Execution &execution) {
+    GradNorm result;
+    in_fp_environment(false, [&] { result = measure(tensors, transform, execution); });
+    return result;
+}
+
+void accumulate(std::span<const Sum> sums, const Execution &execution) {
+    in_fp_environment(false, [&] { add_all(sums, execution); });
 }
 
 } // namespace fused_rmsprop

@@ -95,7 +95,8 @@ double power(double alpha, std::uint64_t n) {
 double alpha_at(const Options &o, std::uint64_t step) {
     if (!o.bias_correction)
         return o.alpha;
-    return o.alpha * (1 - power(o.alpha, step)) / (1 - power(o.alpha, step + 1));
+    const std::uint64_t next = std::max(step, step + 1); // does not wrap to zero
+    return o.alpha * (1 - power(o.alpha, step)) / (1 - power(o.alpha, next));
 }
 
 /// The loops and their scalars for one set of options and one dtype, kept from tensor to tensor.
@@ -154,9 +155,9 @@ private:
         const auto weight_decay = o.weight_decay == 0        ? WeightDecay::none
                                   : o.decoupled_weight_decay ? WeightDecay::decoupled
                                                              : WeightDecay::coupled;
-        // Within these bounds lr * g / denominator stays far from overflow: see docs/quotient.md.
+        // The bounds within which the quotient without a division is exact: see docs/quotient.md.
         const bool exact =
-            shared_.flush_denormals && o.lr <= 0x1p20 && o.eps >= 0x1p-64 && o.eps <= 0x1p60;
+            shared_.flush_denormals && o.lr <= 0x1p20 && o.eps >= 0x1p-60 && o.eps <= 0x1p60;
         kernels::Variant variant{weight_decay, o.centered, o.eps_inside_sqrt, momentum, false};
         short_update_ = loops_->update(variant);
         variant.refined_quotient = shared_.in_cache && exact;
@@ -209,8 +210,8 @@ double clip_factor(double norm, double most) {
 int update(std::span<const Tensor> tensors, std::size_t bytes, const Execution &execution,
            const GradientTransform &transform, double clip_factor) {
     const InstructionSet set = instruction_set();
-    const int used = run_team(threads_for_step(bytes, execution), [&](int index, int count) {
-        const ScopedFpEnvironment environment(execution.flush_denormals);
+    const int threads = threads_for_step(bytes, execution);
+    const int used = run_kernels(threads, execution.flush_denormals, [&](int index, int count) {
         const std::size_t slice = bytes / static_cast<std::size_t>(count);
         const Shared shared{.set = set,
                             .in_cache = slice <= in_cache_up_to_bytes,
@@ -233,12 +234,8 @@ int update(std::span<const Tensor> tensors, std::size_t bytes, const Execution &
     return used;
 }
 
-} // namespace
-
-StepResult step(std::span<const Tensor> tensors, const Execution &execution,
-                const GradientTransform &transform) {
-    // Checks and the tuner compute too: their inexact results would raise the caller's flags.
-    const ScopedFpEnvironment caller(false);
+StepResult check_and_step(std::span<const Tensor> tensors, const Execution &execution,
+                          const GradientTransform &transform) {
     validate(execution);
     const std::size_t bytes = check(tensors, transform, execution.flush_denormals);
     const bool may_skip = transform.on_nonfinite == OnNonfinite::skip;
@@ -254,6 +251,15 @@ StepResult step(std::span<const Tensor> tensors, const Execution &execution,
     }
     if (bytes > 0 && !result.skipped)
         result.threads = update(tensors, bytes, execution, transform, factor);
+    return result;
+}
+
+} // namespace
+
+StepResult step(std::span<const Tensor> tensors, const Execution &execution,
+                const GradientTransform &transform) {
+    StepResult result;
+    in_fp_environment(false, [&] { result = check_and_step(tensors, execution, transform); });
     return result;
 }
 

@@ -5,6 +5,7 @@
 
 #include <fused_rmsprop/threads.hpp>
 
+#include <fused_rmsprop/fp_environment.hpp>
 #include "team.hpp"
 
 #include <algorithm>
@@ -70,11 +71,8 @@ double quota_in(const std::string &folder) {
     return quota > 0 && period > 0 ? quota / period : 0;
 }
 
-} // namespace
-
-int fork_generation() noexcept { return forks.load(std::memory_order_relaxed); }
-
-int cgroup_cpus(const char *membership, const char *root) try {
+/// As cgroup_cpus(), with the caller's rounding.
+int read_cgroup_cpus(const char *membership, const char *root) {
     constexpr double most = 1 << 20; // more is no bound
     double least = most;
     const auto consider = [&](const std::string &mount, std::string group) {
@@ -98,13 +96,28 @@ int cgroup_cpus(const char *membership, const char *root) try {
         }
     }
     return least < most ? std::max(1, static_cast<int>(least)) : 0;
+}
+
+} // namespace
+
+int fork_generation() noexcept { return forks.load(std::memory_order_relaxed); }
+
+int cgroup_cpus(const char *membership, const char *root) try {
+    int cpus = 0;
+    const ScopedDefaultEnvironment for_strtod;
+    in_fp_environment(false, [&] { cpus = read_cgroup_cpus(membership, root); });
+    return cpus;
 } catch (...) {
     return 0; // unreadable or malformed: no bound that we know of
 }
 
 ThreadLimits thread_limits() noexcept {
-    static const int quota = cgroup_cpus(); // files; too slow to read again at every step
-    return {openmp_limit(), affinity_limit(), quota, fork_generation() > 0};
+    ThreadLimits limits{};
+    in_fp_environment(false, [&] { // OpenMP computes too when it is asked for the first time
+        static const int quota = cgroup_cpus(); // files; too slow to read again at every step
+        limits = {openmp_limit(), affinity_limit(), quota, fork_generation() > 0};
+    });
+    return limits;
 }
 
 int available_threads() noexcept {

@@ -2,6 +2,8 @@
 
 #include <fused_rmsprop/threads.hpp>
 
+#include <fused_rmsprop/fp_environment.hpp>
+
 #include <algorithm>
 #include <cmath>
 
@@ -41,7 +43,7 @@ int ThreadTuner::choose(int team, Clock::time_point now) noexcept {
     if (team <= 1)
         return 1;
     if (started_)
-        record({now - last_, ended_ - last_, now - ended_}, now);
+        in_fp_environment(false, [&] { record({now - last_, ended_ - last_, now - ended_}, now); });
     started_ = running_ = true;
     last_ = ended_ = now;
     return use_team_ ? team : 1;

@@ -28,10 +28,12 @@ void step(State<T> &state, std::span<const T> grad, const fused_rmsprop::Options
           const fused_rmsprop::GradientTransform &transform, double clip_factor) {
     // Every scalar is computed in double and rounded once.
     const auto rounded = [](double value) { return static_cast<T>(value); };
-    ++state.steps;
+    const std::uint64_t before = state.steps;
+    if (before + 1 != 0) // does not wrap
+        ++state.steps;
     double alpha = options.alpha;
     if (options.bias_correction)
-        alpha = alpha * (1 - power(alpha, state.steps - 1)) / (1 - power(alpha, state.steps));
+        alpha = alpha * (1 - power(alpha, before)) / (1 - power(alpha, state.steps));
     constexpr double none = std::numeric_limits<double>::infinity();
     const T scale = rounded(transform.grad_scale * clip_factor);
     const T limit = rounded(transform.max_grad_value.value_or(none) * clip_factor);

@@ -58,7 +58,7 @@ bool steps_agree(const reference::State<T> &start, const GradientsOf<T> &grads,
         param_avg(first(start.param_avg), 11 * offset % 16);
 
     bool good = true;
-    std::uint64_t steps = 0;
+    std::uint64_t steps = start.steps;
     for (const auto &values : grads) {
         Guarded<T> grad(first(values), 5 * offset % 16);
         step(Arrays<T>{param.values(), grad.values(), square_avg.values(), momentum.values(),
@@ -94,8 +94,9 @@ reference::State<T> stepped(const reference::State<T> &start, const GradientsOf<
 /// `sizes` and one or two threads, against the reference, for all options and instruction sets.
 template <typename T>
 void check(const std::vector<std::size_t> &sizes, const GradientsOf<T> &grads, bool flush_denormals,
-           const reference::State<T> &start, const GradientTransform &transform = {}) {
-    for (const Options &options : all_options()) {
+           const reference::State<T> &start, const GradientTransform &transform = {},
+           const std::vector<Options> &all = all_options()) {
+    for (const Options &options : all) {
         std::vector<reference::State<T>> expected;
         {
             const ScopedFpEnvironment environment(flush_denormals);
@@ -144,6 +145,35 @@ std::vector<T> special_values(std::size_t size, unsigned seed) {
     for (T &value : values)
         if (engine() % 2)
             value = special[engine() % std::size(special)];
+    return values;
+}
+
+/// Gradients of any magnitude, and zeros of both signs.
+template <typename T>
+std::vector<T> scattered_values(std::size_t size, unsigned seed) {
+    std::mt19937 engine(seed);
+    auto values = random_values<T>(size, seed);
+    for (T &value : values)
+        value = engine() % 8 ? std::ldexp(value, static_cast<int>(engine() % 128) - 64) : value * 0;
+    return values;
+}
+
+/// States that no step produces, but users can write: negative ones, most of which cancel what the
+/// gradient or eps adds, exactly or almost.
+template <typename T>
+std::vector<T> negative_values(std::span<const T> grad, double alpha, double eps, unsigned seed) {
+    using Limits = std::numeric_limits<T>;
+    const T special[] = {-T(0),          -Limits::infinity(), Limits::quiet_NaN(),
+                         -Limits::max(), -Limits::min(),      -Limits::denorm_min()};
+    std::mt19937 engine(seed);
+    std::vector<T> values;
+    for (const T g : grad) {
+        const T added = engine() % 2 ? static_cast<T>(1 - alpha) * (g * g) : static_cast<T>(eps);
+        T v = -added / static_cast<T>(alpha);
+        for (auto ulps = engine() % 4; ulps > 0; --ulps)
+            v = std::nextafter(v, T(0));
+        values.push_back(engine() % 8 ? v : special[engine() % std::size(special)]);
+    }
     return values;
 }
 
@@ -219,4 +249,20 @@ TEST_CASE_TEMPLATE("exact: zeros of both signs", T, float, double) {
     start.grad_avg = zeros(3);
     for (const bool flush_denormals : {false, true})
         check<T>({5, 300}, {zeros(4), zeros(5)}, flush_denormals, start);
+}
+
+TEST_CASE_TEMPLATE("exact: a negative square_avg", T, float, double) {
+    constexpr std::size_t size = 3000;
+    auto all = all_options();
+    SUBCASE("usual options") {}
+    SUBCASE("the largest quotients without a division") {
+        for (Options &options : all)
+            options.lr = 0x1p20, options.eps = 0x1p-60;
+    }
+    const GradientsOf<T> grads{scattered_values<T>(size, 2), scattered_values<T>(size, 3)};
+    reference::State<T> start(random_values<T>(size, 1));
+    start.square_avg = negative_values<T>(grads[0], all[0].alpha, all[0].eps, 4);
+    start.steps = 1000; // with bias_correction, alpha is 0 in the first step
+    for (const bool flush_denormals : {false, true})
+        check<T>({5, 300, size}, grads, flush_denormals, start, {}, all);
 }

@@ -4,7 +4,6 @@
 #include "reference.hpp"
 #include "support.hpp"
 
-#include <cfenv>
 #include <cmath>
 #include <limits>
 
@@ -208,22 +207,4 @@ TEST_CASE("policy: a step that is refused is not skipped") {
     tensors.back().square_avg = nullptr;
     const GradientTransform skip{.on_nonfinite = OnNonfinite::skip};
     CHECK(refusal([&] { step(tensors, {}, skip); }) == "tensors[3].square_avg is missing");
-}
-
-TEST_CASE("policy: the caller's floating-point environment neither changes nor matters") {
-    Model expected;
-    const GradientTransform transform{.max_grad_norm = 1, .on_nonfinite = OnNonfinite::skip};
-    expected.expect(transform, 1 / grad_norm(expected.tensors()).norm);
-    for (const int rounding : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
-        Model model;
-        const auto tensors = model.tensors();
-        std::fesetround(rounding);
-        std::feclearexcept(FE_ALL_EXCEPT);
-        step(tensors, {.threads = 2, .serial_below_bytes = 0}, transform);
-        const int rounding_after = std::fegetround(), flags = std::fetestexcept(FE_ALL_EXCEPT);
-        std::fesetenv(FE_DFL_ENV);
-        CHECK(rounding_after == rounding);
-        CHECK(flags == 0);
-        CHECK(model == expected);
-    }
 }

@@ -3,13 +3,15 @@
 #include "plan.hpp"
 #include "reference.hpp"
 #include "support.hpp"
+#include "temporary_folder.hpp"
 #include "thread_limits.hpp"
 
-#include <filesystem>
-#include <fstream>
+#include <cstdlib>
 #include <functional>
+#include <thread>
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -82,28 +84,32 @@ private:
     int threads_ = 1, by_team_ = 0, changes_ = 0;
 };
 
-/// A folder that is gone when the test is over.
-class TemporaryFolder {
-public:
-    TemporaryFolder() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "fused_XXXXXX").string();
-        REQUIRE(mkdtemp(pattern.data()) != nullptr);
-        path_ = pattern;
+/// Limits this process as FUSED_RMSPROP_TEST_LIMIT says, so that no more threads can be started;
+/// false if it says nothing, or the limit does not bind here.
+bool limit_threads() {
+    const char *const variable = std::getenv("FUSED_RMSPROP_TEST_LIMIT");
+    const std::string wanted = variable == nullptr ? "" : variable;
+    if (wanted == "memory") {
+        long pages = 0;
+        std::ifstream("/proc/self/statm") >> pages;
+        const auto bytes = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE)) + (12 << 20);
+        const rlimit limit{bytes, bytes}; // one more stack
+        REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
+    } else if (wanted == "processes") {
+        const rlimit limit{1, 1}; // which root does not obey
+        REQUIRE(setrlimit(RLIMIT_NPROC, &limit) == 0);
+        REQUIRE((geteuid() != 0 || setresuid(54321, 54321, 54321) == 0));
+    } else {
+        return false;
     }
-    ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-    TemporaryFolder(const TemporaryFolder &) = delete;
-
-    void write(const std::string &name, const std::string &text) const {
-        std::filesystem::create_directories((path_ / name).parent_path());
-        std::ofstream(path_ / name) << text << '\n';
+    try {
+        const auto wait = [] { usleep(100'000); };
+        const std::jthread one(wait), two(wait);
+        return false;
+    } catch (...) {
+        return true;
     }
-
-    /// The quota that the library reads from the files written here.
-    int cpus() const { return cgroup_cpus((path_ / "membership").c_str(), (path_ / "fs").c_str()); }
-
-private:
-    std::filesystem::path path_;
-};
+}
 
 } // namespace
 
@@ -290,6 +296,23 @@ TEST_CASE("threads: the least of the limits") {
         CHECK(available_threads() <= limits.affinity);
     if (limits.cgroup > 0)
         CHECK(available_threads() <= limits.cgroup);
+}
+
+// ctest runs this case once more for each limit, in a process of its own.
+TEST_CASE("threads: that cannot be started are done without") {
+    constexpr int threads = 4;
+    const auto grad = random_values<float>(100'000, 2);
+    reference::State<float> state(random_values<float>(100'000, 1));
+    auto expected = state;
+    for (int i = 0; i < 3; ++i)
+        reference::step<float>(expected, grad, {});
+    const bool limited = limit_threads();
+    for (int i = 0; i < 3; ++i) {
+        const int used = step(state.arrays(grad), {}, {.threads = threads}).threads;
+        CHECK(used == (limited ? 1 : team(threads)));
+        ++state.steps;
+    }
+    CHECK(reference::same_bits(state, expected));
 }
 
 TEST_CASE("threads: a forked child steps serially instead of hanging" * doctest::skip(UNDER_TSAN)) {

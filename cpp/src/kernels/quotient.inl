@@ -2,9 +2,9 @@
 // run beside the square root that keeps the divider busy. docs/quotient.md proves it, and
 // tests/cpp/test_quotient.cpp tries every case that could round wrongly.
 //
-// It holds where subnormal numbers count as zero, d is 2^-64 or more (or NaN), and n is below 2^84
-// and n / d below 2^95 unless d is infinite: so it is in an update that is not centered, where
-// d > sqrt((1 - alpha) * g * g), within the bounds that step.cpp sets on the options.
+// It holds where subnormal numbers count as zero, d is 0, infinite, NaN, or at least 2^-60 and
+// below 2^65, and |n| is at most 2^84 unless d is infinite or NaN: so it is in an update that is
+// not centered, within the bounds that step.cpp sets on the options.
 
 namespace {
 
@@ -21,15 +21,28 @@ namespace {
     return __builtin_fmaf(r, __builtin_fmaf(-d, r, 1.0f), r);
 }
 
+template <bool MayBeZero> // d
 [[maybe_unused]] inline float quotient(float n, float d) {
     const float r = reciprocal(d);
-    const float scaled = n * 0x1p32f; // so that the remainder is not subnormal, however small n is
+    // Scaled by 2^67 if |n| < 2, by 2^-61 otherwise, and back: so neither does a remainder become
+    // subnormal, nor an estimate infinite. By bits, because GCC computes both ways of a choice.
+    const unsigned large = __builtin_bit_cast(unsigned, n) & 0x40000000u;
+    const unsigned scale = 0x61000000u ^ large;
+    const float scaled = n * __builtin_bit_cast(float, scale);
     const float estimate = scaled * r;
     const float minus_remainder = __builtin_fmaf(d, estimate, -scaled);
     // A remainder of zero must be +0 times -r, so that the sign of a zero n survives. (GCC would
     // turn the negative of minus_remainder, were that written here, into a +0.)
-    const float q = __builtin_fmaf(minus_remainder, -r, estimate) * 0x1p-32f;
-    return d == __builtin_inff() ? n * 0.0f : q; // r has no sense there
+    const float q = __builtin_fmaf(minus_remainder, -r, estimate) *
+                    __builtin_bit_cast(float, 0x7F000000u - scale);
+    // r has no sense where d is 0 or infinite.
+    constexpr float infinity = __builtin_inff();
+    if constexpr (!MayBeZero)
+        return d == infinity ? n * 0.0f : q;
+    constexpr unsigned above = __builtin_bit_cast(unsigned, infinity);
+    const unsigned bits = __builtin_bit_cast(unsigned, d);
+    const float inverse = __builtin_bit_cast(float, above - bits); // there, and NaN for a NaN
+    return bits - 1 < above - 1 ? q : n * inverse;
 }
 
 } // namespace

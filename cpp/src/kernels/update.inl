@@ -55,7 +55,7 @@ void update(const Pointers<T> &arrays, const Coefficients<T> &coefficients, std:
         // With momentum, lr stands here or below, and 1, which changes nothing, in the other place.
         T direction = c.lr_before_momentum * g;
         if constexpr (Refined)
-            direction = quotient(direction, denominator);
+            direction = quotient<EpsInside>(direction, denominator);
         else
             direction = direction / denominator;
         if constexpr (M == Momentum::none) {
