@@ -92,7 +92,7 @@ ENTRIES: dict[str, Callable[[Case], Any]] = {
     "save": lambda case: case.opt.save(case.path),
     "load": lambda case: RMSProp.load(case.path, case.p),
     "use_ema": Case.averaged,
-    "rmsprop_step": lambda case: rmsprop_step(case.p, case.g, case.v, lr=0.3),
+    "rmsprop_step": lambda case: rmsprop_step(case.p, case.g, case.v, lr=0.3, alpha=0.7, eps=1e-3),
 }
 
 

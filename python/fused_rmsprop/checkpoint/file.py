@@ -27,6 +27,7 @@ import numpy as np
 from fused_rmsprop.checkpoint import CheckpointError, formats
 from fused_rmsprop.checkpoint.formats import DTYPES, FORMAT, Contents, Entry
 from fused_rmsprop.checkpoint.replacing import replacing
+from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.groups.state import Array
 
 _VERSION = 1
@@ -38,6 +39,7 @@ _FORMATS: dict[str, tuple[Callable[..., None], Callable[..., Contents]]] = {
 }
 
 
+@in_fp_environment
 def write(
     path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, Any]
 ) -> None:
@@ -83,6 +85,7 @@ def write(
         write_format(file, stored, f"{json.dumps(guard)}\n{body}")
 
 
+@in_fp_environment
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
     """Read a checkpoint and verify its checksums; `write` describes the path.
 

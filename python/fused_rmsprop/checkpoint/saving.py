@@ -13,6 +13,7 @@ from fused_rmsprop.checkpoint.state_dict import (
     snapshot_of,
     state_dict_of,
 )
+from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.groups.grouped import GroupedOptimizer
 from fused_rmsprop.groups.specs import is_list_of_groups
 from fused_rmsprop.groups.state import check_fixed
@@ -102,6 +103,7 @@ class Saving(GroupedOptimizer):
         write(path, *as_content(state_dict, params, self.defaults))
 
     @classmethod
+    @in_fp_environment
     def load(
         cls: type[S],
         path: str | os.PathLike[str],

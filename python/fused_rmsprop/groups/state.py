@@ -80,7 +80,7 @@ def arrays_for(
         # No longer centered. (The other way nothing changes: the variance about an average of zero
         # is the square_avg.)
         wanted["square_avg"] = [_core.zeros_in_order_of(param) for param in params]
-        with np.errstate(all="ignore"):
+        with _core.FpEnvironment(), np.errstate(all="ignore"):
             for new, v, m in zip(
                 wanted["square_avg"], arrays["square_avg"], arrays["grad_avg"], strict=True
             ):
