@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import same_bits
 
 from fused_rmsprop import RMSProp, rmsprop_step, schedules
+from reference import same_bits
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64" or platform.system() != "Linux",

@@ -30,7 +30,7 @@ def restored(p: Array, dtype: Any, size: int) -> None:
     p.flags.writeable = True
     if p.nbytes != size * np.dtype(dtype).itemsize:
         p.resize(size * np.dtype(dtype).itemsize // p.itemsize, refcheck=False)
-    p.dtype = dtype
+    setattr(p, "dtype", dtype)  # noqa: B010 (read-only for a type checker)
     p.shape = (size,)
 
 
@@ -46,7 +46,7 @@ def test_a_changed_array_is_refused_and_nothing_of_it_is_remembered(
     for end in (opt, twin) if first else ():
         end.step(g)
     CHANGES[change](p)
-    actions = [
+    actions: list[Callable[[], None]] = [
         lambda: opt.step(g),
         lambda: opt.accumulate(g),
     ]
@@ -82,7 +82,7 @@ def test_a_refused_change_of_options_is_in_no_checkpoint(tmp_path: Any) -> None:
 def test_nothing_of_the_state_can_be_resized() -> None:
     opt = RMSProp(np.ones((4, 3)), momentum=0.5)
     for array in opt.state["param"].values():
-        owner = array
+        owner: Any = array
         while isinstance(owner, np.ndarray):
             if owner.base is not None and not isinstance(owner.base, np.ndarray):
                 assert not owner.flags.owndata
@@ -95,7 +95,7 @@ def test_nothing_of_the_state_can_be_resized() -> None:
 @pytest.mark.parametrize("shape", [(), (0,), (5, 0), (3,), (4, 1, 3)])
 def test_state_begins_at_a_cache_line_and_has_the_parameters_order(shape: tuple[int, ...]) -> None:
     for order in ("C", "F"):
-        p = np.zeros(shape, np.float32, order=order)  # type: ignore[call-overload]
+        p = np.zeros(shape, np.float32, order=order)
         v = RMSProp(p).state["param"]["square_avg"]
         assert v.shape == p.shape
         assert v.ctypes.data % 64 == 0
@@ -121,7 +121,7 @@ def test_a_refused_gradient_is_not_touched() -> None:
         with pytest.raises((ValueError, TypeError)):
             opt.step(grad)
         with pytest.raises((ValueError, TypeError)):
-            rmsprop_step(p, grad, np.zeros((2, 3)))
+            rmsprop_step(p, grad, np.zeros((2, 3)), lr=0.1, alpha=0.9, eps=1e-8)
         assert Odd.asked == 0
 
 
@@ -175,11 +175,11 @@ def test_a_key_that_empties_its_dict(when: str, superfluous: bool) -> None:
         assert "went away" in str(error) or "no arrays" in str(error)  # noqa: PT017
 
 
-class Owner(dict):  # type: ignore[type-arg]
+class Owner(dict[Any, Any]):
     """A container of parameters that leads back to its optimizer."""
 
 
-class OwnedArray(np.ndarray):  # type: ignore[type-arg]
+class OwnedArray(np.ndarray):
     """An array that does."""
 
 
@@ -242,8 +242,9 @@ def test_a_bad_learning_rate_is_asked_for_again() -> None:
     values: Iterator[float] = iter([0.1, -1.0, 0.5, float("nan"), 0.25])
     p = np.ones(2)
     opt = RMSProp(p, lr=lambda step: next(values))
-    with pytest.raises(ValueError, match=r"by lr\(1\)|by lr\(0\)"):
-        opt.step(np.ones(2)) or opt.step(np.ones(2))
+    opt.step(np.ones(2))
+    with pytest.raises(ValueError, match=r"by lr\(1\)"):
+        opt.step(np.ones(2))
     assert opt.param_groups[0].current()["lr"] == 0.5
     opt.step(np.ones(2))
 

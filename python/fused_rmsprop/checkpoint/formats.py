@@ -14,6 +14,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -58,12 +59,19 @@ Parse = Callable[[str], Contents]
 def write_npz(file: IO[bytes], arrays: Mapping[str, Array], header: str) -> None:
     """Write the header and the arrays, named by their index."""
     # numpy.savez reserves the names of its own parameters.
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+    try:
         with archive.open(_NPZ_HEADER, "w", force_zip64=True) as member:
             member.write(header.encode())
         for i, array in enumerate(arrays.values()):
             with archive.open(f"{i}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+    except BaseException:
+        # Not by a `with`: where a member is still open, its error would hide a KeyboardInterrupt.
+        with suppress(ValueError):
+            archive.close()
+        raise
+    archive.close()
 
 
 def read_npz(file: io.BufferedReader, size: int, parse: Parse) -> Contents:
