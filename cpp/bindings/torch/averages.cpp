@@ -126,7 +126,7 @@ void ShownAverages::hide() {
     increment_versions(unversioned);
 }
 
-void ShownAverages::hide_at_the_end_of_life() noexcept {
+void ShownAverages::finalize() noexcept {
     if (!claim_)
         return;
     const py::error_scope error_in_flight;
@@ -150,8 +150,11 @@ int ShownAverages::traverse(visitproc visit, void *arg) const {
 }
 
 void ShownAverages::clear() {
-    hide_at_the_end_of_life();
-    const py::object stepper = std::move(stepper_), read = std::move(read_);
+    // Moved out first: the end of an object may run code, which must find nothing here.
+    const std::vector<Shown> shown = std::exchange(shown_, {});
+    const std::unique_ptr<Claim> claim = std::move(claim_);
+    const py::object read = std::move(read_);
+    // The stepper stays: the claim is its. It clears itself.
 }
 
 } // namespace fused_rmsprop::bindings

@@ -17,7 +17,7 @@ public:
     /// `read` is called at the begin, and returns a list of tuples of a parameter and its average.
     /// `why` is the message to those who want to change the optimizer meanwhile.
     ShownAverages(py::object stepper, py::object read, std::string why);
-    ~ShownAverages() { hide_at_the_end_of_life(); }
+    ~ShownAverages() { finalize(); }
     ShownAverages(const ShownAverages &) = delete;
     ShownAverages &operator=(const ShownAverages &) = delete;
 
@@ -26,8 +26,10 @@ public:
 
     /// For the garbage collector: every object that is held here.
     int traverse(visitproc visit, void *arg) const;
-    /// Hides the averages, and lets go of all objects.
     void clear();
+    /// Hides the averages that nobody has hidden. The garbage collector calls it before it clears
+    /// anything.
+    void finalize() noexcept;
 
 private:
     /// A parameter, its average and a copy of its values. With an address all three have the same
@@ -48,7 +50,6 @@ private:
     void find(Shown &shown) const;
     bool is_where_it_was(const Shown &shown) const noexcept;
     void write(const Shown &shown, const void *values, py::list &unversioned) const;
-    void hide_at_the_end_of_life() noexcept;
 
     py::object stepper_, read_;
     std::string why_;

@@ -32,6 +32,11 @@ void collect_garbage_of(PyHeapTypeObject *heap_type) {
             value->clear();
         return 0;
     };
+    if constexpr (requires(T value) { value.finalize(); })
+        type.tp_finalize = [](PyObject *self) {
+            if (T *value = value_of(self))
+                value->finalize();
+        };
 }
 
 } // namespace

@@ -237,7 +237,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
         plan, groups = self._plan, self.param_groups
         done = None
-        if plan.is_for_kernel_alone(groups):
+        if plan.by_kernel_alone and plan.has_options_of(groups):
             lists = [group["params"] for group in groups]
             done = self._stepper.step(lists, self.state, plan.options, grad_scale)
         if done is None:  # something is not as it was when the kernel was told of it
@@ -253,8 +253,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
 
     def _step_anew(self, grad_scale: float) -> tuple[Any, list[Any]]:
-        """A step for which something must be assigned anew, or of which torch does a part."""
-        with private.grad_mode(self.defaults["differentiable"]), self._stepper.claim():
+        """A step with new options, with something to assign anew, or with a part of torch's."""
+        with self._stepper.claim(), private.grad_mode(self.defaults["differentiable"]):
             try:
                 return self._step_claimed(grad_scale)
             finally:
@@ -269,7 +269,12 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         plan, groups = self._plan, self.param_groups
         plan.follow_options(groups, self.state)
         given = [group["params"] for group in groups], self.state, plan.options
-        if not plan.is_assigned:
+        if plan.by_kernel_alone:
+            done = self._stepper.step_claimed(*given, grad_scale)
+            if done is not None:
+                return done
+            plan.assign(groups, self.state)
+        elif not plan.is_assigned:
             plan.assign(groups, self.state)
         if any(plan.for_torch):
             if not self._stepper.read(*given):  # so that errors come before torch's part

@@ -113,14 +113,19 @@ class Plan:
         self._needs: object = None  # all that decides what must be assigned
         self._assigned: object = None  # the same when the kernel was told
 
-    def is_for_kernel_alone(self, groups: list[dict[str, Any]]) -> bool:
-        """Whether the kernel steps all parameters, and knows them and their options."""
-        return self._given == _followed(groups) and self.is_assigned and not any(self.for_torch)
+    @property
+    def by_kernel_alone(self) -> bool:
+        """Whether the kernel steps all parameters, and knows them."""
+        return self.is_assigned and not any(self.for_torch)
 
     @property
     def is_assigned(self) -> bool:
         """Whether the kernel knows which parameters it steps."""
         return self._needs is not None and self._needs == self._assigned
+
+    def has_options_of(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether these are the options that the kernel knows."""
+        return self._given == _followed(groups)
 
     def forget_options(self) -> None:
         """The options must be read anew: a setting that they depend on has changed."""
