@@ -33,6 +33,7 @@ private:
 
 /// For py::class_<T>: T has `void traverse(Visitor &) const`, which shows each reference that it
 /// holds once, and `void clear()`, which lets go of them. T works on after it, on nothing.
+/// `finalize()`, if there is one, is called before anything is cleared.
 template <typename T>
 py::custom_type_setup collected() {
     return py::custom_type_setup([](PyHeapTypeObject *heap_type) {
@@ -55,6 +56,11 @@ py::custom_type_setup collected() {
                 value->clear();
             return 0;
         };
+        if constexpr (requires(T value) { value.finalize(); })
+            type.tp_finalize = [](PyObject *self) {
+                if (T *value = value_of(self))
+                    value->finalize();
+            };
     });
 }
 

@@ -5,8 +5,8 @@
 
 #include <fused_rmsprop/threads.hpp>
 
-#include <fused_rmsprop/fp_environment.hpp>
 #include "team.hpp"
+#include <fused_rmsprop/fp_environment.hpp>
 
 #include <algorithm>
 #include <atomic>

@@ -274,3 +274,84 @@ def test_a_closure_is_not_called_inside_use_ema() -> None:
     with opt.use_ema(), pytest.raises(RuntimeError, match="inside use_ema"):
         opt.step(lambda: called.append(1))
     assert not called
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": "0.1"},
+        {"lr": lambda step: 0.1},
+        {"lr": torch.ones(2)},
+        {"alpha": None},
+        {"momentum": "x", "nesterov": True},
+        {"bias_correction": True},
+        {"lr_in_momentum": True},
+        {"ema_decay": 2.0},
+        {"max_grad_norm": 1.0},
+        {"eps_inside_sqrt": "\ud800"},
+        {"\ud800": 1, "momentum": None},
+        {"weight_decay": 10**400},
+    ],
+    ids=str,
+)
+def test_a_refused_option_that_is_put_right_leaves_nothing(wrong: Any) -> None:
+    results = []
+    for meddled in (False, True):
+        p, q = params_of([1.0, 2.0], [3.0])
+        opt = RMSprop([{"params": [p]}, {"params": [q], "lr": 0.3}], momentum=0.9)
+        opt.step()
+        if meddled:
+            group = opt.param_groups[1]
+            before, saved = dict(group), opt.state_dict()["state"][0]["square_avg"].clone()
+            opt.param_groups[0]["lr"] = 0.5
+            group.update(wrong)
+            with pytest.raises((TypeError, ValueError, OverflowError)):
+                opt.step()
+            assert torch.equal(opt.state_dict()["state"][0]["square_avg"], saved)
+            opt.param_groups[0]["lr"] = 0.01
+            group.clear()
+            group.update(before)
+        opt.step()
+        results.append((p.detach(), q.detach()))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("lr", [torch.tensor(0.1, dtype=torch.float64), np.array(0.1)])
+def test_options_whose_values_change_where_they_lie_are_read_at_every_step(lr: Any) -> None:
+    results = []
+    for changing in (True, False):
+        (p,) = params_of([1.0, 2.0])
+        opt = RMSprop([p], lr=0.1)
+        if changing:
+            opt.param_groups[0]["lr"] = lr
+        opt.step()
+        opt.step()
+        if changing:
+            lr[...] = 0.5
+        else:
+            opt.param_groups[0]["lr"] = float(lr)
+        opt.step()
+        results.append(p.detach())
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda opt: opt.state_dict(),
+        lambda opt: opt.load_state_dict({"state": {}, "param_groups": [{"params": [0]}]}),
+        lambda opt: opt.add_param_group({"params": [torch.ones(1)]}),
+        lambda opt: pickle.dumps(opt),
+        lambda opt: copy.copy(opt),
+        lambda opt: opt.step(),
+    ],
+)
+def test_averages_are_not_saved_in_the_place_of_parameters(act: Any) -> None:
+    (p,) = params_of([1.0, 2.0])
+    opt = RMSprop([p], lr=0.1, ema_decay=0.5)
+    opt.step()
+    with opt.use_ema(), pytest.raises(RuntimeError, match="inside use_ema"):
+        act(opt)
+    assert len(opt.param_groups) == 1
+    opt.step()
+    assert opt.state[p]["step"] == 2

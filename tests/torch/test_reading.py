@@ -307,3 +307,73 @@ def test_memory_that_torchs_part_of_a_step_moves() -> None:
             opt.step()
         results.append(q.detach())
     assert torch.equal(*results)
+
+
+def unaligned(tensor: Any) -> Any:
+    """A tensor of the same values at an address that is no multiple of an element's size."""
+    memory = bytearray(2) + tensor.detach().numpy().tobytes()
+    moved = torch.frombuffer(memory, dtype=tensor.dtype, offset=2).reshape(tensor.shape)
+    assert moved.data_ptr() % tensor.element_size() == 2
+    return moved
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "what", ["param", "later", "grad", "square_avg", "momentum_buffer", "step"]
+)
+@pytest.mark.parametrize("c_functions", [True, False])
+def test_tensors_that_are_not_aligned(
+    dtype: Any, what: str, c_functions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parameters fall back to torch; state and gradients are copied."""
+    monkeypatch.setattr(private, "hidden", frozenset() if c_functions else frozenset(private.NAMES))
+    results = []
+    for make in (RMSprop, TorchRMSprop):
+        p, q = (torch.arange(1.0, 6.0, dtype=dtype).requires_grad_() for _ in range(2))
+        if what == "param":
+            p = unaligned(p).requires_grad_()
+        opt: Any = make([p, q], lr=0.1, momentum=0.9)
+        for step in range(4):
+            if step == 2 and what == "later":
+                p.data = unaligned(p)
+            for leaf in (p, q):
+                leaf.grad = torch.full_like(leaf, step - 3.5)
+            if what == "grad":
+                p.grad = unaligned(p.grad)
+            opt.step()
+            if step == 1 and what in opt.state[p]:
+                opt.state[p][what] = unaligned(opt.state[p][what])
+        if make is RMSprop:
+            assert bool(opt._plan.for_torch[0]) is (what in ("param", "later"))
+        results.append([p, q, *(opt.state[p][name] for name in opt.state[p])])
+    for mine, other in zip(*results, strict=True):
+        assert_close(mine.detach(), other.detach(), dtype)
+
+
+def test_averages_of_a_parameter_that_is_not_aligned_any_more() -> None:
+    p = torch.arange(1.0, 6.0).requires_grad_()
+    p.grad = torch.ones(5)
+    opt = RMSprop([p], lr=0.1, ema_decay=0.5)
+    opt.step()
+    p.data = unaligned(p)
+    trained = p.detach().clone()
+    with opt.use_ema():
+        assert torch.equal(p, opt.state[p]["param_avg"])
+    assert torch.equal(p, trained)
+
+
+def test_state_that_is_to_be_negated() -> None:
+    p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    p.grad = torch.ones(1, dtype=torch.float64)
+    opt = RMSprop([p], lr=0.1)
+    opt.step()
+    square_avg = opt.state[p]["square_avg"]
+    opt.state[p]["square_avg"] = torch.complex(square_avg, -square_avg).conj().imag
+    assert opt.state[p]["square_avg"].is_neg()
+    twin = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    other = RMSprop([twin], lr=0.1)
+    for _ in range(2):
+        twin.grad = torch.ones(1, dtype=torch.float64)
+        other.step()
+    opt.step()
+    assert torch.equal(p, twin)

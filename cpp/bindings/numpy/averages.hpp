@@ -26,7 +26,8 @@ public:
     void exit();
 
     void traverse(Visitor &visit) const;
-    void clear() {} // an optimizer in the middle of it is in use
+    void finalize() noexcept { restore(); } // before anything of the optimizer is cleared
+    void clear() {}
 
 private:
     struct Shown {

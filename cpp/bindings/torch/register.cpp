@@ -1,13 +1,23 @@
-// The Python class TorchStepper, and its garbage collection.
+// The Python classes for torch, and their garbage collection.
 
 #include <pybind11/stl.h>
 
 #include "../register.hpp"
+#include "averages.hpp"
+#include "entries.hpp"
+#include "grad_mode.hpp"
 #include "stepper.hpp"
 
 namespace fused_rmsprop::bindings {
 void register_torch(py::module_ &m) {
     m.def("torch_private_names", &TorchPrivate::names);
+    m.def("replace_entries", &replace_entries, py::arg("target"), py::arg("entries"));
+
+    py::class_<GradMode>(m, "GradMode", py::is_final())
+        .def(py::init<py::object, bool, bool>(), py::arg("setter"), py::arg("mode"),
+             py::arg("before"))
+        .def("__enter__", &GradMode::enter)
+        .def("__exit__", [](GradMode &mode, const py::args &) { mode.exit(); });
 
     py::class_<TorchStepper, Stepper>(m, "TorchStepper", py::is_final(), collected<TorchStepper>())
         .def(py::init<const py::object &, const std::set<std::string> &>(), py::arg("probe"),
@@ -21,9 +31,18 @@ void register_torch(py::module_ &m) {
         .def("step_claimed", &TorchStepper::step_claimed, py::arg("groups"), py::arg("state"),
              py::arg("options"), py::arg("grad_scale"))
         .def_property_readonly("uses_c_functions", &TorchStepper::uses_c_functions)
-        .def("forget_gradients", &TorchStepper::forget_gradients)
+        .def("abandon", &TorchStepper::abandon)
         .def("step", &TorchStepper::step, py::arg("groups"), py::arg("state"), py::arg("options"),
              py::arg("grad_scale"));
+
+    py::class_<ShownAverages>(m, "ShownAverages", py::is_final(), collected<ShownAverages>())
+        .def(py::init([](py::object stepper, py::object read) {
+                 stepper.cast<const TorchStepper &>();
+                 return std::make_unique<ShownAverages>(std::move(stepper), std::move(read));
+             }),
+             py::arg("stepper"), py::arg("read"))
+        .def("__enter__", &ShownAverages::show)
+        .def("__exit__", [](ShownAverages &averages, const py::args &) { averages.hide(); });
 }
 
 } // namespace fused_rmsprop::bindings

@@ -5,6 +5,8 @@
 
 #include <pybind11/stl.h>
 
+#include "entries.hpp"
+
 namespace fused_rmsprop::bindings {
 namespace {
 
@@ -65,7 +67,7 @@ bool has_items(const py::list &list, const std::vector<py::object> &items) {
 
 bool TorchStepper::can_step(const py::object &tensor) {
     TensorView view;
-    return reader_.view(reader_.handle(tensor), view) && view.is_dense();
+    return reader_.view(reader_.handle(tensor), view) && view.is_dense() && view.is_aligned();
 }
 
 bool TorchStepper::same_order(const py::object &a, const py::object &b) {
@@ -74,69 +76,116 @@ bool TorchStepper::same_order(const py::object &a, const py::object &b) {
         return false;
     const DType dtype = view.dtype;
     const TensorLayout layout(view);
-    return reader_.view(reader_.handle(b), view) && view.dtype == dtype && layout.matches(view);
+    return reader_.view(reader_.handle(b), view) && view.dtype == dtype && layout.matches(view) &&
+           view.is_aligned();
 }
 
 std::vector<std::size_t> TorchStepper::assign(const py::list &slots, const py::list &groups,
                                               const py::dict &state,
                                               const std::vector<Options> &options) {
     std::vector<Slot> new_slots;
-    std::vector<Tensor> new_tensors;
+    std::vector<Tensor> new_tensors(slots.size());
     std::vector<Extent> extents;
     for (const py::handle item : slots) {
         const auto given = item.cast<py::tuple>();
-        Slot slot{reader_.handle(given[0]), given[1].cast<std::size_t>(), given[2], {}, {}};
-        slot.values = values_of(slot.state);
-        TensorView view;
-        if (!reader_.view(slot.param, view))
-            throw py::type_error("the kernel cannot step this tensor");
-        slot.layout = TensorLayout(view);
-        Tensor tensor;
-        tensor.dtype = view.dtype;
-        tensor.size = view.size();
-        tensor.param = view.data;
-        extents.push_back(view.extent(new_slots.size()));
-        for (std::size_t k = 0; k < state_kind_count; ++k) {
-            slot.held[k] = take(slot, name_of(state_kinds[k], options.at(slot.group)), view);
-            if (slot.held[k].address != nullptr)
-                extents.push_back(view.extent(new_slots.size()));
-        }
-        slot.held[steps] = take(slot, "step", view);
-        slot.steps_dtype = view.dtype;
-        new_slots.push_back(std::move(slot));
-        new_tensors.push_back(tensor);
+        const std::size_t i = new_slots.size();
+        new_slots.push_back(
+            slot_of(given, new_tensors[i], options.at(given[1].cast<std::size_t>()), extents, i));
     }
     std::vector<std::size_t> shared;
     for (const auto &[one, other] : overlaps(extents))
         shared.insert(shared.end(), {one.owner, other.owner});
     if (!shared.empty())
         return shared;
-    slots_ = std::move(new_slots);
-    tensors_ = std::move(new_tensors);
-    written_ = WrittenMemory(std::move(extents));
-    groups_.clear();
+    std::vector<std::vector<py::object>> new_groups;
     for (const py::handle group : groups)
-        groups_.push_back(group.cast<std::vector<py::object>>());
-    state_ = values_of(state);
+        new_groups.push_back(group.cast<std::vector<py::object>>());
+    std::vector<py::object> new_state = values_of(state);
+    WrittenMemory written(std::move(extents));
+    change(slots);
+    // The old ones live on to the end of the scope: their end may run code.
+    slots_.swap(new_slots);
+    groups_.swap(new_groups);
+    state_.swap(new_state);
+    tensors_ = std::move(new_tensors);
+    written_ = std::move(written);
     return {};
 }
 
+/// A parameter to step, its memory, and the extents of all that is its.
+TorchStepper::Slot TorchStepper::slot_of(const py::tuple &given, Tensor &tensor,
+                                         const Options &options, std::vector<Extent> &extents,
+                                         std::size_t index) {
+    if (!py::isinstance<py::dict>(given[2]))
+        throw py::type_error("the state of a parameter must be a dict");
+    const auto entries = given[3].cast<py::dict>();
+    Slot slot{reader_.handle(given[0]), given[1].cast<std::size_t>(), given[2], {}, {}};
+    slot.values = values_of(entries);
+    TensorView view;
+    if (!reader_.view(slot.param, view) || !view.is_dense() || !view.is_aligned())
+        throw py::type_error("the kernel cannot step this tensor");
+    slot.layout = TensorLayout(view);
+    tensor.dtype = view.dtype;
+    tensor.size = view.size();
+    tensor.param = view.data;
+    extents.push_back(view.extent(index));
+    for (std::size_t k = 0; k < state_kind_count; ++k) {
+        slot.held[k] = take(entries, name_of(state_kinds[k], options), view);
+        if (slot.held[k].address != nullptr)
+            extents.push_back(view.extent(index));
+    }
+    slot.held[steps] = take(entries, "step", view);
+    slot.steps_dtype = view.dtype;
+    return slot;
+}
+
 /// The tensor of that name in a parameter's state, if there is one, and a view of it.
-TorchStepper::Held TorchStepper::take(const Slot &slot, const char *name, TensorView &view) {
-    if (!slot.state.contains(name))
+TorchStepper::Held TorchStepper::take(const py::dict &entries, const char *name, TensorView &view) {
+    if (!entries.contains(name))
         return {};
-    const TensorHandle tensor = reader_.handle(slot.state[name]);
-    const bool viewed = reader_.view(tensor, view);
+    const TensorHandle tensor = reader_.handle(entries[name]);
+    const bool viewed = reader_.view(tensor, view) && view.is_aligned();
     return {tensor, viewed ? view.data : nullptr}; // without an address, no step takes it
+}
+
+/// Gives the states their entries: all of them, or none after an error.
+void TorchStepper::change(const py::list &slots) {
+    std::vector<std::pair<Changed, py::dict>> changes;
+    for (const py::handle item : slots) {
+        const auto slot = item.cast<py::tuple>();
+        if (!slot[2].is(slot[3]))
+            changes.emplace_back(Changed{slot[2], slot[2].attr("copy")()}, slot[3]);
+    }
+    changed_.reserve(changed_.size() + changes.size());
+    for (auto &[changed, entries] : changes) {
+        changed_.push_back(changed);
+        replace_entries(changed.state, entries);
+    }
+}
+
+void TorchStepper::abandon() noexcept {
+    forget_gradients();
+    const std::vector<Changed> changed = std::exchange(changed_, {});
+    for (auto it = changed.rbegin(); it != changed.rend(); ++it)
+        try {
+            replace_entries(it->state, it->before);
+        } catch (py::error_already_set &error) { // no memory for the table of the dict
+            error.discard_as_unraisable("the end of a step that was not made");
+        }
+}
+
+/// Whether the containers hold what they held when they were assigned.
+bool TorchStepper::is_assigned(const py::list &groups, const py::dict &state) const {
+    bool same = groups.size() == groups_.size() && has_values(state, state_);
+    for (std::size_t g = 0; same && g < groups_.size(); ++g)
+        same = has_items(groups[g], groups_[g]);
+    return same;
 }
 
 bool TorchStepper::read(const py::list &groups, const py::dict &state,
                         const std::vector<Options> &options) {
     forget_gradients();
-    bool same = groups.size() == groups_.size() && has_values(state, state_);
-    for (std::size_t g = 0; same && g < groups_.size(); ++g)
-        same = has_items(groups[g], groups_[g]);
-    if (!same)
+    if (!is_assigned(groups, state))
         return false;
     options_ = options;
     grads_.resize(slots_.size());
@@ -146,7 +195,7 @@ bool TorchStepper::read(const py::list &groups, const py::dict &state,
             if (held.tensor)
                 visit(held.tensor);
     };
-    return pipeline(
+    const bool same = pipeline(
         slots_.size(),
         [&](std::size_t i) {
             __builtin_prefetch(slots_[i].state.ptr());
@@ -158,6 +207,31 @@ bool TorchStepper::read(const py::list &groups, const py::dict &state,
         [&](std::size_t i) { reader_.prefetch_gradient(slots_[i].param); },
         [&](std::size_t i) { reader_.prefetch_behind_gradient(slots_[i].param); },
         [&](std::size_t i) { return read_slot(slots_[i], tensors_[i], grads_[i]); });
+    if (!same || !keeping_)
+        return same;
+    // Copies of gradients let other code run, which may have moved the memory that was read before.
+    bool still = is_assigned(groups, state);
+    for (std::size_t i = 0; still && i < slots_.size(); ++i)
+        still = is_where_it_was(slots_[i], tensors_[i], grads_[i]);
+    return still;
+}
+
+/// Whether all that was read of a parameter is still there.
+bool TorchStepper::is_where_it_was(const Slot &slot, const Tensor &tensor,
+                                   const TensorHandle &grad) {
+    if (!has_values(slot.state, slot.values) ||
+        !reader_.unmoved(slot.param, tensor.param, tensor.dtype, slot.layout))
+        return false;
+    if (!slot.has_grad)
+        return true;
+    TensorView view;
+    if (!reader_.view(grad, view) || view.data != tensor.grad || !slot.layout.matches(view))
+        return false;
+    return std::ranges::all_of(slot.held, [&](const Held &held) {
+        const bool counts = &held == &slot.held[steps];
+        return !held.tensor ||
+               reader_.still_at(held.tensor, held.address, counts ? 1 : tensor.size);
+    });
 }
 
 bool TorchStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
@@ -215,7 +289,8 @@ const void *TorchStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad) 
         return grad_object().attr("is_neg")().cast<bool>();
     };
     if (plain() && !negated() &&
-        (view.data == slot.cleared_grad || written_.overlapping(view.extent()) == nullptr)) {
+        (view.data == slot.cleared_grad ||
+         (view.is_aligned() && written_.overlapping(view.extent()) == nullptr))) {
         slot.cleared_grad = view.data;
         __builtin_prefetch(view.data);
         return view.data;
@@ -235,8 +310,11 @@ py::object TorchStepper::step_claimed(const py::list &groups, const py::dict &st
         keep_gradients();
     const Outcome outcome = run_step(tensors_, grad_scale, release_gil_from_bytes);
     py::list unversioned;
-    if (outcome == Outcome::stepped)
+    std::vector<Changed> changed; // lives on to the end: the end of an object may run code
+    if (outcome == Outcome::stepped) {
         unversioned = count_step();
+        changed = std::exchange(changed_, {});
+    }
     forget_gradients();
     const py::object culprit =
         outcome == Outcome::refused ? slots_[nonfinite()].param.object : py::none();
@@ -251,6 +329,10 @@ void TorchStepper::traverse(Visitor &visit) const {
             visit(held.tensor.object);
         visit.each(slot.values);
     }
+    for (const Changed &changed : changed_) {
+        visit(changed.state);
+        visit(changed.before);
+    }
     for (const auto &params : groups_)
         visit.each(params);
     visit.each(state_);
@@ -262,6 +344,7 @@ void TorchStepper::clear() {
     const auto groups = std::exchange(groups_, {});
     const auto state = std::exchange(state_, {});
     const auto grads = std::exchange(grads_, {});
+    const auto changed = std::exchange(changed_, {});
     tensors_.clear();
 }
 

@@ -44,10 +44,11 @@ public:
     py::object step_claimed(const py::list &groups, const py::dict &state,
                             const std::vector<Options> &options, double grad_scale);
 
-    /// Takes parameters to step: for each a tuple of the parameter, the index of its group and its
-    /// state dict, empty for a parameter without gradient. `groups` has the lists of all parameters
-    /// and `state` is the dict of all states: the assignment holds as long as they do not change.
-    /// Returns the indices of those that share memory with another; then nothing is assigned.
+    /// Takes parameters to step: for each a tuple of the parameter, the index of its group, its
+    /// state dict and the entries that the dict gets, none for a parameter without gradient.
+    /// `groups` has the lists of all parameters and `state` is the dict of all states: the
+    /// assignment holds as long as they do not change. Returns the indices of those that share
+    /// memory with another; then nothing is assigned, and no state has changed.
     std::vector<std::size_t> assign(const py::list &slots, const py::list &groups,
                                     const py::dict &state, const std::vector<Options> &options);
 
@@ -57,8 +58,12 @@ public:
     /// Whether torch's private functions are used; Python attributes otherwise.
     bool uses_c_functions() const { return reader_.uses_c_functions(); }
 
-    /// Lets go of gradients that were read, and not stepped on.
-    void forget_gradients();
+    /// Ends a step that was not made, if there is one: states have the entries again that they had
+    /// before they were assigned, and gradients that were read are let go of.
+    void abandon() noexcept;
+
+    /// Reads tensors, for whoever has claimed the optimizer.
+    TensorReader &reader() { return reader_; }
 
     /// For the garbage collector: every object that is held here.
     void traverse(Visitor &visit) const;
@@ -86,7 +91,18 @@ private:
         const void *cleared_grad = nullptr;    ///< a gradient that does not overlap
     };
 
-    Held take(const Slot &slot, const char *name, TensorView &view);
+    /// A state dict that was given other entries for a step which is not made yet.
+    struct Changed {
+        py::dict state, before;
+    };
+
+    Slot slot_of(const py::tuple &given, Tensor &tensor, const Options &options,
+                 std::vector<Extent> &extents, std::size_t index);
+    Held take(const py::dict &entries, const char *name, TensorView &view);
+    void change(const py::list &slots);
+    bool is_assigned(const py::list &groups, const py::dict &state) const;
+    bool is_where_it_was(const Slot &slot, const Tensor &tensor, const TensorHandle &grad);
+    void forget_gradients();
     bool read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad);
     const void *gradient(Slot &slot, DType dtype, TensorHandle &grad);
     py::list count_step();
@@ -100,6 +116,7 @@ private:
     std::vector<TensorHandle> grads_;             ///< of the step under way
     bool keeping_ = false;                        ///< grads_, alive
     std::vector<Options> options_;                ///< by group
+    std::vector<Changed> changed_;
     WrittenMemory written_;
 };
 

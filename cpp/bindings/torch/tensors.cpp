@@ -7,6 +7,7 @@ namespace fused_rmsprop::bindings {
 TensorReader::TensorReader(const py::object &probe, const std::set<std::string> &hidden)
     : torch_(TorchPrivate::find(probe, hidden)) {
     const auto torch = py::module_::import("torch");
+    tensor_type_ = torch.attr("Tensor");
     float32_ = torch.attr("float32");
     float64_ = torch.attr("float64");
     strided_ = torch.attr("strided");
@@ -15,6 +16,9 @@ TensorReader::TensorReader(const py::object &probe, const std::set<std::string> 
 }
 
 TensorHandle TensorReader::handle(const py::object &tensor) const {
+    if (!PyObject_TypeCheck(tensor.ptr(), reinterpret_cast<PyTypeObject *>(tensor_type_.ptr())))
+        throw py::type_error("expected a tensor, got " +
+                             std::string(Py_TYPE(tensor.ptr())->tp_name));
     return {tensor, torch_ == nullptr ? nullptr : torch_->impl(tensor)};
 }
 
@@ -83,6 +87,11 @@ py::object TensorReader::in_order(const py::object &param, const py::object &ten
     const py::object copy =
         empty_like_(param.attr("detach")(), "memory_format"_a = preserve_format_);
     return copy.attr("copy_")(tensor.attr("detach")());
+}
+
+py::object TensorReader::clone(const py::object &tensor) const {
+    using namespace pybind11::literals;
+    return tensor.attr("detach")().attr("clone")("memory_format"_a = preserve_format_);
 }
 
 void TensorReader::prefetch(const TensorHandle &tensor) const {

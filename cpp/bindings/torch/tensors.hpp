@@ -15,6 +15,11 @@ struct TensorView : Strided<std::int64_t> {
     void *data = nullptr;
     DType dtype = DType::float32;
 
+    /// Whether an element's address is a multiple of its size, as the kernel needs it.
+    bool is_aligned() const {
+        return reinterpret_cast<std::uintptr_t>(data) % item_size(dtype) == 0;
+    }
+
     Extent extent(std::size_t owner = 0) const {
         return extent_of<std::int64_t>(data, *this, item_size(dtype), {.owner = owner});
     }
@@ -37,6 +42,7 @@ public:
 
     bool uses_c_functions() const { return torch_ != nullptr; }
 
+    /// Throws py::type_error for an object that is no tensor.
     TensorHandle handle(const py::object &tensor) const;
 
     /// The gradient of a parameter, empty if it has none.
@@ -56,6 +62,9 @@ public:
 
     /// A copy of a tensor in the memory order and the dtype of a parameter.
     py::object in_order(const py::object &param, const py::object &tensor) const;
+
+    /// A copy of a tensor's values.
+    py::object clone(const py::object &tensor) const;
 
     /// Tells autograd that a tensor has changed; false where Python must do it.
     bool bump_version(const TensorHandle &tensor) const {
@@ -84,7 +93,7 @@ private:
     std::unique_ptr<const TorchPrivate> torch_; ///< null: attributes are used
     std::vector<std::int64_t> attributes_; ///< that the last view points into, without C functions
     std::vector<void *> kept_;
-    py::object float32_, float64_, strided_, preserve_format_, empty_like_;
+    py::object tensor_type_, float32_, float64_, strided_, preserve_format_, empty_like_;
 };
 
 } // namespace fused_rmsprop::bindings

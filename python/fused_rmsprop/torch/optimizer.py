@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -112,12 +112,13 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`."""
-        if isinstance(param_group, dict):
-            group = {**self.defaults, **self._extra_defaults, **param_group}
-            check_extra(group, f"param_groups[{len(self.param_groups)}]")
-            for name in EXTRA_OPTIONS:
-                param_group.setdefault(name, group[name])
-        super().add_param_group(param_group)
+        with self._stepper.claim():
+            if isinstance(param_group, dict):
+                group = {**self.defaults, **self._extra_defaults, **param_group}
+                check_extra(group, f"param_groups[{len(self.param_groups)}]")
+                for name in EXTRA_OPTIONS:
+                    param_group.setdefault(name, group[name])
+            super().add_param_group(param_group)  # which puts it into the list at its end
 
     def _set_up(self) -> None:
         private.take_over_amp_scaling(self)
@@ -125,8 +126,9 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         self._plan = Plan(self._stepper)
 
     def _set(self, name: str, value: Any) -> None:
+        self._plan.forget_options()  # whatever comes in between
         super()._set(name, value)
-        self._plan.forget_options()
+        self._plan.forget_options()  # another thread may have made a step meanwhile
 
     def __getstate__(self) -> dict[str, Any]:
         with self._stepper.claim():
@@ -134,7 +136,13 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
             return {**super().__getstate__(), "_settings": settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
+        with self._stepper.claim() if "_stepper" in self.__dict__ else nullcontext():
+            new = object.__new__(type(self))
+            new.__dict__.update(self.__dict__)
+            new._take_state(dict(state))
+            self.__dict__.update(new.__dict__)  # all at once
+
+    def _take_state(self, state: dict[str, Any]) -> None:
         if settings := state.pop("_settings", None):  # unpickled, or copied
             self._set_up()
             for name, value in settings.items():
@@ -144,6 +152,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         else:  # loaded from a state_dict
             self._keep_extra_options(state)
         super().__setstate__(state)
+        self._plan = Plan(self._stepper)
         self._plan.accept_options(self.param_groups)
 
     def _keep_extra_options(self, loaded: dict[str, Any]) -> None:
@@ -165,7 +174,14 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         """The state in torch's layout; see `torch.optim.Optimizer.state_dict`.
 
         A centered parameter also has its ``variance``, because ``square_avg`` loses its last bits.
+
+        Raises
+        ------
+        RuntimeError
+            In the middle of a step, or inside `use_ema`, where the model has its averages.
         """
+        with self._stepper.claim():
+            pass
         state_dict = dict(super().state_dict())
         state_dict["state"] = {k: for_torch_too(s) for k, s in state_dict["state"].items()}
         return state_dict
@@ -201,8 +217,10 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
                 return self._observed_step(*args, **kwargs)
             return self._step(*args, **kwargs)
         except BaseException:  # GradScaler takes its scale away only after a step
-            for name in ("found_inf", "grad_scale"):
-                self.__dict__.pop(name, None)
+            try:
+                self.__dict__.pop("grad_scale", None)
+            finally:  # also after a signal
+                self.__dict__.pop("found_inf", None)
             raise
 
     step.__signature__ = inspect.signature(torch.optim.RMSprop.step)  # type: ignore[attr-defined]
@@ -212,20 +230,18 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         if closure is not None:
             with self._stepper.claim():
                 pass  # refuse before the closure runs
-            with torch.enable_grad():
+            with private.grad_mode(True):
                 loss = closure()
         loss_scale = getattr(self, "grad_scale", None)
         grad_scale = 1.0 if loss_scale is None else 1.0 / float(loss_scale)
 
-        plan, lists = self._plan, [group["params"] for group in self.param_groups]
-        plan.follow_options(self.param_groups, self.state)
+        plan, groups = self._plan, self.param_groups
         done = None
-        if plan.by_kernel_alone:
+        if plan.by_kernel_alone and plan.has_options_of(groups):
+            lists = [group["params"] for group in groups]
             done = self._stepper.step(lists, self.state, plan.options, grad_scale)
-            if done is None:  # something is not as it was when the kernel was told of it
-                plan.forget_assignment()
-        if done is None:
-            done = self._step_anew(lists, grad_scale)
+        if done is None:  # something is not as it was when the kernel was told of it
+            done = self._step_anew(grad_scale)
         nonfinite, unversioned = done
         if unversioned:
             torch.autograd.graph.increment_version(unversioned)
@@ -236,27 +252,29 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _step_anew(self, lists: list[list[Any]], grad_scale: float) -> tuple[Any, list[Any]]:
-        """A step for which something must be assigned anew, or of which torch does a part."""
-        with torch.set_grad_enabled(self.defaults["differentiable"]), self._stepper.claim():
-            new = [p for params in lists for p in params if not self.state.get(p)]
-            skipped = self._stepper.skipped_steps
-            made = False
+    def _step_anew(self, grad_scale: float) -> tuple[Any, list[Any]]:
+        """A step with new options, with something to assign anew, or with a part of torch's."""
+        with self._stepper.claim(), private.grad_mode(self.defaults["differentiable"]):
             try:
-                done = self._step_claimed(lists, grad_scale)
-                made = done[0] is None and self._stepper.skipped_steps == skipped
+                return self._step_claimed(grad_scale)
             finally:
-                if not made:  # and so nothing has changed
-                    for p in new:
+                self._stepper.abandon()  # unless it was made
+                # The states that have got nothing go. An empty one that stays means the same.
+                for p in self._plan.new:
+                    if not self.state.get(p):
                         self.state.pop(p, None)
-                    self._plan.forget_assignment()
-                    self._stepper.forget_gradients()
-        return done
+                self._plan.new = []
 
-    def _step_claimed(self, lists: list[list[Any]], grad_scale: float) -> tuple[Any, list[Any]]:
+    def _step_claimed(self, grad_scale: float) -> tuple[Any, list[Any]]:
         plan, groups = self._plan, self.param_groups
-        given = lists, self.state, plan.options
-        if not plan.is_assigned:
+        plan.follow_options(groups, self.state)
+        given = [group["params"] for group in groups], self.state, plan.options
+        if plan.by_kernel_alone:
+            done = self._stepper.step_claimed(*given, grad_scale)
+            if done is not None:
+                return done
+            plan.assign(groups, self.state)
+        elif not plan.is_assigned:
             plan.assign(groups, self.state)
         if any(plan.for_torch):
             if not self._stepper.read(*given):  # so that errors come before torch's part
@@ -294,13 +312,12 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
             **{name: group[name] for name in names},
         )
 
-    @contextmanager
-    def use_ema(self) -> Iterator[None]:
+    def use_ema(self) -> AbstractContextManager[None]:
         """Inside a ``with``, the parameters hold their running averages.
 
         Their trained values come back at the end, also after an error. A parameter without a
         gradient so far has no average and stays as it is. Values written meanwhile are lost; the
-        optimizer refuses to step and to be copied.
+        optimizer refuses to step, to be saved, loaded and copied.
 
         Raises
         ------
@@ -323,29 +340,18 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         >>> print(round(p.item(), 3))
         0.0
         """
+        return _core.ShownAverages(self._stepper, self._averages)
+
+    def _averages(self) -> list[tuple[Any, Any]]:
         groups = [group for group in self.param_groups if group["ema_decay"]]
         if not groups:
             raise ValueError(NO_AVERAGES)
-        averages = {
-            p: state["param_avg"]
+        return [
+            (p, state["param_avg"])
             for group in groups
             for p in group["params"]
             if "param_avg" in (state := self.state.get(p, {}))
-        }
-        values = {p: p.detach().clone(memory_format=torch.preserve_format) for p in averages}
-        with self._stepper.claim():
-            try:
-                _write(averages)
-                yield
-            finally:
-                _write(values)
+        ]
 
 
 _CHANGED = "parameters or their state changed during the step"
-
-
-@torch.no_grad()
-def _write(values: dict[Any, Any]) -> None:
-    """Write values into the parameters."""
-    for p, value in values.items():
-        p.copy_(value)

@@ -17,6 +17,7 @@ from fused_rmsprop.options import (
     check_start,
     core_options,
 )
+from fused_rmsprop.torch import private
 from fused_rmsprop.torch.state import complete
 from fused_rmsprop.values import as_flag
 
@@ -31,6 +32,8 @@ _GRADIENT_OPTIONS = [o for o in OPTIMIZER_OPTIONS.values() if o.core == "Gradien
 _STATE_OPTIONS = tuple(kind.option for kind in KINDS if kind.option)
 #: A change of one of these changes the plan.
 _FOLLOWED = (*GROUP_OPTIONS, *_TORCH_ONLY)
+#: Types whose values do not change.
+_PLAIN = (float, int, bool, type(None))
 
 
 def check_extra(
@@ -68,6 +71,11 @@ def _checked_options(group: dict[str, Any]) -> dict[str, Any]:
     return {**options, "number of keys": len(group)}
 
 
+def _followed(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    # With the number of keys: one may have come that does not belong to a group.
+    return [(len(group), *(group[name] for name in _FOLLOWED)) for group in groups]
+
+
 def _kernel_options(group: dict[str, Any]) -> _core.Options:
     values = {}
     for name, option in GROUP_OPTIONS.items():
@@ -88,7 +96,8 @@ def _number(name: str, value: Any) -> float:
 class Plan:
     """The division of an optimizer's parameters between the kernel and torch.
 
-    It holds as long as the options, the parameters and the tensors of their state stay.
+    It holds as long as the options, the parameters and the tensors of their state stay. Whoever
+    changes it has claimed the stepper, and may be interrupted anywhere.
     """
 
     def __init__(self, stepper: _core.TorchStepper) -> None:
@@ -97,6 +106,8 @@ class Plan:
         self.options: list[_core.Options] = []
         #: The parameters of each group that torch steps.
         self.for_torch: list[list[Any]] = []
+        #: The parameters that have got their first state since the kernel was told.
+        self.new: list[Any] = []
         self._given: object = None  # the options as the user gave them
         self._checked: list[dict[str, Any]] = []  # the extra options that were found good
         self._needs: object = None  # all that decides what must be assigned
@@ -112,9 +123,9 @@ class Plan:
         """Whether the kernel knows which parameters it steps."""
         return self._needs is not None and self._needs == self._assigned
 
-    def forget_assignment(self) -> None:
-        """The kernel must be told anew."""
-        self._assigned = None
+    def has_options_of(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether these are the options that the kernel knows."""
+        return self._given == _followed(groups)
 
     def forget_options(self) -> None:
         """The options must be read anew: a setting that they depend on has changed."""
@@ -127,15 +138,15 @@ class Plan:
 
     def follow_options(self, groups: list[dict[str, Any]], state: Any) -> None:
         """Take over the options of all groups if they have changed."""
-        # With the number of keys: one may have come that does not belong to a group.
-        given = [(len(group), *(group[name] for name in _FOLLOWED)) for group in groups]
+        given = _followed(groups)
         if given != self._given:
-            self._take_options(given, groups, state)
+            with private.grad_mode(False):
+                self._take_options(given, groups, state)
 
-    @torch.no_grad()
     def _take_options(
         self, given: list[tuple[Any, ...]], groups: list[dict[str, Any]], state: Any
     ) -> None:
+        self._given = None
         extra = [_checked_options(group) for group in groups]
         for index, group in enumerate(groups):
             before = self._checked[index] if index < len(self._checked) else {}
@@ -155,13 +166,15 @@ class Plan:
             )
             for group, o in zip(groups, self.options, strict=True)
         ]
-        # A tensor's value can change without anyone noticing: it is read at every step.
-        tensors = any(isinstance(value, torch.Tensor) for values in given for value in values)
-        self._given = None if tensors else given
+        # The value of a tensor or of an array can change without anyone noticing: such options are
+        # read at every step.
+        if all(type(value) in _PLAIN for values in given for value in values):
+            self._given = given
 
     def assign(self, groups: list[dict[str, Any]], state: Any) -> None:
         """Tell the kernel which parameters it steps, and which memory is theirs."""
         self._assigned = None
+        self.new = []
         shared: set[int] = set()
         lists = [group["params"] for group in groups]
         while True:
@@ -178,14 +191,14 @@ class Plan:
 
     def _slots(
         self, groups: list[dict[str, Any]], state: Any, shared: set[int]
-    ) -> Iterator[tuple[Any, int, dict[str, Any]]]:
+    ) -> Iterator[tuple[Any, int, dict[str, Any], dict[str, Any]]]:
         """The parameters for the kernel with their groups and states; the others are for torch."""
         needs: Any = self._needs
         seen = set(shared)
         for index, (group, (usable, by_dtype, *_)) in enumerate(zip(groups, needs, strict=True)):
             for p in group["params"]:
                 if usable and by_dtype.get(p.dtype) and id(p) not in seen and self._can_step(p):
-                    yield p, index, self._state_of(p, group, state)
+                    yield p, index, *self._state_of(p, group, state)
                 else:
                     self.for_torch[index].append(p)
                 seen.add(id(p))
@@ -194,13 +207,17 @@ class Plan:
         plain = type(p).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
         return plain and not p.is_inference() and self._stepper.can_step(p) and not p.is_neg()
 
-    def _state_of(self, p: Any, group: dict[str, Any], states: Any) -> dict[str, Any]:
-        """The state of a parameter, complete; empty before its first step."""
-        if not states.get(p) and p.grad is None:
-            return {}
-        state: dict[str, Any] = states[p]
-        complete(state, p, group, self._stepper)
-        return state
+    def _state_of(
+        self, p: Any, group: dict[str, Any], states: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The state of a parameter and its entries for a step; none before its first step."""
+        state = states.get(p)
+        if not state:
+            if p.grad is None:
+                return {}, {}
+            self.new.append(p)
+            state = states[p]  # empty, which means the same as none
+        return state, complete(state, p, group, self._stepper)
 
     def refuse_for_torch(self, groups: list[dict[str, Any]], scaled: bool) -> None:
         """Refuse gradients and options that torch's implementation cannot take."""

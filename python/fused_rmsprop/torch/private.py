@@ -19,9 +19,13 @@ _AMP_SCALING = "_step_supports_amp_scaling"
 _STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 _GLOBAL_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
 _PROFILER = "_profiler_enabled"
+_SET_GRAD = "_set_grad_enabled"
 
 #: All of them, but for the mark `wrapped_already` sets, which is not underscored.
-NAMES = (_AMP_SCALING, *_STEP_HOOKS, *_GLOBAL_HOOKS, _PROFILER, *_core.torch_private_names())
+NAMES = (
+    *(_AMP_SCALING, *_STEP_HOOKS, *_GLOBAL_HOOKS, _PROFILER, _SET_GRAD),
+    *_core.torch_private_names(),
+)
 
 Step = TypeVar("Step")
 
@@ -45,6 +49,15 @@ def is_observed(optimizer: Any) -> bool:
         )
     except AttributeError:
         return True
+
+
+def grad_mode(enabled: bool) -> _core.GradMode:
+    """`torch.set_grad_enabled` for a ``with`` statement, whose end a signal cannot prevent."""
+    try:
+        set_grad = _get(torch._C, _SET_GRAD)
+    except AttributeError:
+        set_grad = torch.set_grad_enabled
+    return _core.GradMode(set_grad, enabled, torch.is_grad_enabled())
 
 
 def take_over_amp_scaling(optimizer: Any) -> None:

@@ -13,43 +13,48 @@ from fused_rmsprop import _core
 from fused_rmsprop.groups.state import KINDS, StateKind, needed_kinds
 from fused_rmsprop.options import GROUP_OPTIONS
 
-#: dtype, device and number of elements of a number of steps that the kernel can count up.
-_COUNTS = ((torch.float32, "cpu", 1), (torch.float64, "cpu", 1))
 #: The kinds of state that torch has.
 _TORCH_KINDS = [k for k in KINDS if k.option is None or GROUP_OPTIONS[k.option].in_torch]
 
 
 def complete(
     state: dict[str, Any], param: Any, group: dict[str, Any], stepper: _core.TorchStepper
-) -> None:
-    """Give a state all tensors that a step of the kernel needs, in the parameter's order."""
-    step = state.setdefault("step", 0.0)
-    if not torch.is_tensor(step) or (step.dtype, step.device.type, step.numel()) not in _COUNTS:
-        state["step"] = _new_count(float(step))
-    _settle(state)
+) -> dict[str, Any]:
+    """A state with all tensors that a step of the kernel needs, in the parameter's order.
+
+    It is ``state`` itself if nothing is missing; that does not change otherwise.
+    """
+    entries = dict(state)
+    step = entries.setdefault("step", 0.0)
+    if not (torch.is_tensor(step) and step.numel() == 1 and stepper.can_step(step)):
+        entries["step"] = _new_count(float(step))
+    _settle(entries)
     if not group["centered"]:
-        replace(state, as_torch_has_it(state))
-    elif "square_avg" in state:
-        replace(state, _with_variance(state))
+        entries = as_torch_has_it(entries)
+    elif "square_avg" in entries:
+        entries = _with_variance(entries)
     for kind in KINDS:
         if not kind.needed(group) and not kind.kept:
-            state.pop(kind.name, None)
+            entries.pop(kind.name, None)
     for kind in needed_kinds(group):
         key = kind.key(group)
-        if key not in state:
-            state[key] = _new(kind, param, group)
-        elif not stepper.same_order(param, state[key]):
-            state[key] = stepper.in_order(param, state[key])
+        if key not in entries:
+            entries[key] = _new(kind, param, group)
+        elif not stepper.same_order(param, entries[key]) or entries[key].is_neg():
+            entries[key] = stepper.in_order(param, entries[key])
+    unchanged = entries.keys() == state.keys() and all(entries[k] is state[k] for k in state)
+    return state if unchanged else entries
 
 
 def complete_for_torch(state: dict[str, Any], param: Any, group: dict[str, Any]) -> None:
     """Give a state all tensors that a step of torch needs."""
-    replace(state, as_torch_has_it(state))
-    if "step" not in state:
-        state["step"] = _new_count(0.0, param.device if group["capturable"] else "cpu")
+    entries = dict(as_torch_has_it(state))
+    if "step" not in entries:
+        entries["step"] = _new_count(0.0, param.device if group["capturable"] else "cpu")
     for kind in _TORCH_KINDS:
-        if kind.needed(group) and kind.name not in state:
-            state[kind.name] = _new(kind, param, group)
+        if kind.needed(group) and kind.name not in entries:
+            entries[kind.name] = _new(kind, param, group)
+    _core.replace_entries(state, entries)
 
 
 def _new_count(steps: float, device: Any = "cpu") -> Any:
@@ -57,12 +62,11 @@ def _new_count(steps: float, device: Any = "cpu") -> Any:
     return torch.tensor(steps, dtype=torch.float64 if double else torch.float32, device=device)
 
 
-@torch.no_grad()
 def _new(kind: StateKind, param: Any, group: dict[str, Any]) -> Any:
     if kind.start == "param":
-        return param.clone(memory_format=torch.preserve_format)
+        return param.detach().clone(memory_format=torch.preserve_format)
     start = 0 if kind.start is None else group[kind.start]
-    return torch.full_like(param, start, memory_format=torch.preserve_format)
+    return torch.full_like(param.detach(), start, memory_format=torch.preserve_format)
 
 
 def _second_moment(state: dict[str, Any]) -> Any:
@@ -107,10 +111,3 @@ def _with_variance(state: dict[str, Any]) -> dict[str, Any]:
 def _exchanged(state: dict[str, Any], old: str, new: str, tensor: Any) -> dict[str, Any]:
     """The state with another entry in the place of the one called ``old``."""
     return {new if k == old else k: tensor if k == old else v for k, v in state.items()}
-
-
-def replace(state: dict[str, Any], new: dict[str, Any]) -> None:
-    """Give a state dict that others hold other entries."""
-    if state is not new:
-        state.clear()
-        state.update(new)

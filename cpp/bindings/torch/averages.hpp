@@ -1,0 +1,58 @@
+// Shows running averages in the place of parameters, inside a `with` statement.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "stepper.hpp"
+
+namespace fused_rmsprop::bindings {
+
+/// The begin may fail; nothing has changed then. The end restores all values, and no Python code
+/// runs before the last parameter has its own again, so that a signal cannot come in between; but
+/// for parameters that the user has moved meanwhile, which come last.
+class ShownAverages {
+public:
+    /// `read` is called at the begin, and returns a list of tuples of a parameter and its average.
+    ShownAverages(py::object stepper, py::object read);
+    ~ShownAverages() { finalize(); }
+    ShownAverages(const ShownAverages &) = delete;
+    ShownAverages &operator=(const ShownAverages &) = delete;
+
+    void show();
+    void hide();
+
+    /// For the garbage collector: every object that is held here.
+    void traverse(Visitor &visit) const;
+    void clear();
+    /// Hides the averages that nobody has hidden. The garbage collector calls it before it clears
+    /// anything.
+    void finalize() noexcept;
+
+private:
+    /// A parameter, its average and a copy of its values. With an address all three have the same
+    /// memory order; without one torch copies.
+    struct Shown {
+        TensorHandle param, average, value;
+        void *address = nullptr;
+        const void *average_address = nullptr, *value_address = nullptr;
+        std::size_t size = 0;
+        DType dtype = DType::float32;
+        TensorLayout layout = {};
+
+        std::size_t bytes() const { return size * item_size(dtype); }
+    };
+
+    TensorReader &reader() const { return stepper_.cast<TorchStepper &>().reader(); }
+    std::vector<Shown> read_all() const;
+    void find(Shown &shown) const;
+    bool is_where_it_was(const Shown &shown) const noexcept;
+    void write(const Shown &shown, const void *values, py::list &unversioned) const;
+
+    py::object stepper_, read_;
+    std::unique_ptr<Claim> claim_; ///< while they are shown
+    std::vector<Shown> shown_;
+};
+
+} // namespace fused_rmsprop::bindings
