@@ -20,7 +20,7 @@ both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def meddling(mode: type[Any], meddle: Callable[[], object]) -> Any:
     """A mode that meddles at each operation of torch."""
 
-    class Meddling(mode):  # type: ignore[misc]
+    class Meddling(mode):
         at_work = False
 
         def run(self, func: Any, args: Any, kwargs: Any) -> Any:
