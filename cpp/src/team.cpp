@@ -60,7 +60,7 @@ struct Probe {
 
 /// Whether this many threads can be started now, with some memory left for OpenMP itself. The
 /// threads allocate nothing: that would reserve an arena of memory for each.
-bool can_start(int count) {
+[[gnu::noinline]] bool can_start(int count) {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     if (const std::size_t size = stack_size(); size > 0)
