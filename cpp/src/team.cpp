@@ -60,7 +60,7 @@ struct Probe {
 
 /// Whether this many threads can be started now, with some memory left for OpenMP itself. The
 /// threads allocate nothing: that would reserve an arena of memory for each.
-bool can_start(int count) {
+[[gnu::noinline]] bool can_start(int count) {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     if (const std::size_t size = stack_size(); size > 0)
@@ -81,7 +81,7 @@ bool can_start(int count) {
     for (int i = 0; i < started; ++i) {
         pthread_join(probes[i].thread, nullptr);
         // The system counts a thread among the process's for a moment longer.
-        while (syscall(SYS_tgkill, getpid(), probes[i].id, 0) == 0)
+        for (int k = 0; k < 1000 && syscall(SYS_tgkill, getpid(), probes[i].id, 0) == 0; ++k)
             sched_yield();
     }
     pthread_attr_destroy(&attributes);
@@ -89,13 +89,16 @@ bool can_start(int count) {
 }
 
 /// Whether a team of this size can be started from this thread: OpenMP ends the process if it
-/// cannot, where the process may have no more threads or memory. It keeps the team of each thread,
-/// so only a larger one starts threads.
+/// cannot, where the process may have no more threads or memory. It keeps the last team of each
+/// thread, so only a larger one starts threads.
 bool can_run_team(int threads) {
-    thread_local int possible = 1, impossible = most_threads + 1;
-    if (threads > possible && threads < impossible)
-        (can_start(threads - 1) ? possible : impossible) = threads;
-    return threads <= possible;
+    thread_local int last = 1, refused = most_threads + 1;
+    if (threads > last && threads < refused && !can_start(threads - 1))
+        refused = threads;
+    if (threads >= refused)
+        return false;
+    last = threads;
+    return true;
 }
 
 #else

@@ -5,7 +5,7 @@
 
 namespace fused_rmsprop {
 
-constexpr int most_threads = 1024;
+constexpr int most_threads = 1024; ///< of a team
 
 using TeamBody = void (*)(const void *context, int index, int count);
 
