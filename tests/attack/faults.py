@@ -67,6 +67,7 @@ def attack_one(kind: str, front_end: str, operation: Operation, count: int, seed
     """Attack one operation in a child; its counts, and how the child ended."""
 
     def work() -> Counter[str]:
+        sys.unraisablehook = lambda _: None  # an interrupt in a finalizer goes no further
         with scratch_folder() as folder:
             if kind == "disk":
                 mount_small(folder)

@@ -19,7 +19,7 @@ from attack_support import Image, differences, how_it_ended
 from worlds_support import World
 
 Rng = np.random.Generator
-#: One injection: whether it landed inside the operation.
+#: One injection into an operation of so many seconds: whether it landed inside.
 Inject = Callable[[World, Rng, float], bool]
 
 
@@ -69,7 +69,12 @@ def attack(trial: Trial, inject: Inject, count: int, rng: Rng) -> Counter[str]:
     found: Counter[str] = Counter()
     for _ in range(count):
         world = trial.make()
-        found["landed"] += inject(world, rng, trial.seconds)
+        try:
+            landed = inject(world, rng, trial.seconds)
+        except Exception as error:  # no fault raises this
+            found[f"lost: became {type(error).__name__}: {str(error)[:70]}"] += 1
+            continue
+        found["landed"] += landed
         found[trial.outcome(world)] += 1
     return found
 
@@ -101,27 +106,32 @@ class Interrupts:
             signal.setitimer(signal.ITIMER_REAL, self.again)
         raise KeyboardInterrupt
 
+    def caught(self, call: Callable[[], None], depth: int = 5) -> None:
+        """Call it in more ``try`` blocks than there are interrupts, which may come late."""
+        try:
+            if depth:
+                self.caught(call, depth - 1)
+            else:
+                call()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self.left = 0
+
 
 def interrupt(world: World, rng: Rng, seconds: float) -> bool:
     """One, two or three interrupts; the later ones hit the clean-up after the first."""
     again = float(rng.choice([3e-6, 1e-5, 3e-5, 1e-4])) * float(rng.uniform(0.3, 1))
     interrupts = Interrupts(int(rng.choice([1, 1, 2, 2, 3])), again)
-    first = float(rng.uniform(2e-6, 1.1 * seconds + 1e-5))  # with the time to set the timer
-    try:
-        try:
-            signal.setitimer(signal.ITIMER_REAL, first)
-            perform(world)
-        except KeyboardInterrupt:
-            pass
-    except KeyboardInterrupt:
-        pass
-    while True:
-        try:
-            interrupts.left = 0
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            return interrupts.landed
-        except KeyboardInterrupt:  # the third
-            continue
+    first = float(rng.uniform(2e-6, 1.5 * seconds + 1e-5))  # with the time to set the timer
+
+    def call() -> None:
+        signal.setitimer(signal.ITIMER_REAL, first)
+        perform(world)
+
+    interrupts.caught(call)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return interrupts.landed
 
 
 def kill(world: World, rng: Rng, seconds: float) -> bool:

@@ -37,7 +37,7 @@ class TorchWorld(World):
     )
 
     def make(self) -> None:
-        self.steps = 0
+        torch.set_grad_enabled(True)
         self.tensors = [torch.from_numpy(p).requires_grad_() for p in self.params]
         self.opt = RMSprop(self.groups(self.tensors), **self.operation.options)
         self.saved: Any = None
@@ -130,7 +130,8 @@ class TorchWorld(World):
             groups=groups,
             settings=given,
             skipped=opt.skipped_steps,
-            grad_mode=torch.is_grad_enabled(),
+            # torch itself leaves it off when it is cut off in a copy.
+            grad_mode=self.operation.name == "deepcopy" or torch.is_grad_enabled(),
         )
 
     def state_of(self, p: Any, group: dict[str, Any]) -> dict[str, Any]:
