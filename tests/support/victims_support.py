@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -45,13 +46,18 @@ class Victim:
 
     actions: list[Callable[[], None]]
     said = ""  # the last hostile value, for the report
+    before: Image = {}  # what an error must leave
 
     def image(self) -> Image:
         raise NotImplementedError
 
-    def check_unchanged(self, before: Image) -> None:
+    def mark(self) -> None:
+        """From here on an error must leave everything as it is."""
+        self.before = self.image()
+
+    def check_unchanged(self) -> None:
         """An error has left everything as it was."""
-        if changed := differences(before, self.image()):
+        if changed := differences(self.before, self.image()):
             raise WrongError(f"changed after an error: {', '.join(changed[:3])}")
 
     def check_sound(self) -> None:
@@ -97,10 +103,12 @@ class NumpyVictim(Victim):
         )
         self.opt = RMSProp(self.nest(self.arrays, True), **options, **settings)
         self.bound: list[Array] = []
-        self.is_bound = self.is_summed = False
-        self.good_step()
+        self.changed_views = False
+        if r.random() < 0.5:
+            self.good_step()
         self.actions = [
             self.good_step, self.good_step, self.change_array, self.restore_array,
+            self.change_and_restore,
             self.hostile_gradient, self.hostile_container, self.hostile_scale, self.hostile_option,
             self.hostile_setting, self.hostile_lr, self.hostile_params, self.hostile_group,
             self.hostile_state_dict, self.hostile_names, self.change_state, self.function,
@@ -119,7 +127,10 @@ class NumpyVictim(Victim):
     def image(self) -> Image:
         buffers = [m.buffer for m in self.memory]
         arrays = [np.array(a) if a.dtype != object else None for a in self.arrays]
-        return image_of(buffers=buffers, arrays=arrays, opt=self.opt.state_dict())
+        saved = self.opt.state_dict()
+        if self.changed_views:  # the optimizer may put fresh views in their place
+            del saved["state"]
+        return image_of(buffers=buffers, arrays=arrays, opt=saved)
 
     def check_sound(self) -> None:
         if not all(m.is_guarded() for m in self.memory):
@@ -177,7 +188,9 @@ class NumpyVictim(Victim):
         ):
             if not isinstance(grad, np.ndarray) or (grad.shape, grad.dtype) != (m.shape, m.dtype):
                 return None
-            if any(s.shape not in (m.shape, ()) for s in state.values()):
+            if state["step"].shape != () or any(k != "step" and a.strides != m.strides for k, a in state.items()):
+                return None
+            if any(a.dtype != ("i8" if k == "step" else m.dtype) for k, a in state.items()):
                 return None
             old = {k: np.array(v) for k, v in state.items()}
             old["step"] = int(old["step"])
@@ -197,7 +210,19 @@ class NumpyVictim(Victim):
     def change_array(self) -> None:
         """A parameter's array object changes in place, without the optimizer's knowledge."""
         change_in_place(self.r, self.r.choice(self.arrays))
+        self.mark()
         self.checked_step(self.grads())
+
+    def change_and_restore(self) -> None:
+        """What a refused step has read of a changed array must not be used later."""
+        for _ in range(3):
+            change_in_place(self.r, self.r.choice(self.arrays))
+            self.mark()
+            with suppress(TypeError, ValueError):
+                self.checked_step(self.grads())
+            self.check_sound()
+            self.restore_array()
+            self.check_sound()
 
     def restore_array(self) -> None:
         for m in self.memory:
@@ -209,13 +234,14 @@ class NumpyVictim(Victim):
                     m.array.strides = m.strides
             except (ValueError, TypeError, AttributeError):
                 pass
+        self.mark()
         self.good_step()
 
     def hostile_gradient(self) -> None:
         grads: list[Any] = self.grads()
         i = self.r.randrange(3)
         state = list(self.opt.state.values())[i]
-        makers = [*ARRAYS, lambda a: self.arrays[i], lambda a: self.arrays[i][::-1]]
+        makers = [*ARRAYS, lambda a: self.arrays[i], lambda a: self.arrays[i].reshape(-1)[::-1]]
         makers += [lambda a: list(state.values())[-1], lambda a: self.memory[i].buffer]
         grads[i] = self.say(self.r.choice(makers)(grads[i]))
         entry = self.r.choice([self.opt.accumulate, self.opt.bind_grads, None, None])
@@ -245,6 +271,7 @@ class NumpyVictim(Victim):
 
     def hostile_lr(self) -> None:
         self.opt.lr = self.say(self.r.choice(NUMBERS))
+        self.mark()
         self.opt.step(self.nest(self.grads()))
 
     def hostile_params(self) -> None:
@@ -293,7 +320,9 @@ class NumpyVictim(Victim):
         if self.r.random() < 0.5 and array.dtype.kind == "f":
             array[...] = self.r.choice([0.0, -0.0, 5e-324, 1e30, np.inf, np.nan, 1e-30])
         else:
+            self.changed_views = True
             change_in_place(self.r, array)
+        self.mark()
         self.good_step()
 
     def function(self) -> None:
@@ -322,6 +351,7 @@ class NumpyVictim(Victim):
 
     def accumulate(self) -> None:
         self.opt.accumulate(self.nest(self.grads()))
+        self.mark()
         if self.r.random() < 0.5:
             self.opt.step()
         else:
@@ -368,7 +398,7 @@ def change_in_place(r: random.Random, a: Array, safe: bool = False) -> None:
             a.flags.aligned = False
         else:
             a.resize(a.shape, refcheck=False)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         pass  # NumPy refuses
 
 
