@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import threading
 import time
@@ -183,6 +184,10 @@ def fork(world: World, rng: Rng, seconds: float) -> bool:
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(60)
+            world.folder = world.folder / "child"
+            world.folder.mkdir(exist_ok=True)
+            if world.operation.name.startswith("save "):  # the parent writes to its file
+                world.path = world.folder / "checkpoint.npz"
             world.go_on()
             world.go_on()
             status = 0
@@ -190,6 +195,7 @@ def fork(world: World, rng: Rng, seconds: float) -> bool:
             os._exit(status)
     _, raw = os.waitpid(child, 0)
     thread.join()
+    shutil.rmtree(world.folder / "child", ignore_errors=True)
     if ended := how_it_ended(raw):
         raise ChildLostError(f"the child ended with {ended}")
     return landed
@@ -202,7 +208,7 @@ class ChildLostError(Exception):
 def memory(world: World, rng: Rng, seconds: float) -> bool:
     """The address space ends in the middle of the operation."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    room = int(rng.integers(0, 40)) * 100_000
+    room = int(rng.integers(0, 16)) * 100_000
     limit = pages * resource.getpagesize() + room
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

@@ -127,6 +127,8 @@ class TorchVictim(Victim):
             numbers = {k: group[k] for k in FORMULA}
             if not all(type(v) in (int, float, bool) for v in numbers.values()):
                 return None
+            if any(0 < abs(v) < 1e-300 for v in numbers.values()):  # zero to the reference
+                return None
             if not 0 < numbers["eps"] < 1 or group["differentiable"] or group["capturable"]:
                 return None
             for p in group["params"]:
@@ -141,6 +143,8 @@ class TorchVictim(Victim):
         param = p.detach().numpy().copy()
         start = reference.initial_state(param, group["initial_square_avg"])
         found = self.opt.state.get(p, {})
+        if not all(torch.is_tensor(t) and not t.requires_grad for t in found.values()):
+            return None
         state = {**start, **{k: np.array(t) for k, t in found.items() if torch.is_tensor(t)}}
         if "variance" in state:
             state["square_avg"] = state.pop("variance")
@@ -224,18 +228,18 @@ class TorchVictim(Victim):
         if part:
             key = self.r.choice(list(part))
             part[key] = self.say(self.r.choice([*NUMBERS, torch.ones(2), {}, []]))
-        before = self.opt.state_dict()
+        other = copy.deepcopy(self.opt)
+        before = image_of(s=other.state_dict())
         try:
-            self.opt.load_state_dict(saved)
+            other.load_state_dict(saved)
         except BaseException:
-            after = self.opt.state_dict()
-            if changed := differences(image_of(s=before), image_of(s=after)):
+            if changed := differences(before, image_of(s=other.state_dict())):
                 raise WrongError(f"a refused state has changed {changed[:3]}") from None
             raise
-        try:
-            self.step_checked()
-        finally:
-            self.opt.load_state_dict(before)
+        for group in other.param_groups:
+            for p in group["params"]:
+                p.grad = torch.ones_like(p)
+        other.step()
 
     def hostile_params(self) -> None:
         made = [self.r.choice(TENSORS)(torch.ones(2, 3)) for _ in range(2)]

@@ -98,6 +98,7 @@ class World:
 
     def __init__(self, operation: Operation, folder: Path, size: int = 1000) -> None:
         self.folder = folder
+        self.path = folder / "checkpoint.npz"
         self.operation = operation
         self.shapes = [((5, 3), "float32"), ((7,), "float64"), ((), "float32"), ((size,), "float32")]
         self.params = [_draw(i, *shape).copy() for i, shape in enumerate(self.shapes)]
