@@ -1,6 +1,6 @@
 """Faults at random moments: every byte of an optimizer is then as before or as after.
 
-    python tests/attack/faults.py --kind interrupt --count 10000 --seed 1 --front-end numpy
+python tests/attack/faults.py --kind interrupt --count 10000 --seed 1 --front-end numpy
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from attack_support import in_child, print_table, scratch_folder
-from faults_support import KINDS, ChildLostError, Trial, attack
+from faults_support import KINDS, Trial, attack
 from worlds_support import FILES, NumpyWorld, Operation
 
 SIZES = {"memory": 100_000, "fork": 100_000}
@@ -51,10 +51,10 @@ def operations_for(kind: str, front_end: str) -> tuple[Operation, ...]:
 
 def mount_small(folder: Path) -> bool:
     """Mount a small file system there, in a mount namespace of this process; needs root."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None)
     if libc.unshare(_NEW_MOUNT_NAMESPACE) or libc.mount(b"none", b"/", None, _PRIVATE, None):
         return False
-    return libc.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, b"size=1m") == 0
+    return bool(libc.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, b"size=1m") == 0)
 
 
 def fix_allocation() -> None:
@@ -124,8 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     faulthandler.enable()
     kinds = list(KINDS) if given.kind == "all" else [given.kind]
     ends = ["numpy", "torch"] if given.front_end == "both" else [given.front_end]
-    lost = sum(run(kind, end, given.count, given.seed, given.only)
-        for kind in kinds for end in ends)
+    lost = sum(
+        run(kind, end, given.count, given.seed, given.only) for kind in kinds for end in ends
+    )
     print(f"\nlost: {lost}")
     return 1 if lost else 0
 

@@ -177,7 +177,7 @@ ARRAYS: tuple[Callable[[Array], Any], ...] = (
     lambda a: np.array(0.5, a.dtype),
     lambda a: a.dtype.type(0.5),
     lambda a: a.tolist(),
-    lambda a: memoryview(np.ascontiguousarray(a)),
+    lambda a: np.ascontiguousarray(a).data,
     lambda a: bytearray(a.tobytes()),
 )
 
@@ -239,7 +239,7 @@ def containers(leaves: list[Array], keys: list[str]) -> list[Callable[[], Any]]:
         lambda: dict(pairs).values(),
         lambda: {k + "\ud800": v for k, v in pairs},
         lambda: {**dict(pairs), "\ud800": leaves[0]},
-        lambda: {i: v for i, v in enumerate(leaves)},
+        lambda: dict(enumerate(leaves)),
         lambda: {None: leaves[0], float("nan"): leaves[-1], b"w": None, (1, 2): 3},
         lambda: [*leaves, *leaves],
         lambda: leaves[:-1],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from decimal import InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import reference
 from attack_support import Image, differences, image_of
 from fused_rmsprop.torch import RMSprop
 from hostile_support import NUMBERS
-from victims_support import FORMULA, GUARD, NAMES, OPTIONS, SETTINGS, Victim, WrongError
+from victims_support import ALLOWED, FORMULA, GUARD, NAMES, OPTIONS, SETTINGS, Victim, WrongError
 
 torch.set_num_threads(1)
 
@@ -44,6 +45,9 @@ TENSORS: tuple[Callable[[Any], Any], ...] = (
 
 class TorchVictim(Victim):
     """`fused_rmsprop.torch.RMSprop`."""
+
+    #: torch checks values with comparisons and indices that raise more.
+    raises = (*ALLOWED, IndexError, NotImplementedError, ZeroDivisionError, InvalidOperation)
 
     def __init__(self, r: random.Random) -> None:
         self.r = r
@@ -234,7 +238,7 @@ class TorchVictim(Victim):
             other.load_state_dict(saved)
         except BaseException:
             if changed := differences(before, image_of(s=other.state_dict())):
-                raise WrongError(f"a refused state has changed {changed[:3]}") from None
+                raise WrongError(f"a refused state has changed {changed[:3]}")
             raise
         for group in other.param_groups:
             for p in group["params"]:

@@ -124,9 +124,7 @@ class TorchWorld(World):
         given = {name: getattr(opt, name) for name in OPTIMIZER_OPTIONS}
         return image_of(
             params=[p for g in opt.param_groups for p in g["params"]],
-            state=[
-                self.state_of(p, group) for group in opt.param_groups for p in group["params"]
-            ],
+            state=[self.state_of(p, group) for group in opt.param_groups for p in group["params"]],
             groups=groups,
             settings=given,
             skipped=opt.skipped_steps,
@@ -170,9 +168,13 @@ class TorchWorld(World):
         twin = TorchWorld.__new__(TorchWorld)
         twin.operation, twin.tensors = self.operation, saved["params"]
         count = sum(len(g["params"]) for g in self.opt.param_groups)
-        twin.opt = RMSprop(self.groups(twin.tensors[:count]), **self.operation.options, **{
-            name: value for name, value in options.items() if name not in self.operation.options
-        })
+        twin.opt = RMSprop(
+            self.groups(twin.tensors[:count]),
+            **self.operation.options,
+            **{
+                name: value for name, value in options.items() if name not in self.operation.options
+            },
+        )
         for name, value in options.items():
             setattr(twin.opt, name, value)
         twin.opt.load_state_dict(saved["opt"])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import reference
 from attack_support import Image, differences, image_of
 from fused_rmsprop import RMSProp, rmsprop_step
-from hostile_support import ARRAYS, NUMBERS, containers
+from hostile_support import ARRAYS, NUMBERS, BoomError, containers
 
 Array = NDArray[Any]
 GUARD = 64
@@ -37,6 +37,12 @@ SETTINGS = ("max_grad_norm", "max_grad_value", "on_nonfinite", "flush_denormals"
 FORMULA = set(NAMES) - {"initial_square_avg"}
 
 
+ALLOWED = (
+    TypeError, ValueError, RuntimeError, KeyError, AttributeError, FloatingPointError, MemoryError,
+    RecursionError, BoomError,
+)  # fmt: skip
+
+
 class WrongError(AssertionError):
     """The package broke a promise."""
 
@@ -46,7 +52,8 @@ class Victim:
 
     actions: list[Callable[[], None]]
     said = ""  # the last hostile value, for the report
-    before: Image = {}  # what an error must leave
+    before: Image  # what an error must leave
+    raises: tuple[type[BaseException], ...] = ALLOWED
 
     def image(self) -> Image:
         raise NotImplementedError
@@ -138,7 +145,9 @@ class NumpyVictim(Victim):
 
     def grads(self) -> list[Array]:
         return [
-            np.array(np.random.default_rng(self.r.getrandbits(32)).standard_normal(m.shape), m.dtype)
+            np.array(
+                np.random.default_rng(self.r.getrandbits(32)).standard_normal(m.shape), m.dtype
+            )
             for m in self.memory
         ]
 
@@ -147,7 +156,9 @@ class NumpyVictim(Victim):
         name = getattr(value, "__name__", "")
         plain = isinstance(value, (int, float, str, np.ndarray)) and not hasattr(value, "mask")
         known = plain and type(value) in (int, float, str, bool)
-        self.said = f"{type(value).__name__} {value!r:.40}" if known else type(value).__name__ + name
+        self.said = (
+            f"{type(value).__name__} {value!r:.40}" if known else type(value).__name__ + name
+        )
         return value
 
     # Steps, checked against the reference
@@ -188,11 +199,13 @@ class NumpyVictim(Victim):
         ):
             if not isinstance(grad, np.ndarray) or (grad.shape, grad.dtype) != (m.shape, m.dtype):
                 return None
-            if state["step"].shape != () or any(k != "step" and a.strides != m.strides for k, a in state.items()):
+            if state["step"].shape != () or any(
+                k != "step" and a.strides != m.strides for k, a in state.items()
+            ):
                 return None
             if any(a.dtype != ("i8" if k == "step" else m.dtype) for k, a in state.items()):
                 return None
-            old = {k: np.array(v) for k, v in state.items()}
+            old: dict[str, Any] = {k: np.array(v) for k, v in state.items()}
             old["step"] = int(old["step"])
             if "variance" in old:
                 old["square_avg"] = old.pop("variance")
@@ -229,7 +242,7 @@ class NumpyVictim(Victim):
             try:
                 m.array.flags.writeable = True
                 if m.array.nbytes == int(np.prod(m.shape)) * m.dtype.itemsize:
-                    m.array.dtype = m.dtype
+                    m.array.dtype = m.dtype  # type: ignore[misc]
                     m.array.shape = m.shape
                     m.array.strides = m.strides
             except (ValueError, TypeError, AttributeError):
@@ -389,7 +402,7 @@ def change_in_place(r: random.Random, a: Array, safe: bool = False) -> None:
         elif how == 2:
             a[...] = r.choice([0.0, np.nan, np.inf, -0.0, 5e-324, 1e30])
         elif how == 3:
-            a.dtype = r.choice(["i4", "f4", "f8", "u1", ">f4", "i8", "f2", "c8"])
+            a.dtype = np.dtype(r.choice(["i4", "f4", "f8", "u1", ">f4", "i8", "f2", "c8"]))  # type: ignore[misc]
         elif how == 4:
             a.resize(r.choice([0, 1, 2, 100, 5000]), refcheck=False)
         elif how == 5:

@@ -1,7 +1,7 @@
 """Optimizers of both front ends with the operations that faults are injected into.
 
-A world is an optimizer, its parameters and its files, the same each time it is made. An operation is
-a list of calls: after a fault, the world is as after some number of them.
+A world is an optimizer, its parameters and its files, the same each time it is made. An operation
+is a list of calls: after a fault, the world is as after some number of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -24,8 +23,8 @@ from fused_rmsprop import RMSProp
 Array = NDArray[Any]
 FORMATS = ("npz", "safetensors")
 OLD_STEPS, WARM_STEPS = 1, 2  # the old file is from the first, the optimizer from the second
-FLAT = {"alpha": 0.9}
-FULL = {"momentum": 0.9, "centered": True, "nesterov": True, "ema_decay": 0.9}
+FLAT: dict[str, Any] = {"alpha": 0.9}
+FULL: dict[str, Any] = {"momentum": 0.9, "centered": True, "nesterov": True, "ema_decay": 0.9}
 
 
 def lr_at(step: int) -> float:
@@ -100,7 +99,12 @@ class World:
         self.folder = folder
         self.path = folder / "checkpoint.npz"
         self.operation = operation
-        self.shapes = [((5, 3), "float32"), ((7,), "float64"), ((), "float32"), ((size,), "float32")]
+        self.shapes = [
+            ((5, 3), "float32"),
+            ((7,), "float64"),
+            ((), "float32"),
+            ((size,), "float32"),
+        ]
         self.params = [_draw(i, *shape).copy() for i, shape in enumerate(self.shapes)]
         self.make()
         for _ in range(WARM_STEPS):
