@@ -100,7 +100,7 @@ def check_bits(end: End, grads: list[list[Any]]) -> None:
         assert reference.same_bits(end.params[i], param), "a parameter has other bits"
         for key, value in end.state(i).items():
             expected = states[i]["square_avg" if key == "variance" else key]
-            assert np.array_equal(value, expected), f"{key} has other bits"
+            assert np.array_equal(value, np.asarray(expected)), f"{key} has other bits"
 
 
 def soak(front_end: str, shapes: Sequence[tuple[int, ...]], steps: int) -> list[object]:

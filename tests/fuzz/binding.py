@@ -73,6 +73,7 @@ def run(front_end: str, inputs: int, seed: int, first: int = 0) -> tuple[Counter
     kind = victim_of(front_end)
     ends: Counter[str] = Counter()
     wrong: list[str] = []
+    crashes: list[str] = []
 
     def batch(indices: range) -> Any:
         found: Counter[str] = Counter()
@@ -90,6 +91,7 @@ def run(front_end: str, inputs: int, seed: int, first: int = 0) -> tuple[Counter
         indices = pending.pop(0)
         found, ended = in_child(partial(batch, indices), seconds=120)
         if ended and len(indices) > 1:  # which of them was it?
+            crashes.append(f"the process ended with {ended} (inputs {indices})")
             half = len(indices) // 2
             pending[:0] = [indices[:half], indices[half:]]
             continue
@@ -100,6 +102,8 @@ def run(front_end: str, inputs: int, seed: int, first: int = 0) -> tuple[Counter
                 wrong.append(end)
             else:
                 ends[end] += n
+    if crashes and not wrong:  # each half survived, so no single input is to blame
+        wrong = crashes
     return ends, wrong
 
 

@@ -253,3 +253,48 @@ def containers(leaves: list[Array], keys: list[str]) -> list[Callable[[], Any]]:
         lambda: 3,
         lambda: "w",
     ]
+
+
+def change_in_place(r: random.Random, a: Array, safe: bool = False) -> None:
+    """Change the dtype, the shape, the strides, the size or the flags of an array object."""
+    how = r.randrange(3 if safe else 8)
+    try:
+        if how == 0:
+            a.flags.writeable = not a.flags.writeable
+        elif how == 1:
+            a.shape = r.choice([a.shape[::-1], (-1,), (1, -1), (*a.shape, 1)])
+        elif how == 2:
+            a[...] = r.choice([0.0, np.nan, np.inf, -0.0, 5e-324, 1e30])
+        elif how == 3:
+            a.dtype = np.dtype(r.choice(["i4", "f4", "f8", "u1", ">f4", "i8", "f2", "c8"]))  # type: ignore[misc]
+        elif how == 4:
+            a.resize(r.choice([0, 1, 2, 100, 5000]), refcheck=False)
+        elif how == 5:
+            a.strides = r.choice([a.strides[::-1], (0,) * a.ndim, (a.itemsize,) * a.ndim])
+        elif how == 6:
+            a.flags.aligned = False
+        else:
+            a.resize(a.shape, refcheck=False)
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        pass  # NumPy refuses
+
+
+def spoil(r: random.Random, saved: Any) -> Any:
+    """Put a hostile value somewhere into nested dicts and lists."""
+    if isinstance(saved, dict) and saved and r.random() < 0.95:
+        key = r.choice(list(saved))
+        how = r.random()
+        if how < 0.1:
+            del saved[key]
+        elif how < 0.15:
+            saved[r.choice(["x", 3, None, "\ud800"])] = r.choice(NUMBERS)
+        else:
+            saved[key] = spoil(r, saved[key])
+        return saved
+    if isinstance(saved, list) and saved and r.random() < 0.9:
+        i = r.randrange(len(saved))
+        saved[i] = spoil(r, saved[i])
+        return saved
+    if isinstance(saved, np.ndarray) and r.random() < 0.7:
+        return r.choice(ARRAYS)(saved)
+    return r.choice(NUMBERS)

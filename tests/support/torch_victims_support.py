@@ -167,7 +167,7 @@ class TorchVictim(Victim):
     def hostile_gradient(self) -> None:
         self.set_grads()
         p = self.r.choice(self.params)
-        p.grad = self.say(self.r.choice([*TENSORS, lambda t: p.detach()])(p.grad))
+        p.grad = self.say(self.pick(*TENSORS, lambda t: p.detach())(p.grad))
         self.mark()
         self.opt.step()
 
@@ -215,7 +215,7 @@ class TorchVictim(Victim):
         entries = state[p]
         key = self.r.choice([*entries, "variance", "grad_avg", "param_avg", "x"])
         values = [lambda t: self.r.choice(NUMBERS), *TENSORS, lambda t: p.detach()]
-        entries[key] = self.say(self.r.choice(values)(torch.zeros_like(p)))
+        entries[key] = self.say(self.pick(*values)(torch.zeros_like(p)))
         if self.r.random() < 0.1:
             state[p] = self.r.choice([None, [], {}, 3])
         try:
@@ -238,7 +238,7 @@ class TorchVictim(Victim):
             other.load_state_dict(saved)
         except BaseException:
             if changed := differences(before, image_of(s=other.state_dict())):
-                raise WrongError(f"a refused state has changed {changed[:3]}")
+                raise WrongError(f"a refused state has changed {changed[:3]}") from None
             raise
         for group in other.param_groups:
             for p in group["params"]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import reference
 from attack_support import Image, differences, image_of
 from fused_rmsprop import RMSProp, rmsprop_step
-from hostile_support import ARRAYS, NUMBERS, BoomError, containers
+from hostile_support import ARRAYS, NUMBERS, BoomError, change_in_place, containers, spoil
 
 Array = NDArray[Any]
 GUARD = 64
@@ -50,13 +50,18 @@ class WrongError(AssertionError):
 class Victim:
     """What the fuzzer needs of an optimizer under attack."""
 
-    actions: list[Callable[[], None]]
+    r: random.Random
+    actions: list[Any]
     said = ""  # the last hostile value, for the report
     before: Image  # what an error must leave
     raises: tuple[type[BaseException], ...] = ALLOWED
 
     def image(self) -> Image:
         raise NotImplementedError
+
+    def pick(self, *makers: Callable[..., Any]) -> Callable[..., Any]:
+        """One of the functions."""
+        return self.r.choice(makers)
 
     def mark(self) -> None:
         """From here on an error must leave everything as it is."""
@@ -95,8 +100,8 @@ class Memory:
         return bool((self.buffer[:GUARD] == 0xAA).all() and (self.buffer[-GUARD:] == 0xAA).all())
 
 
-class NumpyVictim(Victim):
-    """`fused_rmsprop.RMSProp`, and `rmsprop_step`."""
+class CheckedOptimizer(Victim):
+    """`fused_rmsprop.RMSProp`, whose steps are compared with the reference."""
 
     def __init__(self, r: random.Random) -> None:
         self.r = r
@@ -113,14 +118,6 @@ class NumpyVictim(Victim):
         self.changed_views = False
         if r.random() < 0.5:
             self.good_step()
-        self.actions = [
-            self.good_step, self.good_step, self.change_array, self.restore_array,
-            self.change_and_restore,
-            self.hostile_gradient, self.hostile_container, self.hostile_scale, self.hostile_option,
-            self.hostile_setting, self.hostile_lr, self.hostile_params, self.hostile_group,
-            self.hostile_state_dict, self.hostile_names, self.change_state, self.function,
-            self.averages, self.accumulate, self.bind, self.change_bound, self.round_trip,
-        ]  # fmt: skip
 
     def nest(self, leaves: list[Any], as_params: bool = False) -> Any:
         if self.structure == 0:
@@ -218,7 +215,20 @@ class NumpyVictim(Victim):
                 )
         return expected
 
-    # Actions
+
+class NumpyVictim(CheckedOptimizer):
+    """`fused_rmsprop.RMSProp`, and `rmsprop_step`, with hostile actions."""
+
+    def __init__(self, r: random.Random) -> None:
+        super().__init__(r)
+        self.actions = [
+            self.good_step, self.good_step, self.change_array, self.restore_array,
+            self.change_and_restore,
+            self.hostile_gradient, self.hostile_container, self.hostile_scale, self.hostile_option,
+            self.hostile_setting, self.hostile_lr, self.hostile_params, self.hostile_group,
+            self.hostile_state_dict, self.hostile_names, self.change_state, self.function,
+            self.averages, self.accumulate, self.bind, self.change_bound, self.round_trip,
+        ]  # fmt: skip
 
     def change_array(self) -> None:
         """A parameter's array object changes in place, without the optimizer's knowledge."""
@@ -256,7 +266,7 @@ class NumpyVictim(Victim):
         state = list(self.opt.state.values())[i]
         makers = [*ARRAYS, lambda a: self.arrays[i], lambda a: self.arrays[i].reshape(-1)[::-1]]
         makers += [lambda a: list(state.values())[-1], lambda a: self.memory[i].buffer]
-        grads[i] = self.say(self.r.choice(makers)(grads[i]))
+        grads[i] = self.say(self.pick(*makers)(grads[i]))
         entry = self.r.choice([self.opt.accumulate, self.opt.bind_grads, None, None])
         if entry is None:
             self.checked_step(grads)
@@ -301,8 +311,8 @@ class NumpyVictim(Victim):
 
     def hostile_group(self) -> None:
         new = np.zeros(2)
-        made = self.r.choice(
-            [*containers([new, new + 1, new + 2], KEYS), lambda: self.arrays[0], lambda: new]
+        made = self.pick(
+            *containers([new, new + 1, new + 2], KEYS), lambda: self.arrays[0], lambda: new
         )()
         group: Any = {"params": self.say(made)}
         if self.r.random() < 0.3:
@@ -345,7 +355,7 @@ class NumpyVictim(Victim):
         for _ in range(self.r.randint(1, 2)):
             if self.r.random() < 0.5:
                 i = self.r.randrange(3)
-                arrays[i] = self.say(self.r.choice([*ARRAYS, lambda a: p, lambda a: v])(arrays[i]))
+                arrays[i] = self.say(self.pick(*ARRAYS, lambda a: p, lambda a: v)(arrays[i]))
             else:
                 names = (*FORMULA, "step", "grad_scale", "max_grad_value", "threads", "grad_avg")
                 given[self.r.choice(names)] = self.say(self.r.choice(NUMBERS))
@@ -389,48 +399,3 @@ class NumpyVictim(Victim):
     def round_trip(self) -> None:
         copy.deepcopy(self.opt)
         self.opt.load_state_dict(self.opt.state_dict())
-
-
-def change_in_place(r: random.Random, a: Array, safe: bool = False) -> None:
-    """Change the dtype, the shape, the strides, the size or the flags of an array object."""
-    how = r.randrange(3 if safe else 8)
-    try:
-        if how == 0:
-            a.flags.writeable = not a.flags.writeable
-        elif how == 1:
-            a.shape = r.choice([a.shape[::-1], (-1,), (1, -1), (*a.shape, 1)])
-        elif how == 2:
-            a[...] = r.choice([0.0, np.nan, np.inf, -0.0, 5e-324, 1e30])
-        elif how == 3:
-            a.dtype = np.dtype(r.choice(["i4", "f4", "f8", "u1", ">f4", "i8", "f2", "c8"]))  # type: ignore[misc]
-        elif how == 4:
-            a.resize(r.choice([0, 1, 2, 100, 5000]), refcheck=False)
-        elif how == 5:
-            a.strides = r.choice([a.strides[::-1], (0,) * a.ndim, (a.itemsize,) * a.ndim])
-        elif how == 6:
-            a.flags.aligned = False
-        else:
-            a.resize(a.shape, refcheck=False)
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        pass  # NumPy refuses
-
-
-def spoil(r: random.Random, saved: Any) -> Any:
-    """Put a hostile value somewhere into nested dicts and lists."""
-    if isinstance(saved, dict) and saved and r.random() < 0.95:
-        key = r.choice(list(saved))
-        how = r.random()
-        if how < 0.1:
-            del saved[key]
-        elif how < 0.15:
-            saved[r.choice(["x", 3, None, "\ud800"])] = r.choice(NUMBERS)
-        else:
-            saved[key] = spoil(r, saved[key])
-        return saved
-    if isinstance(saved, list) and saved and r.random() < 0.9:
-        i = r.randrange(len(saved))
-        saved[i] = spoil(r, saved[i])
-        return saved
-    if isinstance(saved, np.ndarray) and r.random() < 0.7:
-        return r.choice(ARRAYS)(saved)
-    return r.choice(NUMBERS)
