@@ -71,7 +71,6 @@ def fix_allocation() -> None:
 
 def attack_one(kind: str, front_end: str, operation: Operation, count: int, seed: int) -> Any:
     """Attack one operation in a child; its counts, and how the child ended."""
-
     if kind == "fork":  # with large parameters
         operation = operation._replace(calls=operation.calls[:3])
 
