@@ -1,0 +1,27 @@
+"""A few hundred inputs of the fuzzer of the binding; ``binding.py`` makes as many as wanted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import needs_torch
+
+COMMAND = Path(__file__).with_name("binding.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("front_end", ["numpy", "torch"])
+def test_hostile_values_are_refused(front_end: str) -> None:
+    if front_end == "torch":
+        needs_torch()
+    done = subprocess.run(
+        [sys.executable, COMMAND, f"--front-end={front_end}", "--inputs=500", "--seed=7"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,258 @@
+"""Injects faults into the operations of a world, and compares every byte with before and after."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from attack_support import Image, differences, how_it_ended
+from worlds_support import World
+
+Rng = np.random.Generator
+#: One injection into an operation of so many seconds: whether it landed inside.
+Inject = Callable[[World, Rng, float], bool]
+
+
+class Trial:
+    """The images that an operation may leave, and how the world must go on from each."""
+
+    def __init__(self, make: Callable[[], World]) -> None:
+        self.make = make
+        self.images: list[Image] = []
+        self.continuations: list[Image] = []
+        first = make()
+        for done in range(len(first.operation.calls) + 1):
+            world = make()
+            for index in range(done):
+                world.call(index)
+            self.images.append(world.image())
+            self.continuations.append(world.go_on())
+        self.seconds = min(self._seconds() for _ in range(5))
+
+    def _seconds(self) -> float:
+        world = self.make()
+        start = time.perf_counter()
+        perform(world)
+        return time.perf_counter() - start
+
+    def outcome(self, world: World) -> str:
+        """before, after, between, or what was lost."""
+        try:
+            image = world.image()
+            if image not in self.images:
+                nearest = min((differences(image, i) for i in self.images), key=len)
+                return f"lost: differs in {', '.join(nearest[:3])}"
+            after = world.go_on()
+        except BaseException as error:
+            return f"lost: {type(error).__name__}: {str(error)[:70]}"
+        good = [i for i, known in enumerate(self.images) if image == known]
+        if not any(self.continuations[i] == after for i in good):
+            wrong = differences(after, self.continuations[good[0]])
+            return f"lost: goes on otherwise in {', '.join(wrong[:3])}"
+        if good[0] == 0:
+            return "before"
+        return "after" if good[-1] == len(self.images) - 1 else "between"
+
+
+def attack(trial: Trial, inject: Inject, count: int, rng: Rng) -> Counter[str]:
+    """Inject faults; how many landed inside and what each left."""
+    found: Counter[str] = Counter()
+    for _ in range(count):
+        world = trial.make()
+        try:
+            landed = inject(world, rng, trial.seconds)
+        except Exception as error:  # no fault raises this
+            found[f"lost: became {type(error).__name__}: {str(error)[:70]}"] += 1
+            continue
+        found["landed"] += landed
+        found[trial.outcome(world)] += 1
+    return found
+
+
+def perform(world: World) -> None:
+    """All calls of the operation."""
+    for index in range(len(world.operation.calls)):
+        world.call(index)
+
+
+class Interrupts:
+    """Timed interrupts, which Python handles as it does Ctrl-C: a signal whose handler raises."""
+
+    def __init__(self, most: int, again: float) -> None:
+        self.left = most
+        self.again = again
+        self.landed = False
+        signal.signal(signal.SIGALRM, self.handle)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.left <= 0:
+            return
+        self.left -= 1
+        while frame is not None:
+            if frame.f_code is perform.__code__:
+                self.landed = True
+            frame = frame.f_back
+        if self.left > 0:  # not a timer that repeats: a fast one would let nothing else run
+            signal.setitimer(signal.ITIMER_REAL, self.again)
+        raise KeyboardInterrupt
+
+    def caught(self, call: Callable[[], None], depth: int = 5) -> None:
+        """Call it in more ``try`` blocks than there are interrupts, which may come late."""
+        try:
+            if depth:
+                self.caught(call, depth - 1)
+            else:
+                call()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self.left = 0
+
+
+def interrupt(world: World, rng: Rng, seconds: float) -> bool:
+    """One, two or three interrupts; the later ones hit the clean-up after the first."""
+    again = float(rng.choice([3e-6, 1e-5, 3e-5, 1e-4])) * float(rng.uniform(0.3, 1))
+    interrupts = Interrupts(int(rng.choice([1, 1, 2, 2, 3])), again)
+    first = float(rng.uniform(2e-6, 1.5 * seconds + 1e-5))  # with the time to set the timer
+
+    def call() -> None:
+        signal.setitimer(signal.ITIMER_REAL, first)
+        perform(world)
+
+    interrupts.caught(call)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return interrupts.landed
+
+
+def kill(world: World, rng: Rng, seconds: float) -> bool:
+    """A child is killed in the middle of the operation; its files are left."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, b"0")
+        try:
+            perform(world)
+            os.write(writing, b"1")
+        finally:
+            os._exit(0)
+    os.read(reading, 1)
+    end = time.perf_counter() + float(rng.uniform(0, 1.5)) * seconds
+    while time.perf_counter() < end:
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(writing)
+    landed = os.read(reading, 1) == b""
+    os.close(reading)
+    for name in os.listdir(world.folder):  # a killed writer's file is removed by the next save
+        if landed and name.endswith(".tmp"):
+            os.utime(world.folder / name)
+    return landed
+
+
+def fork(world: World, rng: Rng, seconds: float) -> bool:
+    """A child is forked while another thread performs the operation; the child must go on."""
+    inside = threading.Event()
+    done = threading.Event()
+
+    def work() -> None:
+        inside.set()
+        perform(world)
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait()
+    end = time.perf_counter() + float(rng.uniform(0, 1.2)) * seconds
+    while time.perf_counter() < end:
+        pass
+    landed = not done.is_set()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(60)
+            world.folder = world.folder / "child"
+            world.folder.mkdir(exist_ok=True)
+            if world.operation.name.startswith("save "):  # the parent writes to its file
+                world.path = world.folder / "checkpoint.npz"
+            world.go_on()
+            world.go_on()
+            status = 0
+        finally:
+            os._exit(status)
+    _, raw = os.waitpid(child, 0)
+    thread.join()
+    shutil.rmtree(world.folder / "child", ignore_errors=True)
+    if ended := how_it_ended(raw):
+        raise ChildLostError(f"the child ended with {ended}")
+    return landed
+
+
+class ChildLostError(Exception):
+    """A child could not go on."""
+
+
+def memory(world: World, rng: Rng, seconds: float) -> bool:
+    """The address space ends in the middle of the operation."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    room = int(rng.integers(0, 16)) * 100_000
+    limit = pages * resource.getpagesize() + room
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        perform(world)
+    except MemoryError:
+        return True
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    return False
+
+
+def full_disk(world: World, rng: Rng, seconds: float) -> bool:
+    """The file system is full, or a file's size is limited, in the middle of a save."""
+    by_limit = not os.path.ismount(world.folder) or rng.random() < 0.5
+    filler = world.folder / "filler"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        if by_limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(rng.integers(0, 30_000)), hard))
+        else:
+            free = os.statvfs(world.folder)
+            room = int(rng.integers(0, 8)) * free.f_frsize
+            filler.write_bytes(b"0" * max(0, free.f_bavail * free.f_frsize - room))
+        perform(world)
+    except OSError:
+        return True
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        filler.unlink(missing_ok=True)
+    return False
+
+
+def nothing(world: World, rng: Rng, seconds: float) -> bool:
+    """No fault: the harness itself must then find nothing."""
+    perform(world)
+    return False
+
+
+KINDS: dict[str, Any] = {
+    "interrupt": interrupt,
+    "kill": kill,
+    "fork": fork,
+    "memory": memory,
+    "disk": full_disk,
+    "none": nothing,
+}
