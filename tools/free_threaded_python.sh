@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Builds a CPython without a GIL into the folder that is named, from the source of Debian's
+# python3.13, since Debian packages no such interpreter: tools/free_threaded_python.sh FOLDER
+# With TSAN=1 clang builds it with ThreadSanitizer. Needs a C compiler, and changes nothing else.
+set -euo pipefail
+
+mkdir -p "$1"
+prefix=$(realpath "$1")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+# The package lists of its own: the release that runs here may have an older Python.
+mkdir -p lists/partial cache/archives/partial
+echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main" >sources.list
+apt=(apt-get -qq -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" \
+    -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null)
+"${apt[@]}" update
+"${apt[@]}" source --download-only python3.13
+tar xf python3.13_*.orig.tar.xz
+cd Python-3.13*
+
+if [[ ${TSAN:-} ]]; then
+    export CC=${CLANGXX/clang++/clang} CXX=$CLANGXX
+    options=(--with-thread-sanitizer)
+fi
+./configure -q --disable-gil --prefix="$prefix" --disable-test-modules --without-doc-strings \
+    "${options[@]}"
+make -s -j"$(nproc)"
+make -s altinstall COMPILEALL_OPTS=-q
+ln -sf python3.13t "$prefix/bin/python3"

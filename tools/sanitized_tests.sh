@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Runs Python tests on a module with AddressSanitizer and UndefinedBehaviorSanitizer: builds the
+# preset python-asan-ubsan and passes its arguments to pytest. PYTHON names the interpreter; it
+# needs pybind11 and the package's test requirements.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-.venv/bin/python}
+build=build/python-asan-ubsan
+cmake --preset python-asan-ubsan -DPython_EXECUTABLE="$(realpath -s "$python")" \
+    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)"
+cmake --build --preset python-asan-ubsan
+
+rm -rf "$build/site" # the package beside its module, in front of an installed one
+mkdir "$build/site"
+cp -r python/fused_rmsprop "$build/site/"
+rm -f "$build"/site/fused_rmsprop/_core*.so
+cp "$build"/cpp/bindings/_core*.so "$build/site/fused_rmsprop/"
+
+# ASan must come first in the process, and must find the C++ library to see what is thrown there.
+# CPython frees no memory at its end that lives as long as it, so leaks are not looked for.
+export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)"
+export ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:handle_abort=1:allocator_may_return_null=1
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+export PYTHONMALLOC=malloc # each object in memory of its own, which ASan watches
+export PYTHONPATH=$build/site
+not_here=(
+    --ignore tests/torch # torch is not built for it
+    --ignore tests/exchange --ignore tests/test_presets.py --ignore tests/test_scipy.py # Python alone, beside
+    --ignore tests/test_autograd.py --ignore tests/test_examples.py # other packages: nothing of the module
+    --ignore tests/test_command_line.py --ignore tests/test_readme.py # that other tests do not use
+    # These limit the address space, of which ASan reserves terabytes, or the resident memory, which
+    # it does not give back.
+    -k 'not threads_that_cannot and not allocates_nothing'
+)
+exec "$python" -m pytest "${not_here[@]}" "$@"
