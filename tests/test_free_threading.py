@@ -88,7 +88,7 @@ def test_the_gil_stays_off() -> None:
 
 @sizes
 def test_an_optimizer_in_each_thread(size: int) -> None:
-    options = {"momentum": 0.9, "centered": True, "max_grad_norm": 1.0}
+    options: dict[str, Any] = {"momentum": 0.9, "centered": True, "max_grad_norm": 1.0}
     all_params = [parameters(size) for _ in range(4)]
 
     def train(params: dict[str, Array]) -> None:
