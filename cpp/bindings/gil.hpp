@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <exception>
+#include <mutex>
 #include <thread>
 
 #include <pybind11/pybind11.h>
@@ -10,6 +11,18 @@
 namespace fused_rmsprop::bindings {
 
 namespace py = pybind11;
+
+/// Excludes other threads where no global lock does: in a free-threaded Python. Whoever has it calls
+/// nothing of Python's.
+#ifdef Py_GIL_DISABLED
+using GilMutex = std::mutex;
+#else
+struct GilMutex {
+    void lock() {}
+    void unlock() {}
+};
+#endif
+using GilLock = std::lock_guard<GilMutex>;
 
 /// Calls a function of Python's that waits for the lock. Up to 3.13, Python ends a thread that asks
 /// for it while the interpreter shuts down, by unwinding its stack: through frames that may not be

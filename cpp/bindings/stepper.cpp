@@ -16,6 +16,7 @@ std::size_t bytes_to_step(std::span<const Tensor> tensors) {
 void Stepper::set_on_nonfinite(const std::string &name) {
     for (const OnNonfiniteName value : {propagate, skip, raise})
         if (name == on_nonfinite_names[value]) {
+            const GilLock lock(mutex);
             on_nonfinite_ = value;
             return;
         }
@@ -23,6 +24,7 @@ void Stepper::set_on_nonfinite(const std::string &name) {
 }
 
 Execution Stepper::tuned_execution() {
+    const GilLock lock(mutex);
     Execution tuned = execution;
     tuned.tuner = execution.threads == 0 ? &tuner_ : nullptr;
     return tuned;
@@ -30,12 +32,17 @@ Execution Stepper::tuned_execution() {
 
 Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, double grad_scale,
                                    std::size_t release_gil_from_bytes) {
-    GradientTransform how = transform;
-    how.grad_scale = grad_scale;
-    if (on_nonfinite_ != propagate)
-        how.on_nonfinite = OnNonfinite::skip;
-    const bool refuse = on_nonfinite_ == raise;
     const Execution tuned = tuned_execution();
+    GradientTransform how;
+    bool refuse = false;
+    {
+        const GilLock lock(mutex);
+        how = transform;
+        how.on_nonfinite =
+            on_nonfinite_ == propagate ? OnNonfinite::propagate : OnNonfinite::skip;
+        refuse = on_nonfinite_ == raise;
+    }
+    how.grad_scale = grad_scale;
 
     StepResult result;
     without_gil(bytes_to_step(tensors) >= release_gil_from_bytes,
@@ -45,6 +52,7 @@ Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, double grad_
         nonfinite_ = result.nonfinite;
         return Outcome::refused;
     }
+    const GilLock lock(mutex);
     grad_norm = result.grad_norm;
     if (result.skipped) {
         ++skipped_steps;
@@ -72,24 +80,46 @@ void register_stepper(py::module_ &m) {
         .def_property(
             "threads",
             [](const Stepper &s) {
+                const GilLock lock(s.mutex);
                 return s.execution.threads == 0 ? std::nullopt : std::optional(s.execution.threads);
             },
             [](Stepper &s, std::optional<int> threads) {
+                const GilLock lock(s.mutex);
                 s.execution.threads = threads.value_or(0);
-            })
-        .def_readwrite("skipped_steps", &Stepper::skipped_steps)
-        .def_readonly("grad_norm", &Stepper::grad_norm)
-        .def_readonly("threads_used", &Stepper::threads_used);
-    const auto add_member = [&](const char *name, auto part, auto member) {
-        using Value = std::decay_t<decltype(std::declval<Stepper &>().*part.*member)>;
+            });
+    const auto locked = [&](const char *name, auto get, auto set) {
         stepper.def_property(
-            name, [=](const Stepper &s) { return s.*part.*member; },
-            [=](Stepper &s, const Value &value) { s.*part.*member = value; });
+            name,
+            [=](const Stepper &s) {
+                const GilLock lock(s.mutex);
+                return get(s);
+            },
+            set);
     };
-    add_member("flush_denormals", &Stepper::execution, &Execution::flush_denormals);
-    add_member("serial_below_bytes", &Stepper::execution, &Execution::serial_below_bytes);
-    add_member("max_grad_norm", &Stepper::transform, &GradientTransform::max_grad_norm);
-    add_member("max_grad_value", &Stepper::transform, &GradientTransform::max_grad_value);
+    const auto add_result = [&](const char *name, auto member) {
+        locked(name, [=](const Stepper &s) { return s.*member; }, nullptr);
+    };
+    const auto add_setting = [&](const char *name, auto part, auto member) {
+        using Value = std::decay_t<decltype(std::declval<Stepper &>().*part.*member)>;
+        locked(
+            name, [=](const Stepper &s) { return s.*part.*member; },
+            [=](Stepper &s, const Value &value) {
+                const GilLock lock(s.mutex);
+                s.*part.*member = value;
+            });
+    };
+    add_result("grad_norm", &Stepper::grad_norm);
+    add_result("threads_used", &Stepper::threads_used);
+    locked(
+        "skipped_steps", [](const Stepper &s) { return s.skipped_steps; },
+        [](Stepper &s, std::int64_t steps) {
+            const GilLock lock(s.mutex);
+            s.skipped_steps = steps;
+        });
+    add_setting("flush_denormals", &Stepper::execution, &Execution::flush_denormals);
+    add_setting("serial_below_bytes", &Stepper::execution, &Execution::serial_below_bytes);
+    add_setting("max_grad_norm", &Stepper::transform, &GradientTransform::max_grad_norm);
+    add_setting("max_grad_value", &Stepper::transform, &GradientTransform::max_grad_value);
 }
 
 } // namespace fused_rmsprop::bindings

@@ -17,7 +17,10 @@ namespace fused_rmsprop::bindings {
 class Stepper {
 public:
     /// "propagate", "skip" or "raise".
-    std::string on_nonfinite() const { return on_nonfinite_names[on_nonfinite_]; }
+    std::string on_nonfinite() const {
+        const GilLock lock(mutex);
+        return on_nonfinite_names[on_nonfinite_];
+    }
     void set_on_nonfinite(const std::string &name);
 
     /// Takes over the settings that a checkpoint holds, and the counters.
@@ -29,6 +32,8 @@ public:
     }
 
     Ownership ownership;
+    /// For all below: threads that have not claimed the optimizer read and set it.
+    mutable GilMutex mutex;
     Execution execution{.threads = 0}; ///< threads 0: found out by measuring
     GradientTransform transform;       ///< but for on_nonfinite
     int threads_used = 1;              ///< by the last step

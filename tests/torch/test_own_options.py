@@ -292,7 +292,7 @@ def test_a_closure_is_not_called_inside_use_ema() -> None:
         {"\ud800": 1, "momentum": None},
         {"weight_decay": 10**400},
     ],
-    ids=str,
+    ids=[str(i) for i in range(12)],
 )
 def test_a_refused_option_that_is_put_right_leaves_nothing(wrong: Any) -> None:
     results = []

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../garbage.hpp"
+#include "../gil.hpp"
 #include "arrays.hpp"
 #include "tree.hpp"
 
@@ -52,6 +53,7 @@ public:
     /// This member of all parameters.
     template <typename T>
     std::vector<T> each(T Parameter::*member) const {
+        const GilLock lock(mutex_);
         std::vector<T> values;
         for (const Parameter &parameter : parameters_)
             values.push_back(parameter.*member);
@@ -80,6 +82,7 @@ public:
 
     /// Takes what with_state() made, and leaves what was there.
     void exchange(std::vector<Parameter> &parameters) noexcept {
+        const GilLock lock(mutex_);
         parameters_.swap(parameters);
         ++layout_;
     }
@@ -104,6 +107,7 @@ public:
     void clear();
 
 private:
+    mutable GilMutex mutex_; ///< for each(): all others have claimed the optimizer
     py::object nest_;
     std::string root_;
     Tree tree_;

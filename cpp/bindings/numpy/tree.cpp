@@ -14,22 +14,39 @@ py::str exact(const py::str &text) {
 
 // Everything that is read is owned at once: a key's own code may empty its container meanwhile.
 
+/// Empty if the list has become shorter.
 py::object item(py::handle sequence, Py_ssize_t index) {
-    return py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(sequence.ptr(), index));
+#if PY_VERSION_HEX >= 0x030D0000
+    if (PyList_Check(sequence.ptr())) { // which another thread may change
+        PyObject *const value = PyList_GetItemRef(sequence.ptr(), index);
+        if (value == nullptr)
+            PyErr_Clear();
+        return py::reinterpret_steal<py::object>(value);
+    }
+#endif
+    return index < PySequence_Fast_GET_SIZE(sequence.ptr())
+               ? py::reinterpret_borrow<py::object>(
+                     PySequence_Fast_GET_ITEM(sequence.ptr(), index))
+               : py::object();
 }
 
 std::vector<py::object> keys_of(py::handle dict) {
     std::vector<py::object> keys;
-    keys.reserve(static_cast<std::size_t>(PyDict_Size(dict.ptr())));
-    PyObject *key = nullptr;
-    for (Py_ssize_t position = 0; PyDict_Next(dict.ptr(), &position, &key, nullptr) != 0;)
+    for (const py::handle key : py::reinterpret_steal<py::list>(PyDict_Keys(dict.ptr())))
         keys.push_back(py::reinterpret_borrow<py::object>(key));
     return keys;
 }
 
 /// Empty if there is none.
 py::object value_of(py::handle dict, py::handle key) {
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *value = nullptr;
+    if (PyDict_GetItemRef(dict.ptr(), key.ptr(), &value) < 0)
+        throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(value);
+#else
     return py::reinterpret_borrow<py::object>(py::detail::dict_getitem(dict.ptr(), key.ptr()));
+#endif
 }
 
 bool is_sequence(py::handle value) {
@@ -64,8 +81,8 @@ Tree::Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std:
         }
     } else if (is_sequence(nest)) {
         kind_ = Kind::sequence;
-        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(nest.ptr()); ++i)
-            add(py::int_(i), item(nest, i));
+        for (Py_ssize_t i = 0; const py::object value = item(nest, i); ++i)
+            add(py::int_(i), value);
     } else if (nest.is_none()) {
         kind_ = Kind::none;
     } else {
@@ -121,7 +138,7 @@ void Tree::check_unchanged(py::handle nest, const std::string &root,
         py::object child;
         if (kind_ == Kind::dict)
             child = value_of(nest, keys_[i]);
-        else if (static_cast<Py_ssize_t>(i) < PySequence_Fast_GET_SIZE(nest.ptr()))
+        else
             child = item(nest, static_cast<Py_ssize_t>(i));
         children_[i].check_unchanged(child, root, leaves, next);
     }
@@ -135,10 +152,10 @@ void Tree::flatten_sequence(py::handle nest, const std::string &root,
             root + path_ + " has " + std::to_string(size) + " items; the parameters there have " +
             std::to_string(children_.size()) + " (give None for one without a gradient)");
     for (std::size_t i = 0; i < size; ++i) {
-        const auto at = static_cast<Py_ssize_t>(i);
-        if (at >= PySequence_Fast_GET_SIZE(nest.ptr()))
+        const py::object value = item(nest, static_cast<Py_ssize_t>(i));
+        if (!value)
             throw py::value_error(root + path_ + " became shorter while it was read");
-        children_[i].flatten(item(nest, at), root, out);
+        children_[i].flatten(value, root, out);
     }
 }
 

@@ -168,8 +168,10 @@ class Group:
 
     def need_grad_sum(self) -> None:
         """Allocate the sum of gradients, unless it is there."""
-        if GRAD_SUM not in self._arrays:
-            with self.stepper.change() as change:
+        if GRAD_SUM in self._arrays:
+            return
+        with self.stepper.change() as change:
+            if GRAD_SUM not in self._arrays:  # another thread may have been quicker
                 zeros = [_core.zeros_in_order_of(param) for param in self.core.arrays]
                 arrays = {**self._arrays, GRAD_SUM: zeros}
                 self._prepare(change, Checked(self.options, self.values()), arrays)
