@@ -12,7 +12,7 @@ namespace {
 /// Inside a `with`: round to nearest, trap nothing; the caller's environment, flags included, is
 /// back at its end.
 struct FpEnvironment {
-    std::optional<ScopedFpEnvironment> scope;
+    std::optional<ScopedDefaultEnvironment> scope;
 };
 
 } // namespace
@@ -20,7 +20,7 @@ struct FpEnvironment {
 void register_fp_environment(py::module_ &m) {
     py::class_<FpEnvironment>(m, "FpEnvironment", py::is_final())
         .def(py::init<>())
-        .def("__enter__", [](FpEnvironment &self) { self.scope.emplace(false); })
+        .def("__enter__", [](FpEnvironment &self) { self.scope.emplace(); })
         .def("__exit__", [](FpEnvironment &self, const py::args &) { self.scope.reset(); });
 }
 

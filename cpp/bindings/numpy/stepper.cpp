@@ -145,8 +145,9 @@ py::object NumpyStepper::step(const py::object &grads, double grad_scale) {
                                   "others; accumulate(grads) adds these, discard_accumulated() "
                                   "drops those");
         read_sums();
-        const ScopedFpEnvironment environment(false); // the mean is the same in any other
-        return run(grad_scale / static_cast<double>(accumulated));
+        double of_sum = 0;
+        in_fp_environment(false, [&] { of_sum = grad_scale / static_cast<double>(accumulated); });
+        return run(of_sum);
     }
     read(grads);
     return run(grad_scale);
