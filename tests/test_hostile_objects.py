@@ -113,6 +113,7 @@ class Odd(np.matrix):  # its attributes can corrupt the memory of NumPy
 
 
 def test_a_refused_gradient_is_not_touched() -> None:
+    assert np.ma.MaskedArray  # imports the module, whose arrays are looked for
     p = np.zeros((2, 3))
     opt = RMSProp(p)
     for array in (np.zeros((3, 2)), np.zeros((2, 2)), np.zeros((2, 3), np.float32)):
@@ -232,10 +233,9 @@ def test_any_string_is_a_name(name: str, tmp_path: Any) -> None:
         opt.step([{name: np.ones(3)}, {"x": np.ones(1)}])
     with pytest.raises(KeyError):
         opt.effective_lr(name + "?")
-    for end in ("npz", "safetensors"):
-        opt.save(tmp_path / f"a.{end}")
-        again = RMSProp.load(tmp_path / f"a.{end}", params)
-        assert [*again.state] == [*opt.state]
+    opt.save(tmp_path / "a.npz")
+    again = RMSProp.load(tmp_path / "a.npz", params)
+    assert [*again.state] == [*opt.state]
 
 
 def test_a_bad_learning_rate_is_asked_for_again() -> None:

@@ -14,7 +14,8 @@ bool in_subinterpreter() { return PyInterpreterState_Get() != PyInterpreterState
 
 } // namespace
 
-PYBIND11_MODULE(_core_checked, m, py::multiple_interpreters::not_supported()) {
+PYBIND11_MODULE(_core_checked, m, py::mod_gil_not_used(),
+                py::multiple_interpreters::not_supported()) {
     if (in_subinterpreter()) // from CPython 3.13 on, whose main interpreter calls PyInit__core
         throw py::import_error(main_interpreter_only);
     try {

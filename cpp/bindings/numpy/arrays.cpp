@@ -35,9 +35,12 @@ std::string strides_of(py::handle array) {
 bool is_masked(py::handle value) {
     const auto module =
         py::reinterpret_steal<py::object>(PyImport_GetModule(py::str("numpy.ma").ptr()));
-    if (!module)
+    if (!module) {
         PyErr_Clear();
-    return module && py::isinstance(value, module.attr("MaskedArray"));
+        return false;
+    }
+    const py::object type = module.attr("MaskedArray"); // not isinstance(), which asks the array
+    return PyType_IsSubtype(Py_TYPE(value.ptr()), reinterpret_cast<PyTypeObject *>(type.ptr()));
 }
 
 /// `value` as an array, or a TypeError that says what to pass instead.
