@@ -102,8 +102,8 @@ def test_state_begins_at_a_cache_line_and_has_the_parameters_order(shape: tuple[
         assert v.size == 0 or v.strides == p.strides
 
 
-class Odd(np.matrix):  # a matrix that an attribute can bring out of step with itself
-    """Counts how often anything is asked of it."""
+class Odd(np.matrix):  # its attributes can corrupt the memory of NumPy
+    """Counts all accesses to its attributes."""
 
     asked = 0
 
@@ -181,7 +181,7 @@ class Owner(dict[Any, Any]):
 
 
 class OwnedArray(np.ndarray):
-    """An array that does."""
+    """An array that leads back to its optimizer."""
 
 
 def in_dict() -> tuple[Any, Any]:

@@ -34,8 +34,8 @@ PYBIND11_MODULE(_core_checked, m, py::mod_gil_not_used(),
 
 } // namespace fused_rmsprop::bindings
 
-/// Refuses a subinterpreter before pybind11's own function, which waits there for a lock that the
-/// same thread has.
+/// Refuses a subinterpreter before pybind11's own function, which would wait there for a lock that
+/// the same thread holds.
 extern "C" PYBIND11_EXPORT PyObject *PyInit__core() {
     using namespace fused_rmsprop::bindings;
     if (!in_subinterpreter())

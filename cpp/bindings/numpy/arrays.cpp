@@ -13,7 +13,7 @@ constexpr int aligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 
 std::string text(const py::object &value) { return py::str(value).cast<std::string>(); }
 
-/// Of the array, which may be a subclass's: asking it would run the subclass's code.
+/// A shape or strides as text. Asking the array object would run the code of its subclass.
 std::string tuple_of(const py::ssize_t *values, py::ssize_t size) {
     std::string text = "(";
     for (py::ssize_t i = 0; i < size; ++i)
@@ -75,7 +75,7 @@ py::array zeros(const py::dtype &dtype, const std::vector<py::ssize_t> &shape,
     std::size_t bytes = static_cast<std::size_t>(item_size);
     for (const py::ssize_t length : shape)
         bytes *= static_cast<std::size_t>(length);
-    void *const memory = std::calloc(1, bytes + alignment); // which the system does not touch yet
+    void *const memory = std::calloc(1, bytes + alignment); // untouched as yet
     if (memory == nullptr)
         throw std::bad_alloc();
     const py::capsule owner(memory, [](void *owned) { std::free(owned); });

@@ -46,7 +46,7 @@ void Averages::exit() {
                                       "come back; the other parameters have theirs");
 }
 
-/// Returns the name of a parameter that has lost its memory, if one has.
+/// Returns the name of a parameter that was resized, if there is one.
 std::optional<std::string> Averages::restore() noexcept {
     std::optional<std::string> lost;
     for (Shown &p : shown_) {

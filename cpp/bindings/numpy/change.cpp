@@ -64,7 +64,7 @@ void Change::commit() {
     for (const Copy &copy : copies_)
         if (data_of(copy.to) != copy.data || bytes_of(copy.to) != copy.bytes)
             throw py::value_error("an array was resized while the optimizer was being changed");
-    // From here on nothing is allocated, and nothing ends: `this` keeps the old values.
+    // From here on nothing is allocated and no object is destroyed: `this` keeps the old values.
     for (auto &[group, state] : states_)
         group->exchange(state);
     for (auto &[group, options] : options_)

@@ -201,7 +201,7 @@ void NumpyStepper::read(const py::object &grads) {
         throw py::value_error("no gradients: pass them, step(grads), or bind arrays that your "
                               "backward pass fills, RMSProp(params, grads=arrays)");
     refresh();
-    given_.clear(); // a child forked during a step has the parent's still
+    given_.clear(); // a child forked during a step still has them
     flatten(grads.is_none() ? bound_ : grads);
     for (std::size_t i = 0; i < slots_.size(); ++i) {
         prefetch(i);
@@ -259,7 +259,7 @@ void NumpyStepper::traverse(Visitor &visit) const {
 }
 
 void NumpyStepper::clear() {
-    // Moved out first: the end of an object may run code, which must find nothing here.
+    // Moved out first: destroying an object may run code, which must find nothing here.
     const auto groups = std::exchange(groups_, {});
     const auto slots = std::exchange(slots_, {});
     const auto bound = std::exchange(bound_, py::none());

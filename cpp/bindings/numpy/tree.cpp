@@ -7,12 +7,12 @@ std::string key_in_brackets(py::handle key) {
     return std::string("[").append(py::repr(key).cast<std::string>()).append("]");
 }
 
-/// The same characters as a str itself: a subclass could hash and compare in its own way.
+/// The text as an exact str: a subclass could hash and compare in its own way.
 py::str exact(const py::str &text) {
     return py::reinterpret_steal<py::str>(PyUnicode_FromObject(text.ptr()));
 }
 
-// Everything that is read is owned at once: a key's own code may empty its container meanwhile.
+// Each object is owned as soon as it is read: the code of a key may empty its container.
 
 /// Empty if the list has become shorter.
 py::object item(py::handle sequence, Py_ssize_t index) {
@@ -25,8 +25,7 @@ py::object item(py::handle sequence, Py_ssize_t index) {
     }
 #endif
     return index < PySequence_Fast_GET_SIZE(sequence.ptr())
-               ? py::reinterpret_borrow<py::object>(
-                     PySequence_Fast_GET_ITEM(sequence.ptr(), index))
+               ? py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(sequence.ptr(), index))
                : py::object();
 }
 

@@ -7,7 +7,7 @@
 namespace fused_rmsprop::bindings {
 namespace {
 
-/// As torch copies, for tensors that differ in dtype, device or memory order.
+/// Lets torch copy, for tensors that differ in dtype, device or memory order.
 void copy(const TensorHandle &param, const TensorHandle &values) {
     param.object.attr("detach")().attr("copy_")(values.object);
 }
@@ -37,7 +37,7 @@ std::vector<ShownAverages::Shown> ShownAverages::read_all() const {
     return all;
 }
 
-/// Looks where a parameter, its average and its values lie.
+/// Finds the memory of a parameter, its average and its values.
 void ShownAverages::find(Shown &shown) const {
     TensorView view;
     if (!reader().view(shown.param, view) || !view.is_dense())
@@ -99,7 +99,7 @@ void ShownAverages::show() {
     claim_ = std::move(claim);
     try {
         increment_versions(unversioned);
-    } catch (...) { // there will be no end of a block that does not begin
+    } catch (...) { // a block that fails to begin has no end
         hide();
         throw;
     }
@@ -119,7 +119,7 @@ void ShownAverages::hide() {
     for (const Shown *shown : moved)
         try {
             copy(shown->param, shown->value);
-        } catch (...) { // the others get theirs all the same
+        } catch (...) { // restore the others all the same
             error = error ? error : std::current_exception();
         }
     if (error)
@@ -135,7 +135,7 @@ void ShownAverages::finalize() noexcept {
         hide();
     } catch (py::error_already_set &error) {
         error.discard_as_unraisable("the end of use_ema()");
-    } catch (const std::exception &) { // there is nobody to tell
+    } catch (const std::exception &) { // there is no caller to tell
     }
 }
 
@@ -150,11 +150,11 @@ void ShownAverages::traverse(Visitor &visit) const {
 }
 
 void ShownAverages::clear() {
-    // Moved out first: the end of an object may run code, which must find nothing here.
+    // Moved out first: destroying an object may run code, which must find nothing here.
     const std::vector<Shown> shown = std::exchange(shown_, {});
     const std::unique_ptr<Claim> claim = std::move(claim_);
     const py::object read = std::move(read_);
-    // The stepper stays: the claim is its. It clears itself.
+    // The stepper stays, because the claim refers to it. It clears itself.
 }
 
 } // namespace fused_rmsprop::bindings

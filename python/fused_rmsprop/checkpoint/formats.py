@@ -1,7 +1,7 @@
 """The two containers of arrays and a header: ``.npz`` and ``.safetensors``.
 
 Reading accepts only what `write_npz` and `write_safetensors` write: uncompressed arrays one after
-the other, and nothing else. It evaluates no text of the file, and allocates nothing for an array
+the other, and nothing else. It evaluates no text of the file, and allocates no array
 before `Parse` has compared the sizes of all arrays with the size of the file.
 """
 
@@ -118,7 +118,7 @@ def _next_member(file: io.BufferedReader, size: int) -> tuple[str, int, int]:
 
 
 def _has_npy_header(file: io.BufferedReader, array: Array) -> bool:
-    """Read the header of an ``.npy`` file; whether it is that of ``array``, but for padding."""
+    """Whether the next header of an ``.npy`` file is that of ``array``, apart from padding."""
     expected = io.BytesIO()
     np.lib.format.write_array_header_1_0(expected, np.lib.format.header_data_from_array_1_0(array))
     magic = file.read(8)
