@@ -40,9 +40,7 @@ class Trial:
         self.make = make
         self.images: list[Image] = []
         self.continuations: dict[int, Image] = {}
-        self.images = [
-            self._after(done).image() for done in range(len(make().operation.calls) + 1)
-        ]
+        self.images = [self._after(done).image() for done in range(len(make().operation.calls) + 1)]
         self.seconds = min(self._seconds() for _ in range(5))
 
     def _after(self, done: int) -> World:
