@@ -78,7 +78,7 @@ STATE = (
 NUMPY_ALONE = (
     Operation("accumulate", ("accumulate", "accumulate", "step_accumulated") * 2),
     Operation("accumulate, discard", ("accumulate", "discard", "step") * 2),
-    Operation("bound gradients", ("bind", "step_bound", "step_bound", "unbind")),
+    Operation("bound gradients", ("bind", *("step_bound",) * 6, "unbind")),
 )
 FILES = tuple(Operation(f"save {f}", (f"save_{f}",), FULL, True) for f in FORMATS)
 LOADS = tuple(Operation(f"load {f}", (f"load_{f}",), FULL, True) for f in FORMATS)

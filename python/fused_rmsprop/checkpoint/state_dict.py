@@ -181,6 +181,8 @@ def _different_state(
 
 def _is_count(value: Any) -> bool:
     """Whether ``value`` is a whole number of steps that a training can reach."""
+    if isinstance(value, np.ma.MaskedArray):  # it may have no value
+        return False
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # nested lists of different lengths

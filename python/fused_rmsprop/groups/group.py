@@ -158,7 +158,7 @@ class Group:
         }
         self._prepare(change, checked, arrays)
         change.set_summed(self.core, summed)
-        steps = [int(saved[name]["step"]) for name in names]
+        steps = [int(np.asarray(saved[name]["step"])) for name in names]
         change.copy(self.core.steps, np.array(steps, np.int64))
         keys = {kind.name: kind.key(checked.options) for kind in KINDS} | {GRAD_SUM: GRAD_SUM}
         for kind, of_kind in arrays.items():
