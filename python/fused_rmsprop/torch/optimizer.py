@@ -341,15 +341,19 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         >>> print(round(p.item(), 3))
         0.0
         """
+        self._with_averages()  # so that a mistake is an error here, and not of the `with`
         return _core.ShownAverages(self._stepper, self._averages)
 
-    def _averages(self) -> list[tuple[Any, Any]]:
+    def _with_averages(self) -> list[dict[str, Any]]:
         groups = [group for group in self.param_groups if group["ema_decay"]]
         if not groups:
             raise ValueError(NO_AVERAGES)
+        return groups
+
+    def _averages(self) -> list[tuple[Any, Any]]:
         return [
             (p, state["param_avg"])
-            for group in groups
+            for group in self._with_averages()
             for p in group["params"]
             if "param_avg" in (state := self.state.get(p, {}))
         ]
