@@ -175,13 +175,17 @@ const void *data_in_order_of(const py::array &param, const py::object &value, py
         return data_of(value);
     if (!buffer)
         buffer = zeros_in_order_of(param);
+    copy_into(buffer, value);
+    return data_of(buffer);
+}
+
+void copy_into(const py::object &to, const py::object &from) {
     // Unlike np.copyto, this calls no code of a subclass, and makes no new objects. It may let go
     // of the GIL.
     if (waiting_for_gil([&] {
-            return py::detail::npy_api::get().PyArray_CopyInto_(buffer.ptr(), value.ptr());
+            return py::detail::npy_api::get().PyArray_CopyInto_(to.ptr(), from.ptr());
         }) != 0)
         throw py::error_already_set();
-    return data_of(buffer);
 }
 
 Extent extent_of(const py::object &array, const std::string &what) {

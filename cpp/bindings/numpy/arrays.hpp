@@ -53,6 +53,9 @@ py::array_t<std::int64_t> zero_counters(std::size_t size);
 /// is ordered otherwise, `buffer`, which is created at the first need and then filled.
 const void *data_in_order_of(const py::array &param, const py::object &value, py::object &buffer);
 
+/// Copies the elements of an array of the same shape and dtype.
+void copy_into(const py::object &to, const py::object &from);
+
 /// The bytes between an array's first and last element; `what` names it in errors.
 Extent extent_of(const py::object &array, const std::string &what);
 

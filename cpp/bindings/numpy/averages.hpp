@@ -41,7 +41,7 @@ private:
 
     py::object stepper_object_;
     NumpyStepper &stepper_;
-    std::optional<Claim> claim_;
+    std::unique_ptr<Claim> claim_; ///< while they are shown
     std::vector<Shown> shown_;
 };
 

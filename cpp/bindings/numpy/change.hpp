@@ -27,7 +27,9 @@ public:
     /// Adds groups; see NumpyStepper::exchange.
     void add(const py::list &groups, bool grouped);
     /// Takes over the settings and counters of a stepper.
-    void take_settings(const py::object &from) { settings_ = from; }
+    void take_settings(const py::object &from) {
+        settings_ = {from, from.cast<const NumpyStepper *>()};
+    }
     /// Copies one array's values into another of the same dtype and shape.
     void copy(const py::object &to, const py::object &from);
     /// Replaces values of a dict, whose keys are there already.
@@ -39,9 +41,8 @@ public:
 
 private:
     struct Copy {
-        py::object to, from, buffer;
-        void *data;
-        const void *values;
+        py::object to, values; ///< in the same order
+        void *data;            ///< of `to`
         std::size_t bytes;
     };
     struct Entry {
@@ -58,7 +59,8 @@ private:
     std::vector<std::pair<Group *, std::vector<bool>>> summed_;
     std::vector<HeldGroup> groups_;
     bool adds_ = false, grouped_ = false;
-    py::object settings_;
+    py::object bound_ = py::none(); ///< gradients that are bound no longer
+    std::pair<py::object, const NumpyStepper *> settings_ = {};
     std::vector<Copy> copies_;
     std::vector<Entry> entries_;
 };

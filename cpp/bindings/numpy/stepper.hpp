@@ -26,8 +26,8 @@ public:
     std::vector<HeldGroup> with_groups(const py::list &added) const;
 
     /// Swaps in the result of with_groups(). If `grouped`, gradients come as one item per group.
-    /// Unbinds gradients, because they lack those of the new groups.
-    void exchange(std::vector<HeldGroup> &groups, bool grouped) noexcept;
+    /// Exchanges the bound gradients as well, which lack those of the new groups.
+    void exchange(std::vector<HeldGroup> &groups, bool grouped, py::object &bound) noexcept;
 
     /// Sets the options of a group for the next step. Throws if they do not suit its arrays.
     void set_options(Group &group, const Options &options);
@@ -38,7 +38,10 @@ public:
     /// One step of all groups; with None, on the mean of the accumulated, or else on the bound
     /// gradients. All or nothing. Returns None, or the name and the array of a gradient that is not
     /// finite where that is an error.
-    py::object step(const py::object &grads, double grad_scale);
+    ///
+    /// `after`, if it is not negative, is the number of steps that the options were set for:
+    /// another number of steps is an error.
+    py::object step(const py::object &grads, double grad_scale, std::int64_t after);
 
     /// Adds the gradients to every group's grad_sum; with None, the bound ones. All or nothing.
     void accumulate(const py::object &grads);

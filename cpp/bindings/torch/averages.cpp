@@ -1,5 +1,6 @@
 #include "averages.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <utility>
@@ -87,9 +88,12 @@ void ShownAverages::show() {
             if (shown.address != nullptr && !is_where_it_was(shown))
                 throw std::runtime_error("a parameter changed while its average was read");
     } catch (...) {
-        for (std::size_t i = 0; i < copied; ++i)
+        for (std::size_t i = 0; i < std::min(copied + 1, all.size()); ++i) // the last one half
             if (all[i].address == nullptr)
-                copy(all[i].param, all[i].value);
+                try {
+                    copy(all[i].param, all[i].value);
+                } catch (py::error_already_set &) { // the others get theirs all the same
+                }
         throw;
     }
     for (const Shown &shown : all)

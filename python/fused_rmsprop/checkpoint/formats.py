@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -158,6 +159,7 @@ def read_safetensors(file: io.BufferedReader, size: int, parse: Parse) -> Conten
     contents = parse(metadata[FORMAT])
     if sum(entry.array.nbytes for entry in contents.entries) != size - start:
         raise CheckpointError("it is damaged: the arrays and the file differ in size")
+    ranges: list[tuple[int, int]] = []
     for _, key, array, _ in contents.entries:
         stored = index.pop(key, None)
         begin = stored["data_offsets"][0] if stored else -1
@@ -167,8 +169,12 @@ def read_safetensors(file: io.BufferedReader, size: int, parse: Parse) -> Conten
             "data_offsets": [begin, begin + array.nbytes],
         }:
             raise CheckpointError(f"it is damaged: the array under the key {key!r} is another")
+        ranges.append((begin, begin + array.nbytes))
         file.seek(start + begin)
         _fill(file, array)
+    ranges.sort()
+    if any(before[1] != after[0] for before, after in pairwise(ranges)):
+        raise CheckpointError("it is damaged: arrays overlap")
     if index:
         raise CheckpointError(
             f"it is damaged: the array under the key {next(iter(index))!r} is new"

@@ -40,7 +40,7 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
         _writing.add(file)
         try:
             if old:
-                with suppress(PermissionError):
+                with suppress(OSError):  # not allowed, or no such owner in this container
                     os.fchown(file.fileno(), old.st_uid, old.st_gid)
                 os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
             yield file
@@ -134,9 +134,10 @@ def _unlink(path: str) -> None:
 def _let_go() -> None:
     """In a forked child, let go of the parent's files and so of their locks."""
     for file in _writing:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, file.fileno(), inheritable=False)
-        os.close(nowhere)
+        if not file.closed:  # an interrupt may have come between its end and its removal from here
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, file.fileno(), inheritable=False)
+            os.close(nowhere)
     _writing.clear()
 
 

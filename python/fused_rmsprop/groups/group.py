@@ -134,12 +134,13 @@ class Group:
 
     def prepare(self, change: _core.Change, checked: Checked) -> None:
         """Add checked options, and the state that they need, to a change."""
+        arrays = arrays_for(checked.options, self._arrays, self.core.arrays)
+        self._prepare(change, checked, arrays)
         for kind in KINDS:  # an option that a kind starts from changes before the first step only
             start = checked.options.get(kind.start or "")
             if start != self.options.get(kind.start or ""):
-                for array in self._arrays[kind.name]:
-                    change.copy(array, np.full_like(array, start, subok=False))
-        self._prepare(change, checked, arrays_for(checked.options, self._arrays, self.core.arrays))
+                for array in arrays[kind.name]:
+                    change.copy(array, np.full_like(array, start))
 
     def prepare_saved(
         self,
