@@ -46,8 +46,11 @@ TENSORS: tuple[Callable[[Any], Any], ...] = (
 class TorchVictim(Victim):
     """`fused_rmsprop.torch.RMSprop`."""
 
-    #: torch checks values with comparisons and indices that raise more.
-    raises = (*ALLOWED, IndexError, NotImplementedError, ZeroDivisionError, InvalidOperation)
+    #: torch checks values with comparisons, indices and assertions that raise more.
+    raises = (
+        *(*ALLOWED, IndexError, NotImplementedError, ZeroDivisionError, InvalidOperation),
+        AssertionError,
+    )
 
     def __init__(self, r: random.Random) -> None:
         self.r = r
@@ -132,6 +135,8 @@ class TorchVictim(Victim):
             if not all(type(v) in (int, float, bool) for v in numbers.values()):
                 return None
             if any(0 < abs(v) < 1e-300 for v in numbers.values()):  # zero to the reference
+                return None
+            if any(abs(v) > 1e300 for v in numbers.values()):  # perhaps an int that is no float
                 return None
             if not 0 < numbers["eps"] < 1 or group["differentiable"] or group["capturable"]:
                 return None
