@@ -15,7 +15,7 @@ TorchFunctionMode = needs("torch.overrides").TorchFunctionMode
 def meddling(mode: type[Any], meddle: Callable[[], object]) -> Any:
     """A mode that meddles at each operation of torch."""
 
-    class Meddling(mode):
+    class Meddling(mode):  # type: ignore[misc]
         at_work = False
 
         def run(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -18,6 +18,7 @@ from hostile_support import NUMBERS
 from victims_support import ALLOWED, FORMULA, GUARD, NAMES, OPTIONS, SETTINGS, Victim, WrongError
 
 torch.set_num_threads(1)
+RMSprop([torch.ones(1)])  # torch imports much at its first use: once, not in each forked child
 
 TENSORS: tuple[Callable[[Any], Any], ...] = (
     lambda t: t.double() if t.dtype == torch.float32 else t.float(),

@@ -58,8 +58,12 @@ class Case:
         self.opt.step()
         del self.opt.grad_scale, self.opt.found_inf
 
-    def with_lr(self, lr: Any) -> None:
-        self.opt.param_groups[0]["lr"] = lr
+    def changed(self, **options: Any) -> None:
+        self.opt.param_groups[0].update(options)
+        self.opt.step()
+
+    def clipped(self) -> None:
+        self.opt.max_grad_norm = 0.3
         self.opt.step()
 
     def loaded(self, saved: Any) -> None:
@@ -88,11 +92,11 @@ ENTRIES: dict[str, Callable[[Case], Any]] = {
     "step": lambda case: case.opt.step(),
     "first step": Case.first_step,
     "scaled step": Case.scaled,
-    "another lr": lambda case: case.with_lr(0.3),
+    "another lr": lambda case: case.changed(lr=0.3),
     # From the start: a step after a change compares the tensor with the number before, by torch.
     "lr in a tensor": lambda case: case.first_step(lr=case.lr),
-    "not centered": lambda case: case.opt.param_groups[0].update(centered=False) or case.opt.step(),
-    "max_grad_norm": lambda case: setattr(case.opt, "max_grad_norm", 0.3) or case.opt.step(),
+    "not centered": lambda case: case.changed(centered=False),
+    "max_grad_norm": Case.clipped,
     "state_dict": Case.states,
     "load_state_dict": lambda case: case.loaded(case.saved),
     "load_state_dict that rounds": lambda case: case.loaded(case.of_other_dtype),

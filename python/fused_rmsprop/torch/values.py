@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
 import reprlib
 from typing import Any
 
+import numpy as np
 import torch
 
 from fused_rmsprop.values import LARGEST_STEP_COUNT
@@ -25,12 +25,12 @@ def as_number(name: str, value: Any) -> float:
 
 def check_count(name: str, value: Any) -> None:
     """Raise an error unless ``value`` is a whole number of steps that a training can reach."""
-    number = value
+    number: Any = value
     if torch.is_tensor(value):
         if value.device.type == "meta":  # it has no value yet
             return
         number = value.item() if value.numel() == 1 else None
-    if not isinstance(number, numbers.Real) or isinstance(number, bool):
+    if not isinstance(number, (int, float, np.integer, np.floating)) or isinstance(number, bool):
         raise TypeError(f"{name} must be a number of steps, got {reprlib.repr(value)}")
     if not 0 <= number <= LARGEST_STEP_COUNT or number % 1:
         raise ValueError(
