@@ -117,6 +117,9 @@ def run(kind: str, front_end: str, count: int, seed: int, only: str) -> int:
     print(f"\n{kind}, {front_end}, seed {seed}: {time.perf_counter() - start:.1f} s")
     print_table(("operation", "injected", *OUTCOMES, "lost"), [*rows, ["all", *totals]])
     print(*losses, sep="\n")
+    if kind != "none" and count >= 50 and not totals[1 + OUTCOMES.index("landed")]:
+        print("no fault landed inside an operation: this attacked nothing")
+        return 1
     return int(totals[-1])
 
 

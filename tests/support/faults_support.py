@@ -237,11 +237,22 @@ def memory(world: World, rng: Rng, reach: float) -> str:
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
         perform(world)
-    except MemoryError:
+    except Exception as error:
+        if not is_of_memory(error):
+            raise
         return LANDED
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     return LATE
+
+
+def is_of_memory(error: BaseException | None) -> bool:
+    """Whether there was no memory: torch has an error of its own, and clean-up may hide either."""
+    while error is not None:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error):
+            return True
+        error = error.__context__
+    return False
 
 
 def full_disk(world: World, rng: Rng, reach: float) -> str:

@@ -18,6 +18,7 @@ from hostile_support import NUMBERS
 from victims_support import ALLOWED, FORMULA, GUARD, NAMES, OPTIONS, SETTINGS, Victim, WrongError
 
 torch.set_num_threads(1)
+RMSprop([torch.ones(1)])  # torch imports much at its first use: once, not in each forked child
 
 TENSORS: tuple[Callable[[Any], Any], ...] = (
     lambda t: t.double() if t.dtype == torch.float32 else t.float(),
@@ -46,8 +47,11 @@ TENSORS: tuple[Callable[[Any], Any], ...] = (
 class TorchVictim(Victim):
     """`fused_rmsprop.torch.RMSprop`."""
 
-    #: torch checks values with comparisons and indices that raise more.
-    raises = (*ALLOWED, IndexError, NotImplementedError, ZeroDivisionError, InvalidOperation)
+    #: torch checks values with comparisons, indices and assertions that raise more.
+    raises = (
+        *(*ALLOWED, IndexError, NotImplementedError, ZeroDivisionError, InvalidOperation),
+        AssertionError,
+    )
 
     def __init__(self, r: random.Random) -> None:
         self.r = r
@@ -132,6 +136,8 @@ class TorchVictim(Victim):
             if not all(type(v) in (int, float, bool) for v in numbers.values()):
                 return None
             if any(0 < abs(v) < 1e-300 for v in numbers.values()):  # zero to the reference
+                return None
+            if any(abs(v) > 1e300 for v in numbers.values()):  # perhaps an int that is no float
                 return None
             if not 0 < numbers["eps"] < 1 or group["differentiable"] or group["capturable"]:
                 return None

@@ -19,6 +19,7 @@ from fused_rmsprop.torch import RMSprop
 from worlds_support import CHANGES, FLAT, FULL, STATE, STEPS, Operation, World
 
 torch.set_num_threads(1)  # a forked child of torch's own threads hangs
+RMSprop([torch.ones(1)])  # torch imports much at its first use: once, not in each forked child
 
 _SCHEDULED = Operation("step with a changed lr", ("set_lr", "step", "set_lr", "step"), FLAT, True)
 

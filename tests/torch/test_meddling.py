@@ -4,53 +4,20 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from support import needs, run_python
+from support import run_python
+from torch_meddling_support import (
+    TorchDispatchMode,
+    TorchFunctionMode,
+    meddling,
+    params_out_of_order,
+)
 from torch_support import RMSprop, torch
 
-TorchDispatchMode = needs("torch.utils._python_dispatch").TorchDispatchMode
-TorchFunctionMode = needs("torch.overrides").TorchFunctionMode
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-
-
-def meddling(mode: type[Any], meddle: Callable[[], object]) -> Any:
-    """A mode that meddles at each operation of torch."""
-
-    class Meddling(mode):
-        at_work = False
-
-        def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-            if not self.at_work:
-                self.at_work = True
-                meddle()
-                self.at_work = False
-            return func(*args, **(kwargs or {}))
-
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            return self.run(func, args, kwargs)
-
-        def __torch_function__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            return self.run(func, args, kwargs)
-
-    return Meddling()
-
-
-def params_out_of_order(dtype: Any) -> list[Any]:
-    """Parameters whose gradients lie in another order, so that a step copies them."""
-    generator = torch.Generator().manual_seed(0)
-    params = [torch.randn(4, 6, dtype=dtype, generator=generator) for _ in range(3)]
-    for p in params:
-        p.requires_grad_()
-        p.grad = torch.randn(6, 4, dtype=dtype, generator=generator).t()
-    return params
 
 
 def another_step(opt: Any) -> None:
@@ -78,14 +45,10 @@ def its_averages(opt: Any) -> None:
         pass
 
 
-def a_saved_state(opt: Any) -> None:
-    opt.state_dict()
-
-
 @both_dtypes
 @pytest.mark.parametrize("mode", [TorchDispatchMode, TorchFunctionMode])
 @pytest.mark.parametrize(
-    "act", [another_step, another_lr, another_state, another_group, its_averages, a_saved_state]
+    "act", [another_step, another_lr, another_state, another_group, its_averages]
 )
 @pytest.mark.parametrize("steps_before", [0, 1])
 def test_an_optimizer_that_is_used_in_its_own_step_refuses(
@@ -107,9 +70,8 @@ def test_an_optimizer_that_is_used_in_its_own_step_refuses(
         if meddles:
             with meddling(mode, meddle):
                 opt.step()
-            assert {text[:42] for text in refusals} == {
-                "this optimizer is in the middle of a step,"
-            }
+            assert refusals
+            assert all("which runs the code that makes this call" in text for text in refusals)
         else:
             opt.step()
         opt.step()

@@ -5,11 +5,14 @@
 #include <exception>
 #include <utility>
 
+#include <fused_rmsprop/fp_environment.hpp>
+
 namespace fused_rmsprop::bindings {
 namespace {
 
 /// Lets torch copy, for tensors that differ in dtype, device or memory order.
 void copy(const TensorHandle &param, const TensorHandle &values) {
+    const ScopedDefaultEnvironment environment; // it may round
     param.object.attr("detach")().attr("copy_")(values.object);
 }
 

@@ -1,8 +1,10 @@
 #include "stepper.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
+#include <pybind11/critical_section.h>
 #include <pybind11/stl.h>
 
 #include "entries.hpp"
@@ -38,7 +40,10 @@ bool pipeline(std::size_t size, const Stages &...stages) {
     return all;
 }
 
+// Nothing inside a critical section of the following runs Python code.
+
 std::vector<py::object> values_of(const py::dict &dict) {
+    const py::scoped_critical_section no_other_thread(dict);
     std::vector<py::object> values;
     for (const auto &item : dict)
         values.push_back(py::reinterpret_borrow<py::object>(item.second));
@@ -47,6 +52,7 @@ std::vector<py::object> values_of(const py::dict &dict) {
 
 /// Whether a dict still has these values, in this order.
 bool has_values(const py::dict &dict, const std::vector<py::object> &values) {
+    const py::scoped_critical_section no_other_thread(dict);
     if (dict.size() != values.size())
         return false;
     Py_ssize_t position = 0;
@@ -58,9 +64,19 @@ bool has_values(const py::dict &dict, const std::vector<py::object> &values) {
 
 /// Whether a list still has these items.
 bool has_items(const py::list &list, const std::vector<py::object> &items) {
+    const py::scoped_critical_section no_other_thread(list);
     PyObject **const first = PySequence_Fast_ITEMS(list.ptr());
     return std::equal(first, first + list.size(), items.begin(), items.end(),
                       [](PyObject *now, const py::object &then) { return now == then.ptr(); });
+}
+
+/// Adds one while that is exact; later counts stay, as torch's do. So the rounding mode of the
+/// caller has no part in it.
+template <typename Number>
+void count_up(void *address) {
+    constexpr auto end = static_cast<Number>(1ULL << std::numeric_limits<Number>::digits);
+    if (Number &count = *static_cast<Number *>(address); count < end)
+        count += 1;
 }
 
 } // namespace
@@ -372,9 +388,9 @@ py::list TorchStepper::count_step() {
             continue;
         const Held &step = slot.held[steps];
         if (slot.steps_dtype == DType::float32)
-            *static_cast<float *>(step.address) += 1;
+            count_up<float>(step.address);
         else
-            *static_cast<double *>(step.address) += 1;
+            count_up<double>(step.address);
         if (!reader_.bump_version(slot.param))
             unversioned.append(slot.param.object);
     }

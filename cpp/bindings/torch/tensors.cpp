@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include <fused_rmsprop/fp_environment.hpp>
+
 namespace fused_rmsprop::bindings {
 
 TensorReader::TensorReader(const py::object &probe, const std::set<std::string> &hidden)
@@ -84,6 +86,7 @@ py::object TensorReader::in_order(const py::object &param, const py::object &ten
     using namespace pybind11::literals;
     if (!py::object(tensor.attr("layout")).is(strided_))
         throw std::runtime_error("RMSprop does not support sparse gradients");
+    const ScopedDefaultEnvironment environment; // the copy may round
     const py::object copy =
         empty_like_(param.attr("detach")(), "memory_format"_a = preserve_format_);
     return copy.attr("copy_")(tensor.attr("detach")());

@@ -98,8 +98,8 @@ class Saving(GroupedOptimizer):
 
         Notes
         -----
-        The arrays are copied first; while the file is written, other threads may step. A schedule of
-        `fused_rmsprop.schedules` is saved. Any other function is not; `load` asks for it. Bound
+        The arrays are copied first; while the file is written, other threads may step. A schedule
+        of `fused_rmsprop.schedules` is saved. Any other function is not; `load` asks for it. Bound
         gradients and `threads` are not saved.
         """
         # Imported when needed: together they take longer than the rest of the package.

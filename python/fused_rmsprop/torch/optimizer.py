@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,8 +12,10 @@ from torch.optim.rmsprop import rmsprop
 
 from fused_rmsprop import _core
 from fused_rmsprop.base import NO_AVERAGES, Optimizer, nonfinite_error
+from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS
 from fused_rmsprop.torch import private
+from fused_rmsprop.torch.loading import check_loadable
 from fused_rmsprop.torch.plan import EXTRA_OPTIONS, Plan, check_extra, name_of
 from fused_rmsprop.torch.state import complete_for_torch, for_torch_too
 
@@ -131,7 +133,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         self._plan.forget_options()  # another thread may have made a step meanwhile
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._stepper.claim():
+        with self._reading():
             settings = {**self._settings(), "skipped_steps": self.skipped_steps}
             return {**super().__getstate__(), "_settings": settings}
 
@@ -178,13 +180,39 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         Raises
         ------
         RuntimeError
-            In the middle of a step, or inside `use_ema`, where the model has its averages.
+            In the middle of a step, or inside `use_ema`, where the model has its averages. Code
+            that a step of the kernel alone runs, such as a signal handler, gets the state before
+            it or after.
         """
-        with self._stepper.claim():
+        with self._reading():
             pass
         state_dict = dict(super().state_dict())
-        state_dict["state"] = {k: for_torch_too(s) for k, s in state_dict["state"].items()}
+        with _core.FpEnvironment():
+            state_dict["state"] = {k: for_torch_too(s) for k, s in state_dict["state"].items()}
         return state_dict
+
+    @in_fp_environment
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Load a state of this class or of torch's; see `torch.optim.Optimizer.load_state_dict`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it does not fit. Nothing has changed then.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"a state_dict is a dict, got {type(state_dict).__name__}")
+        with self.register_load_state_dict_pre_hook(check_loadable):  # after the user's own
+            super().load_state_dict(state_dict)
+
+    def _reading(self) -> _core.Claim:
+        """Whoever reads must not do so while another thread changes something.
+
+        Code that a step of this thread runs, such as a signal handler, may read: the kernel writes
+        everything in one call. Only where torch has a part of the step, it may be half made.
+        """
+        has_part_of_torch = any(self._plan.for_torch)
+        return self._stepper.claim() if has_part_of_torch else self._stepper.reading()
 
     @private.wrapped_already
     def step(self, *args: Any, **kwargs: Any) -> Any:
@@ -233,7 +261,10 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
             with private.grad_mode(True):
                 loss = closure()
         loss_scale = getattr(self, "grad_scale", None)
-        grad_scale = 1.0 if loss_scale is None else 1.0 / float(loss_scale)
+        grad_scale = 1.0
+        if loss_scale is not None:
+            with _core.FpEnvironment():
+                grad_scale = 1.0 / float(loss_scale)
 
         plan, groups = self._plan, self.param_groups
         done = None
@@ -296,15 +327,17 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     def _step_by_torch(self, params: list[Any], group: dict[str, Any], grad_scale: float) -> None:
         """One step of parameters as `torch.optim.RMSprop` makes it."""
-        for p in params:
-            complete_for_torch(self.state[p], p, group)
+        with _core.FpEnvironment():  # but for torch's own step, which takes the user's
+            for p in params:
+                complete_for_torch(self.state[p], p, group)
+            grads = [p.grad if grad_scale == 1 else p.grad * grad_scale for p in params]
         states = [self.state[p] for p in params]
         momentum, centered = group["momentum"] > 0, group["centered"]
         own = [name for name, option in GROUP_OPTIONS.items() if option.in_torch]
         names = (*own, "foreach", "differentiable", "capturable")
         rmsprop(
             params,
-            [p.grad if grad_scale == 1 else p.grad * grad_scale for p in params],
+            grads,
             [state["square_avg"] for state in states],
             [state["grad_avg"] for state in states] if centered else [],
             [state["momentum_buffer"] for state in states] if momentum else [],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from fused_rmsprop import _core
+from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.groups.state import KINDS, check_fixed
 from fused_rmsprop.options import (
     GROUP_OPTIONS,
@@ -19,6 +19,7 @@ from fused_rmsprop.options import (
 )
 from fused_rmsprop.torch import private
 from fused_rmsprop.torch.state import complete
+from fused_rmsprop.torch.values import as_number
 from fused_rmsprop.values import as_flag
 
 #: The options of a group that torch does not have.
@@ -36,6 +37,7 @@ _FOLLOWED = (*GROUP_OPTIONS, *_TORCH_ONLY)
 _PLAIN = (float, int, bool, type(None))
 
 
+@in_fp_environment
 def check_extra(
     group: dict[str, Any],
     where: str,
@@ -53,7 +55,7 @@ def check_extra(
     extra = {name: option.read(name, group[name]) for name, option in EXTRA_OPTIONS.items()}
     check_fixed(before, extra, states, where)
     # The bound of momentum is torch's to check.
-    momentum = 0.5 if _number("momentum", group["momentum"]) > 0 else 0.0
+    momentum = 0.5 if as_number("momentum", group["momentum"]) > 0 else 0.0
     dtypes = {p.dtype for p in params} & {*_FLOATS} or {torch.float64}
     try:
         core_options({**_core.Options.defaults(), **extra, "momentum": momentum}).validate(
@@ -80,17 +82,8 @@ def _kernel_options(group: dict[str, Any]) -> _core.Options:
     values = {}
     for name, option in GROUP_OPTIONS.items():
         is_flag = option.read is as_flag  # torch takes anything for a flag
-        values[name] = bool(group[name]) if is_flag else _number(name, group[name])
+        values[name] = bool(group[name]) if is_flag else as_number(name, group[name])
     return core_options(values)
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        if not isinstance(value, (str, bytes)):
-            return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        pass
-    raise TypeError(f"{name} must be a number or a tensor of one, got {reprlib.repr(value)}")
 
 
 class Plan:
@@ -140,7 +133,7 @@ class Plan:
         """Take over the options of all groups if they have changed."""
         given = _followed(groups)
         if given != self._given:
-            with private.grad_mode(False):
+            with private.grad_mode(False), _core.FpEnvironment():
                 self._take_options(given, groups, state)
 
     def _take_options(
@@ -171,6 +164,7 @@ class Plan:
         if all(type(value) in _PLAIN for values in given for value in values):
             self._given = given
 
+    @in_fp_environment
     def assign(self, groups: list[dict[str, Any]], state: Any) -> None:
         """Tell the kernel which parameters it steps, and which memory is theirs."""
         self._assigned = None
@@ -178,8 +172,8 @@ class Plan:
         shared: set[int] = set()
         lists = [group["params"] for group in groups]
         while True:
-            self.for_torch = [[] for _ in groups]
-            slots = list(self._slots(groups, state, shared))
+            for_torch: list[list[Any]] = [[] for _ in groups]
+            slots = list(self._slots(groups, state, shared, for_torch))
             # Those that share memory must be updated one after the other.
             more = {
                 id(slots[i][0]) for i in self._stepper.assign(slots, lists, state, self.options)
@@ -187,12 +181,17 @@ class Plan:
             if not more:
                 break
             shared |= more
+        self.for_torch = for_torch
         self._assigned = self._needs
 
     def _slots(
-        self, groups: list[dict[str, Any]], state: Any, shared: set[int]
+        self,
+        groups: list[dict[str, Any]],
+        state: Any,
+        shared: set[int],
+        for_torch: list[list[Any]],
     ) -> Iterator[tuple[Any, int, dict[str, Any], dict[str, Any]]]:
-        """The parameters for the kernel with their groups and states; the others are for torch."""
+        """The parameters for the kernel with their groups and states; others to ``for_torch``."""
         needs: Any = self._needs
         seen = set(shared)
         for index, (group, (usable, by_dtype, *_)) in enumerate(zip(groups, needs, strict=True)):
@@ -200,7 +199,7 @@ class Plan:
                 if usable and by_dtype.get(p.dtype) and id(p) not in seen and self._can_step(p):
                     yield p, index, *self._state_of(p, group, state)
                 else:
-                    self.for_torch[index].append(p)
+                    for_torch[index].append(p)
                 seen.add(id(p))
 
     def _can_step(self, p: Any) -> bool:

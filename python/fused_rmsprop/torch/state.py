@@ -12,7 +12,10 @@ import torch
 from fused_rmsprop import _core
 from fused_rmsprop.groups.state import KINDS, StateKind, needed_kinds
 from fused_rmsprop.options import GROUP_OPTIONS
+from fused_rmsprop.torch.values import as_number, check_tensor
 
+#: The keys of the tensors in a parameter's state, but for ``"step"``.
+TENSORS = {name for kind in KINDS for name in (kind.name, kind.name_if_centered) if name}
 #: The kinds of state that torch has.
 _TORCH_KINDS = [k for k in KINDS if k.option is None or GROUP_OPTIONS[k.option].in_torch]
 
@@ -27,7 +30,9 @@ def complete(
     entries = dict(state)
     step = entries.setdefault("step", 0.0)
     if not (torch.is_tensor(step) and step.numel() == 1 and stepper.can_step(step)):
-        entries["step"] = _new_count(float(step))
+        entries["step"] = _new_count(as_number("step", step))
+    for name in TENSORS & entries.keys():
+        check_tensor(name, entries[name])
     _settle(entries)
     if not group["centered"]:
         entries = as_torch_has_it(entries)

@@ -1,0 +1,62 @@
+"""Checks a state before it is loaded: torch takes anything, and a later step would fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fused_rmsprop.options import GROUP_OPTIONS
+from fused_rmsprop.torch.state import TENSORS
+from fused_rmsprop.torch.values import as_number, check_count, check_tensor
+from fused_rmsprop.values import as_flag
+
+#: The options of torch that are numbers; `check_extra` checks the others.
+_NUMBERS = [n for n, option in GROUP_OPTIONS.items() if option.in_torch and option.read != as_flag]
+
+
+def check_loadable(optimizer: Any, state_dict: Any) -> None:
+    """Raise an error that names the parameter and the key if a value is of the wrong kind.
+
+    A hook of ``load_state_dict``. Missing keys and other numbers of parameters are torch's to
+    refuse, and it gives the states their parameters' dtypes and devices.
+    """
+    states, groups = state_dict["state"], state_dict["param_groups"]
+    _check_type("state", states, dict)
+    _check_type("param_groups", groups, (list, tuple))
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
+        where = f"param_groups[{index}]"
+        _check_type(where, saved, dict)
+        for name in _NUMBERS:
+            if name in saved:
+                as_number(f"{where}[{name!r}] of the state to be loaded", saved[name])
+        _check_type(f"{where}['params']", saved["params"], (list, tuple))
+        names = group.get("param_names")
+        for i, (param, key) in enumerate(zip(group["params"], saved["params"], strict=False)):
+            if key in states:
+                name = f" ({names[i]})" if names else ""
+                _check_state(f"the state of {where}['params'][{i}]{name}", states[key], param)
+
+
+def _check_state(where: str, state: Any, param: Any) -> None:
+    _check_type(where, state, dict)
+    if "step" in state:
+        check_count(f"{where}: step", state["step"])
+    for name in TENSORS & state.keys():
+        value = state[name]
+        check_tensor(f"{where}: {name}", value)
+        loses = value.is_complex() and not param.is_complex()
+        if value.shape != param.shape or value.layout != param.layout or loses:
+            raise ValueError(
+                f"{where}: {name} is {_description(value)}, the parameter {_description(param)}"
+            )
+
+
+def _check_type(what: str, value: Any, kind: Any) -> None:
+    if not isinstance(value, kind):
+        wanted = "dict" if kind is dict else "list"
+        raise TypeError(
+            f"{what} must be a {wanted} in a state to be loaded, got {type(value).__name__}"
+        )
+
+
+def _description(tensor: Any) -> str:
+    return f"{tensor.dtype}, {tensor.layout}, of shape {tuple(tensor.shape)}"

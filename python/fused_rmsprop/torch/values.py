@@ -1,0 +1,44 @@
+"""Reads numbers that users and saved states give, as Python's numbers or as tensors of one."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from fused_rmsprop.values import LARGEST_STEP_COUNT
+
+
+def as_number(name: str, value: Any) -> float:
+    """``value`` as a float."""
+    try:
+        if not isinstance(value, (str, bytes, bytearray)):
+            return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} is too large for a float") from error
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(f"{name} must be a number or a tensor of one, got {reprlib.repr(value)}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise an error unless ``value`` is a whole number of steps that a training can reach."""
+    number: Any = value
+    if torch.is_tensor(value):
+        if value.device.type == "meta":  # it has no value yet
+            return
+        number = value.item() if value.numel() == 1 else None
+    if not isinstance(number, (int, float, np.integer, np.floating)) or isinstance(number, bool):
+        raise TypeError(f"{name} must be a number of steps, got {reprlib.repr(value)}")
+    if not 0 <= number <= LARGEST_STEP_COUNT or number % 1:
+        raise ValueError(
+            f"{name} must be a whole number of steps from 0 to 2**53, got {reprlib.repr(value)}"
+        )
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Raise an error unless ``value`` is a tensor."""
+    if not torch.is_tensor(value):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
