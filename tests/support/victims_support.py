@@ -60,7 +60,7 @@ class Victim:
         raise NotImplementedError
 
     def pick(self, *makers: Callable[..., Any]) -> Callable[..., Any]:
-        """One of the functions."""
+        """Choose one of the functions."""
         return self.r.choice(makers)
 
     def mark(self) -> None:
