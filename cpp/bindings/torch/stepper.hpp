@@ -62,6 +62,9 @@ public:
     /// before they were assigned, and gradients that were read are let go of.
     void abandon() noexcept;
 
+    /// Whether states have other entries for a step that is not made yet.
+    bool has_changed_states() const { return !changed_.empty(); }
+
     /// Reads tensors, for whoever has claimed the optimizer.
     TensorReader &reader() { return reader_; }
 
