@@ -167,6 +167,9 @@ def test_default_threads_respect_what_the_user_set() -> None:
     assert threads["available"] == min(bounds)
 
 
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python has no GIL"
+)
 def test_the_gil_is_released() -> None:
     p, g = np.ones(20_000_000, np.float32), np.ones(20_000_000, np.float32)
     opt = RMSProp(p, threads=1)

@@ -1,4 +1,4 @@
-"""Optimizers in several threads at once: also without a GIL, where Python has none."""
+"""Optimizers in several threads at once, with a GIL or, if Python has none, without."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support import Array, run_python
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 STEPS = 200
 BUSY = "this optimizer is in the middle of a step, or of a change, in another thread"
-# A step of the larger lets other threads in, on any Python.
+# A step of the larger size releases the GIL.
 sizes = pytest.mark.parametrize("size", [10, 20_000])
 
 
@@ -33,7 +33,7 @@ def switch_often() -> Iterator[None]:
 
 
 def at_once(*bodies: Callable[[], Any]) -> list[Any]:
-    """Run each in a thread of its own, from the same moment on; the results, or what one raised."""
+    """Start all together, each in a thread of its own; return the results, or raise an error."""
     start = threading.Barrier(len(bodies))
 
     def run(body: Callable[[], Any]) -> Any:
@@ -45,7 +45,7 @@ def at_once(*bodies: Callable[[], Any]) -> list[Any]:
 
 
 def refused(call: Callable[[], Any]) -> bool:
-    """Whether the optimizer was another thread's; any other error is one."""
+    """Whether the call was refused because of another thread; other errors are raised."""
     try:
         call()
     except RuntimeError as error:

@@ -31,7 +31,7 @@ def make() -> RMSProp:
 
 
 def plain(value: Any) -> Any:
-    """The same as something that ``==`` compares, arrays bit for bit."""
+    """The same values in a form that ``==`` compares, arrays bit for bit."""
     if isinstance(value, np.ndarray):
         return str(value.dtype), value.shape, value.tobytes()
     if isinstance(value, dict):

@@ -17,8 +17,8 @@ cp -r python/fused_rmsprop "$build/site/"
 rm -f "$build"/site/fused_rmsprop/_core*.so
 cp "$build"/cpp/bindings/_core*.so "$build/site/fused_rmsprop/"
 
-# ASan must come first in the process, and must find the C++ library to see what is thrown there.
-# CPython frees no memory at its end that lives as long as it, so leaks are not looked for.
+# ASan must come first in the process, and must find the C++ library to follow its exceptions.
+# CPython does not free all its memory at its end, so ASan does not look for leaks.
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)"
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:handle_abort=1:allocator_may_return_null=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1

@@ -1,5 +1,5 @@
-// Who has an optimizer: one call, or one change made of several, at a time. A claim for a change
-// does not survive fork(): the thread that made it is not there in the child.
+// Claims of an optimizer: one call, or one change of several calls, has it at a time. A claim for a
+// change is void in a forked child, where the thread that made it may not exist.
 #pragma once
 
 #include <atomic>
@@ -10,8 +10,8 @@
 
 namespace fused_rmsprop::bindings {
 
-/// The user's own claim, `averages`, lasts as long as the user wants: a forked child is inside,
-/// too.
+/// `averages` is the claim of use_ema(). It stays valid in a forked child, which is inside the
+/// `with` block too.
 enum class Reason : std::uint8_t { change, averages };
 
 class Ownership {
@@ -20,7 +20,7 @@ public:
     using Token = std::uint64_t;
     static constexpr Token nobody = 0;
 
-    /// Throws std::runtime_error if somebody has the optimizer.
+    /// Throws std::runtime_error if the optimizer is claimed.
     Token acquire(Reason reason) {
         const Token mine = token(reason);
         Token owner = owner_.load(std::memory_order_relaxed);
@@ -37,8 +37,8 @@ public:
                                        std::memory_order_relaxed);
     }
 
-    /// Whether this thread is in the middle of a change, which has written nothing yet if Python
-    /// code runs.
+    /// Whether this thread is in the middle of a change. As long as Python code runs, the change
+    /// has written nothing.
     bool is_changed_here() const noexcept {
         return owner_.load(std::memory_order_relaxed) == token(Reason::change);
     }
@@ -74,7 +74,7 @@ private:
     std::atomic<Token> owner_{nobody};
 };
 
-/// Has an optimizer to the end of the scope.
+/// Claims an optimizer until the end of the scope.
 class Claim {
 public:
     explicit Claim(Ownership &ownership, Reason reason = Reason::change)
@@ -83,7 +83,7 @@ public:
     Claim(const Claim &) = delete;
     Claim &operator=(const Claim &) = delete;
 
-    /// To read only: allowed also in the middle of a change by this thread, to whom it belongs.
+    /// A claim for reading, which the thread that is changing the optimizer gets too.
     struct Reading {};
     Claim(Ownership &ownership, Reading)
         : ownership_(&ownership),

@@ -9,8 +9,8 @@
 namespace fused_rmsprop::bindings {
 namespace {
 
-/// Inside a `with`: round to nearest, trap nothing; the caller's environment, flags included, is
-/// back at its end.
+/// A `with` block that rounds to nearest and traps nothing. Its end restores the caller's
+/// environment, flags included.
 struct FpEnvironment {
     std::optional<ScopedDefaultEnvironment> scope;
 };

@@ -16,7 +16,7 @@ public:
     Visitor(visitproc visit, void *arg) : visit_(visit), arg_(arg) {}
 
     void operator()(const py::object &object) {
-        if (result_ == 0 && object) // the first that is not 0 ends it
+        if (result_ == 0 && object) // any other result ends the traversal
             result_ = visit_(object.ptr(), arg_);
     }
     template <typename Objects>
@@ -32,12 +32,12 @@ private:
 };
 
 /// For py::class_<T>: T has `void traverse(Visitor &) const`, which shows each reference that it
-/// holds once, and `void clear()`, which lets go of them. T works on after it, on nothing.
+/// holds once, and `void clear()`, which lets go of them. T stays usable afterwards, but empty.
 /// `finalize()`, if there is one, is called before anything is cleared.
 template <typename T>
 py::custom_type_setup collected() {
     return py::custom_type_setup([](PyHeapTypeObject *heap_type) {
-        // Null until the object has been made.
+        // Null until the object is constructed.
         static constexpr auto value_of = [](PyObject *self) -> T * {
             auto held = reinterpret_cast<py::detail::instance *>(self)->get_value_and_holder();
             return held.holder_constructed() ? held.value_ptr<T>() : nullptr;

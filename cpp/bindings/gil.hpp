@@ -1,4 +1,4 @@
-// Work without Python's global lock, also in a thread that is running when the program ends.
+// Runs C++ code without the GIL, safely even in a thread that is running when the program ends.
 #pragma once
 
 #include <chrono>
@@ -12,8 +12,8 @@ namespace fused_rmsprop::bindings {
 
 namespace py = pybind11;
 
-/// Excludes other threads where no global lock does: in a free-threaded Python. Whoever has it calls
-/// nothing of Python's.
+/// A mutex in a free-threaded Python. It does nothing where the GIL excludes other threads. Code
+/// that holds it must not call Python.
 #ifdef Py_GIL_DISABLED
 using GilMutex = std::mutex;
 #else
@@ -24,21 +24,21 @@ struct GilMutex {
 #endif
 using GilLock = std::lock_guard<GilMutex>;
 
-/// Calls a function of Python's that waits for the lock. Up to 3.13, Python ends a thread that asks
-/// for it while the interpreter shuts down, by unwinding its stack: through frames that may not be
-/// unwound, and destructors that need the lock. As Python 3.14 does, this lets the thread sleep
-/// instead, until the process has gone.
+/// Calls a function of Python that waits for the GIL. Up to 3.13, Python ends a thread that asks
+/// for the GIL during shutdown by unwinding its stack, also through frames that must not be unwound
+/// and destructors that need the GIL. As Python 3.14 does, this lets the thread sleep until the
+/// process ends.
 template <typename Function>
 auto waiting_for_gil(const Function &function) {
     try {
         return function();
-    } catch (...) { // not an exception: functions in C throw none
+    } catch (...) { // the unwinding: functions in C throw nothing
         for (;;)
             std::this_thread::sleep_for(std::chrono::hours(1));
     }
 }
 
-/// Runs `body`, without the lock if asked.
+/// Runs `body`, without the GIL if `let_go`.
 template <typename Body>
 void without_gil(bool let_go, const Body &body) {
     if (!let_go)

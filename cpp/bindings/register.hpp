@@ -7,6 +7,7 @@ namespace fused_rmsprop::bindings {
 
 namespace py = pybind11;
 
+void refuse_subinterpreters(); // throws an import_error in one
 void register_config(py::module_ &m);
 void register_fp_environment(py::module_ &m);
 void register_options(py::module_ &m);

@@ -38,8 +38,7 @@ Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, double grad_
     {
         const GilLock lock(mutex);
         how = transform;
-        how.on_nonfinite =
-            on_nonfinite_ == propagate ? OnNonfinite::propagate : OnNonfinite::skip;
+        how.on_nonfinite = on_nonfinite_ == propagate ? OnNonfinite::propagate : OnNonfinite::skip;
         refuse = on_nonfinite_ == raise;
     }
     how.grad_scale = grad_scale;

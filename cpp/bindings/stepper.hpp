@@ -1,5 +1,5 @@
-// What both front ends' steppers share: the settings of a whole optimizer, who has it, and what
-// its last step found.
+// The base of both front ends' steppers: the settings of a whole optimizer, its claim, and the
+// results of its last step.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ public:
     }
 
     Ownership ownership;
-    /// For all below: threads that have not claimed the optimizer read and set it.
+    /// Guards the members below, which other threads read and set without a claim.
     mutable GilMutex mutex;
     Execution execution{.threads = 0}; ///< threads 0: found out by measuring
     GradientTransform transform;       ///< but for on_nonfinite

@@ -23,7 +23,7 @@ namespace {
 
 #if defined(_OPENMP) && defined(__linux__)
 
-/// The bytes that the environment asks OpenMP to give the stack of a thread; 0: it does not say.
+/// The size of a thread's stack that the environment asks of OpenMP, in bytes; 0 if it asks none.
 std::size_t stack_size() {
     std::size_t largest = 0;
     for (const char *name : {"OMP_STACKSIZE", "GOMP_STACKSIZE", "KMP_STACKSIZE"}) {
@@ -88,9 +88,9 @@ struct Probe {
     return good;
 }
 
-/// Whether a team of this size can be started from this thread: OpenMP ends the process if it
-/// cannot, where the process may have no more threads or memory. It keeps the last team of each
-/// thread, so only a larger one starts threads.
+/// Whether this thread can start a team of this size. OpenMP would end the process if the system
+/// refused it the threads or their memory. It keeps the last team of each thread, so only a larger
+/// team starts threads.
 bool can_run_team(int threads) {
     thread_local int last = 1, refused = most_threads + 1;
     if (threads > last && threads < refused && !can_start(threads - 1))

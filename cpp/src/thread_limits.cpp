@@ -71,7 +71,7 @@ double quota_in(const std::string &folder) {
     return quota > 0 && period > 0 ? quota / period : 0;
 }
 
-/// As cgroup_cpus(), with the caller's rounding.
+/// cgroup_cpus() in the caller's floating-point environment.
 int read_cgroup_cpus(const char *membership, const char *root) {
     constexpr double most = 1 << 20; // more is no bound
     double least = most;
@@ -113,7 +113,8 @@ int cgroup_cpus(const char *membership, const char *root) try {
 
 ThreadLimits thread_limits() noexcept {
     ThreadLimits limits{};
-    in_fp_environment(false, [&] { // OpenMP computes too when it is asked for the first time
+    // OpenMP, too, computes when it is asked for the first time.
+    in_fp_environment(false, [&] {
         static const int quota = cgroup_cpus(); // files; too slow to read again at every step
         limits = {openmp_limit(), affinity_limit(), quota, fork_generation() > 0};
     });

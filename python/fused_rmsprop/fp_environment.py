@@ -1,4 +1,4 @@
-"""Runs Python code in the floating-point environment in which the library computes."""
+"""Run Python code in the floating-point environment in which the library computes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ R = TypeVar("R")
 
 
 def in_fp_environment(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function round to nearest and trap nothing, and leave its caller's environment alone.
+    """Decorate a function so that it rounds to nearest and traps nothing.
 
-    Also Python's conversions of numbers to and from text need that.
+    Its caller's environment, flags included, stays as it was. Python's conversions between numbers
+    and text need this, too.
     """
 
     @functools.wraps(function)

@@ -230,15 +230,19 @@ class RMSProp(Saving):
         FloatingPointError
             With ``on_nonfinite="raise"``, if a gradient is NaN or infinite. Nothing has changed.
         RuntimeError
-            If another thread is in the middle of a step of this optimizer, or inside `use_ema`.
+            If another thread is in the middle of a step of this optimizer, or made one while
+            this step asked functions of the step, or inside `use_ema`. Nothing has changed then.
         """
+        after = -1
         for group in self._groups:
             if group.scheduled:
+                after = self._stepper.step_count if after < 0 else after
                 group.follow_schedules()
-        if grad_scale is _ONE:  # one conversion less in a call of half a microsecond
+        if grad_scale is _ONE and after < 0:  # less to convert in a call of half a microsecond
             nonfinite = self._stepper.step(grads)
         else:
-            nonfinite = self._stepper.step(grads, as_scale("grad_scale", grad_scale))
+            scale = as_scale("grad_scale", grad_scale)
+            nonfinite = self._stepper.step(grads, scale, after)
         if nonfinite is not None:
             sums = self._stepper.accumulated > 0
             kept = ", and the sums are kept: discard_accumulated() drops them" if sums else ""

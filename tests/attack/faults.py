@@ -1,4 +1,4 @@
-"""Faults at random moments: every byte of an optimizer is then as before or as after.
+"""Inject faults at random moments; every byte must then be as before the call or as after it.
 
 python tests/attack/faults.py --kind interrupt --count 10000 --seed 1 --front-end numpy
 """
@@ -43,13 +43,13 @@ def operations_for(kind: str, front_end: str) -> tuple[Operation, ...]:
     operations: tuple[Operation, ...] = world_of(front_end).operations
     if kind == "memory":  # safetensors itself ends the process when it has no memory
         return tuple(o for o in operations if "safetensors" not in o.name)
-    if kind == "fork":  # a child inside use_ema stays inside it, and a file is shared
+    if kind == "fork":  # a child inside use_ema stays inside it
         return tuple(o for o in operations if o.name != "use_ema")
     return operations
 
 
 def size_for(kind: str, front_end: str, operation: Operation) -> int:
-    """The elements of the largest parameter: where it matters, a step runs without the GIL."""
+    """The elements of the largest parameter; enough, where it matters, to release the GIL."""
     if kind == "fork" and operation.name.startswith("step"):
         return 20_000 if front_end == "numpy" else 2_200_000
     return 100_000 if kind == "memory" else 1000

@@ -2,9 +2,9 @@
 
     python tests/attack/soak.py --steps 10000000 --real 100000 --front-end both
 
-``--steps`` are of three small arrays, ``--real`` of 161 with the sizes of ResNet-50's, the large
-ones by a hundred. From checkpoints along the way, the NumPy reference goes on from a
-copy of the state for a few steps, and the bits are compared.
+``--steps`` steps three small arrays, ``--real`` 161 arrays with the sizes of ResNet-50's, of which
+the large ones are divided by a hundred. Now and then, the NumPy reference makes a few steps from a
+copy of the state, and the bits are compared.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class End(NamedTuple):
 
 
 def resnet_shapes() -> list[tuple[int, ...]]:
-    """The sizes of ResNet-50's parameters; those of the large ones by a hundred."""
+    """The sizes of ResNet-50's parameters; the large ones are divided by a hundred."""
     shapes = [(9408,), (64,), (64,)]
     wide = 64
     for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):

@@ -95,7 +95,8 @@ def test_a_state_dict_that_does_not_fit() -> None:
     refused("has a grad_sum, and nothing was accumulated",
             lambda s: s["state"]["b"].update(grad_sum=s["state"]["b"]["square_avg"]))  # fmt: skip
     refused("dicts with the key 'params', names", lambda s: s["param_groups"][0].update(params=5))
-    for bad in (np.array([1, 2]), -1, np.uint64(2**64 - 1), 0.0):
+    masked: Any = np.ma.array(3, mask=True)
+    for bad in (np.array([1, 2]), -1, np.uint64(2**64 - 1), 0.0, masked):
         refused("not a number of steps", lambda s, bad=bad: s["state"]["b"].update(step=bad))
     refused("not an array", lambda s: s["state"]["b"].update(square_avg=[1, 2]))
 

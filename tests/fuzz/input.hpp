@@ -58,7 +58,7 @@ public:
         return values[byte() % N];
     }
 
-    /// Mostly small; around the sizes where the library changes its way, now and then.
+    /// Mostly small sizes; sometimes sizes around those where the library changes its loop.
     std::size_t size() {
         const unsigned kind = byte(), more = byte();
         return kind < 160   ? more % 40
@@ -67,7 +67,7 @@ public:
                             : 3970 + more;
     }
 
-    /// One of the usual, now and then one of the odd or any bits at all.
+    /// Mostly one of the usual numbers; sometimes an odd one, or any bits.
     template <std::size_t N, std::size_t M>
     double number(const double (&usual)[N], const double (&odd)[M]) {
         const std::uint8_t choice = byte();

@@ -1,5 +1,5 @@
-// One tensor of a fuzzed case: its arrays in guarded memory, and the reference's copy of them. And
-// what the library must refuse, said once more and independently.
+// One tensor of a fuzzed case: its arrays in guarded memory, and the reference's copy of them. Also
+// states, independently of the library, which tensors it must refuse.
 #pragma once
 
 #include "input.hpp"
@@ -51,7 +51,7 @@ inline bool valid_options(const Options &o, DType dtype, bool flush_denormals) {
         return false;
     if (dtype == DType::float64)
         return o.eps >= (flush_denormals ? 0x1p-1022 : 0x1p-1074);
-    // What is at least this rounds up to it; half of the least number rounds to zero.
+    // The least normal number, or what rounds up to it; half the least subnormal rounds to zero.
     return flush_denormals ? o.eps >= 0x1.fffffep-127 : o.eps > 0x1p-150;
 }
 
@@ -60,7 +60,7 @@ inline bool valid_transform(const GradientTransform &t, DType dtype) {
            t.max_grad_norm.value_or(0) >= 0;
 }
 
-/// Whether a step may not refuse this tensor.
+/// Whether a step must accept this tensor.
 inline bool can_step(const Tensor &t, const GradientTransform &transform, bool flush_denormals) {
     if (t.grad == nullptr || t.size == 0)
         return true;

@@ -73,7 +73,7 @@ Execution read_execution(Input &in, ThreadTuner &tuner) {
     return e;
 }
 
-/// Calls in a rounding mode that is drawn; whether the call was refused.
+/// Calls in a random rounding mode; returns whether the call was refused.
 template <typename Call>
 bool refused(Input &in, const Call &call) {
     bool threw = false;
@@ -96,7 +96,7 @@ bool same_double(double a, double b) {
     return reference::same_bits<double>(std::span(&a, 1), std::span(&b, 1));
 }
 
-/// A case: what one input stands for.
+/// The case that an input describes.
 class Case {
 public:
     explicit Case(Input &in) : in_(in) {

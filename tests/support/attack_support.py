@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,12 @@ def image_of(**parts: object) -> Image:
 
 
 def _flatten(path: str, value: Any, image: Image) -> None:
-    if isinstance(value, Mapping):
+    kind = type(value)
+    if kind is np.ndarray:  # the commonest first: an attack takes millions of images
+        image[path] = (value.dtype.str, value.shape, value.tobytes())
+    elif kind in (float, int, str, bool, NoneType):
+        image[path] = repr(value)
+    elif isinstance(value, Mapping):
         for key, item in value.items():
             _flatten(f"{path}/{key}", item, image)
     elif isinstance(value, (list, tuple)):

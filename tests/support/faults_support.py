@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,17 @@ from attack_support import Image, differences, how_it_ended
 from worlds_support import World
 
 Rng = np.random.Generator
-#: One injection into an operation of so many seconds: whether it landed inside.
-Inject = Callable[[World, Rng, float], bool]
+#: Where a fault came: before the operation, inside of it, or after its end.
+EARLY, LANDED, LATE = "early", "landed", "late"
+#: One injection somewhere below a reach (in seconds or bytes): where it came.
+Inject = Callable[[World, Rng, float], str]
+
+
+class Kind(NamedTuple):
+    """A kind of fault, and its reach at first if that is not the time of the operation."""
+
+    inject: Inject
+    reach: float = 0
 
 
 class Trial:
@@ -30,15 +39,21 @@ class Trial:
     def __init__(self, make: Callable[[], World]) -> None:
         self.make = make
         self.images: list[Image] = []
-        self.continuations: list[Image] = []
-        first = make()
-        for done in range(len(first.operation.calls) + 1):
-            world = make()
-            for index in range(done):
-                world.call(index)
-            self.images.append(world.image())
-            self.continuations.append(world.go_on())
+        self.continuations: dict[int, Image] = {}
+        self.images = [self._after(done).image() for done in range(len(make().operation.calls) + 1)]
         self.seconds = min(self._seconds() for _ in range(5))
+
+    def _after(self, done: int) -> World:
+        world = self.make()
+        for index in range(done):
+            world.call(index)
+        return world
+
+    def continuation(self, done: int) -> Image:
+        """How a world goes on after so many calls."""
+        if done not in self.continuations:
+            self.continuations[done] = self._after(done).go_on()
+        return self.continuations[done]
 
     def _seconds(self) -> float:
         world = self.make()
@@ -57,25 +72,30 @@ class Trial:
         except BaseException as error:
             return f"lost: {type(error).__name__}: {str(error)[:70]}"
         good = [i for i, known in enumerate(self.images) if image == known]
-        if not any(self.continuations[i] == after for i in good):
-            wrong = differences(after, self.continuations[good[0]])
+        if not any(self.continuation(i) == after for i in good):
+            wrong = differences(after, self.continuation(good[0]))
             return f"lost: goes on otherwise in {', '.join(wrong[:3])}"
         if good[0] == 0:
             return "before"
         return "after" if good[-1] == len(self.images) - 1 else "between"
 
 
-def attack(trial: Trial, inject: Inject, count: int, rng: Rng) -> Counter[str]:
+def attack(trial: Trial, kind: Kind, count: int, rng: Rng) -> Counter[str]:
     """Inject faults; how many landed inside and what each left."""
     found: Counter[str] = Counter()
+    start = kind.reach or 1.5 * trial.seconds
+    reach = start
     for _ in range(count):
         world = trial.make()
         try:
-            landed = inject(world, rng, trial.seconds)
+            where = kind.inject(world, rng, reach)
         except Exception as error:  # no fault raises this
             found[f"lost: became {type(error).__name__}: {str(error)[:70]}"] += 1
             continue
-        found["landed"] += landed
+        # An operation takes longer after other work than when it was measured; one fault in five
+        # comes late, so that the others cover all of it.
+        reach = max(start / 10, reach * (0.7 if where == LATE else 1.1))
+        found["landed"] += where == LANDED
         found[trial.outcome(world)] += 1
     return found
 
@@ -120,22 +140,25 @@ class Interrupts:
             self.left = 0
 
 
-def interrupt(world: World, rng: Rng, seconds: float) -> bool:
+def interrupt(world: World, rng: Rng, reach: float) -> str:
     """One, two or three interrupts; the later ones hit the clean-up after the first."""
     again = float(rng.choice([3e-6, 1e-5, 3e-5, 1e-4])) * float(rng.uniform(0.3, 1))
     interrupts = Interrupts(int(rng.choice([1, 1, 2, 2, 3])), again)
-    first = float(rng.uniform(2e-6, 1.5 * seconds + 1e-5))  # with the time to set the timer
+    first = float(rng.uniform(2e-6, reach + 1e-5))  # with the time to set the timer
+    complete = False
 
     def call() -> None:
+        nonlocal complete
         signal.setitimer(signal.ITIMER_REAL, first)
         perform(world)
+        complete = True
 
     interrupts.caught(call)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    return interrupts.landed
+    return LANDED if interrupts.landed else LATE if complete else EARLY
 
 
-def kill(world: World, rng: Rng, seconds: float) -> bool:
+def kill(world: World, rng: Rng, reach: float) -> str:
     """A child is killed in the middle of the operation; its files are left."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -147,7 +170,7 @@ def kill(world: World, rng: Rng, seconds: float) -> bool:
         finally:
             os._exit(0)
     os.read(reading, 1)
-    end = time.perf_counter() + float(rng.uniform(0, 1.5)) * seconds
+    end = time.perf_counter() + float(rng.uniform(0, reach))
     while time.perf_counter() < end:
         pass
     os.kill(child, signal.SIGKILL)
@@ -158,10 +181,10 @@ def kill(world: World, rng: Rng, seconds: float) -> bool:
     for name in os.listdir(world.folder):  # a killed writer's file is removed by the next save
         if landed and name.endswith(".tmp"):
             os.utime(world.folder / name)
-    return landed
+    return LANDED if landed else LATE
 
 
-def fork(world: World, rng: Rng, seconds: float) -> bool:
+def fork(world: World, rng: Rng, reach: float) -> str:
     """A child is forked while another thread performs the operation; the child must go on."""
     inside = threading.Event()
     done = threading.Event()
@@ -174,7 +197,7 @@ def fork(world: World, rng: Rng, seconds: float) -> bool:
     thread = threading.Thread(target=work)
     thread.start()
     inside.wait()
-    end = time.perf_counter() + float(rng.uniform(0, 1.2)) * seconds
+    end = time.perf_counter() + float(rng.uniform(0, reach))
     while time.perf_counter() < end:
         pass
     landed = not done.is_set()
@@ -197,17 +220,17 @@ def fork(world: World, rng: Rng, seconds: float) -> bool:
     shutil.rmtree(world.folder / "child", ignore_errors=True)
     if ended := how_it_ended(raw):
         raise ChildLostError(f"the child ended with {ended}")
-    return landed
+    return LANDED if landed else LATE
 
 
 class ChildLostError(Exception):
     """A child could not go on."""
 
 
-def memory(world: World, rng: Rng, seconds: float) -> bool:
+def memory(world: World, rng: Rng, reach: float) -> str:
     """The address space ends in the middle of the operation."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    room = int(rng.integers(0, 16)) * 100_000
+    room = int(rng.uniform(0, reach))
     limit = pages * resource.getpagesize() + room
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
@@ -216,10 +239,10 @@ def memory(world: World, rng: Rng, seconds: float) -> bool:
     except Exception as error:
         if not is_of_memory(error):
             raise
-        return True
+        return LANDED
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-    return False
+    return LATE
 
 
 def is_of_memory(error: BaseException | None) -> bool:
@@ -231,38 +254,38 @@ def is_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def full_disk(world: World, rng: Rng, seconds: float) -> bool:
+def full_disk(world: World, rng: Rng, reach: float) -> str:
     """The file system is full, or a file's size is limited, in the middle of a save."""
     by_limit = not os.path.ismount(world.folder) or rng.random() < 0.5
     filler = world.folder / "filler"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         if by_limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (int(rng.integers(0, 30_000)), hard))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(rng.uniform(0, reach)), hard))
         else:
             free = os.statvfs(world.folder)
-            room = int(rng.integers(0, 8)) * free.f_frsize
+            room = int(rng.uniform(0, reach)) // free.f_frsize * free.f_frsize
             filler.write_bytes(b"0" * max(0, free.f_bavail * free.f_frsize - room))
         perform(world)
     except OSError:
-        return True
+        return LANDED
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         filler.unlink(missing_ok=True)
-    return False
+    return LATE
 
 
-def nothing(world: World, rng: Rng, seconds: float) -> bool:
+def nothing(world: World, rng: Rng, reach: float) -> str:
     """No fault: the harness itself must then find nothing."""
     perform(world)
-    return False
+    return LATE
 
 
-KINDS: dict[str, Any] = {
-    "interrupt": interrupt,
-    "kill": kill,
-    "fork": fork,
-    "memory": memory,
-    "disk": full_disk,
-    "none": nothing,
+KINDS: dict[str, Kind] = {
+    "interrupt": Kind(interrupt),
+    "kill": Kind(kill),
+    "fork": Kind(fork),
+    "memory": Kind(memory, reach=1_500_000),
+    "disk": Kind(full_disk, reach=30_000),
+    "none": Kind(nothing),
 }

@@ -129,15 +129,15 @@ class TorchWorld(World):
             groups=groups,
             settings=given,
             skipped=opt.skipped_steps,
-            # torch itself leaves it off when it is cut off in a copy.
+            # After a signal in a copy, torch itself leaves the mode off.
             grad_mode=self.operation.name == "deepcopy" or torch.is_grad_enabled(),
         )
 
     def state_of(self, p: Any, group: dict[str, Any]) -> dict[str, Any]:
-        """The state that has a meaning: made by a step, and needed by the options.
+        """The state that matters: made by a step, and needed by the options.
 
-        A step that fails leaves state that it would have begun with, or state without what a
-        change of the options made needless.
+        A step that fails may leave initial state, or drop state that changed options no longer
+        need.
         """
         found = self.opt.state.get(p, {})
         state = {key: t.detach() for key, t in found.items() if torch.is_tensor(t)}

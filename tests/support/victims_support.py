@@ -60,7 +60,7 @@ class Victim:
         raise NotImplementedError
 
     def pick(self, *makers: Callable[..., Any]) -> Callable[..., Any]:
-        """One of the functions."""
+        """Choose one of the functions."""
         return self.r.choice(makers)
 
     def mark(self) -> None:
@@ -97,7 +97,8 @@ class Memory:
         return same and bool(a.flags.writeable)
 
     def is_guarded(self) -> bool:
-        return bool((self.buffer[:GUARD] == 0xAA).all() and (self.buffer[-GUARD:] == 0xAA).all())
+        guards = self.buffer[:GUARD].tobytes(), self.buffer[-GUARD:].tobytes()
+        return guards == (b"\xaa" * GUARD,) * 2
 
 
 class CheckedOptimizer(Victim):
@@ -105,6 +106,7 @@ class CheckedOptimizer(Victim):
 
     def __init__(self, r: random.Random) -> None:
         self.r = r
+        self.normal = np.random.default_rng(r.getrandbits(32))
         shapes = [(3, 2), (5,), ()] if r.random() < 0.9 else [(0, 2), (1,), (9,)]
         self.memory = [Memory(r, s, r.choice(["f4", "f8"])) for s in shapes]
         self.arrays = [m.array for m in self.memory]
@@ -141,12 +143,7 @@ class CheckedOptimizer(Victim):
             raise WrongError("memory beside an array was written")
 
     def grads(self) -> list[Array]:
-        return [
-            np.array(
-                np.random.default_rng(self.r.getrandbits(32)).standard_normal(m.shape), m.dtype
-            )
-            for m in self.memory
-        ]
+        return [np.array(self.normal.standard_normal(m.shape), m.dtype) for m in self.memory]
 
     def say(self, value: Any) -> Any:
         """Remember a hostile value, without calling its code."""

@@ -28,12 +28,12 @@ FULL: dict[str, Any] = {"momentum": 0.9, "centered": True, "nesterov": True, "em
 
 
 def lr_at(step: int) -> float:
-    """A schedule."""
+    """A schedule of ``lr``."""
     return 0.01 / (1 + step)
 
 
 def momentum_at(step: int) -> float:
-    """Another one."""
+    """A schedule of ``momentum``."""
     return 0.5 + 0.1 / (1 + step)
 
 
@@ -78,7 +78,7 @@ STATE = (
 NUMPY_ALONE = (
     Operation("accumulate", ("accumulate", "accumulate", "step_accumulated") * 2),
     Operation("accumulate, discard", ("accumulate", "discard", "step") * 2),
-    Operation("bound gradients", ("bind", "step_bound", "step_bound", "unbind")),
+    Operation("bound gradients", ("bind", *("step_bound",) * 6, "unbind")),
 )
 FILES = tuple(Operation(f"save {f}", (f"save_{f}",), FULL, True) for f in FORMATS)
 LOADS = tuple(Operation(f"load {f}", (f"load_{f}",), FULL, True) for f in FORMATS)
@@ -283,7 +283,7 @@ class NumpyWorld(World):
         loaded = RMSProp.load(path, self.nest(params, True), **functions)
         os.unlink(path)
         loaded.step(self.nest(self.grads(6)))
-        if self.operation.name.startswith("save "):  # it removes what a fault left
+        if self.operation.name.startswith("save "):  # another save removes the leftovers of a fault
             self.opt.save(self.path)
         if self.loaded:
             self.load_npz()

@@ -64,7 +64,7 @@ def same(a: Values, b: Values) -> bool:
 
 
 def check_it_goes_on(training: Training, *allowed: Values) -> None:
-    """The values are some of the allowed, and the optimizer steps, saves and shows averages."""
+    """The values are among the allowed ones; the optimizer steps, saves and shows averages."""
     values = training.values()
     assert any(same(values, each) for each in allowed), values
     assert torch.is_grad_enabled()
@@ -184,7 +184,7 @@ def test_steps_that_are_refused() -> None:
 
 
 def test_steps_of_which_torch_does_a_part() -> None:
-    """The kernel's part is done or not done; torch's own part is as torch has it."""
+    """The kernel's part is done or not done; torch's own part is as torch leaves it."""
 
     def prepare() -> Training:
         made = training(steps=0, ema_decay=0.0)

@@ -92,7 +92,7 @@ time.sleep(0.2)
 
 @pytest.mark.slow
 def test_a_program_that_ends_while_a_daemon_thread_trains() -> None:
-    """There are no operations of torch in these steps: one of them lets the program abort."""
+    """These steps call no operation of torch; a thread inside one can abort the program."""
     assert [run_python(ENDS, check=False).returncode for _ in range(6)] == [0] * 6
 
 

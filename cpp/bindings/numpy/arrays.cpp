@@ -13,7 +13,7 @@ constexpr int aligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 
 std::string text(const py::object &value) { return py::str(value).cast<std::string>(); }
 
-/// Of the array, which may be a subclass's: asking it would run the subclass's code.
+/// A shape or strides as text. Asking the array object would run the code of its subclass.
 std::string tuple_of(const py::ssize_t *values, py::ssize_t size) {
     std::string text = "(";
     for (py::ssize_t i = 0; i < size; ++i)
@@ -35,9 +35,12 @@ std::string strides_of(py::handle array) {
 bool is_masked(py::handle value) {
     const auto module =
         py::reinterpret_steal<py::object>(PyImport_GetModule(py::str("numpy.ma").ptr()));
-    if (!module)
+    if (!module) {
         PyErr_Clear();
-    return module && py::isinstance(value, module.attr("MaskedArray"));
+        return false;
+    }
+    const py::object type = module.attr("MaskedArray"); // not isinstance(), which asks the array
+    return PyType_IsSubtype(Py_TYPE(value.ptr()), reinterpret_cast<PyTypeObject *>(type.ptr()));
 }
 
 /// `value` as an array, or a TypeError that says what to pass instead.
@@ -72,7 +75,7 @@ py::array zeros(const py::dtype &dtype, const std::vector<py::ssize_t> &shape,
     std::size_t bytes = static_cast<std::size_t>(item_size);
     for (const py::ssize_t length : shape)
         bytes *= static_cast<std::size_t>(length);
-    void *const memory = std::calloc(1, bytes + alignment); // which the system does not touch yet
+    void *const memory = std::calloc(1, bytes + alignment); // untouched as yet
     if (memory == nullptr)
         throw std::bad_alloc();
     const py::capsule owner(memory, [](void *owned) { std::free(owned); });
@@ -172,13 +175,17 @@ const void *data_in_order_of(const py::array &param, const py::object &value, py
         return data_of(value);
     if (!buffer)
         buffer = zeros_in_order_of(param);
+    copy_into(buffer, value);
+    return data_of(buffer);
+}
+
+void copy_into(const py::object &to, const py::object &from) {
     // Unlike np.copyto, this calls no code of a subclass, and makes no new objects. It may let go
     // of the GIL.
     if (waiting_for_gil([&] {
-            return py::detail::npy_api::get().PyArray_CopyInto_(buffer.ptr(), value.ptr());
+            return py::detail::npy_api::get().PyArray_CopyInto_(to.ptr(), from.ptr());
         }) != 0)
         throw py::error_already_set();
-    return data_of(buffer);
 }
 
 Extent extent_of(const py::object &array, const std::string &what) {

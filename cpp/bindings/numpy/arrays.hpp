@@ -42,17 +42,19 @@ inline Strided<py::ssize_t> strided(py::handle array, py::ssize_t unit = 1) {
 /// Where an array's elements begin.
 void *data_of(const py::object &array);
 
-/// Zeros of the shape and dtype of `param`, in its order in memory. Nobody can move or free that
-/// memory while an array or a view of it exists, and the first write to it takes it from the
-/// system.
+/// Zeros of the shape and dtype of `param`, in its order in memory. The memory stays in place while
+/// the array or a view of it exists, and the system provides it at the first write.
 py::array zeros_in_order_of(const py::array &param);
 
-/// The same for a number of counters.
+/// Counters of zero in memory like that.
 py::array_t<std::int64_t> zero_counters(std::size_t size);
 
 /// Where the elements of `value` begin in the memory order of `param`: its own memory or, if that
 /// is ordered otherwise, `buffer`, which is created at the first need and then filled.
 const void *data_in_order_of(const py::array &param, const py::object &value, py::object &buffer);
+
+/// Copies the elements of an array of the same shape and dtype.
+void copy_into(const py::object &to, const py::object &from);
 
 /// The bytes between an array's first and last element; `what` names it in errors.
 Extent extent_of(const py::object &array, const std::string &what);

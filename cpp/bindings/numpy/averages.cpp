@@ -15,29 +15,25 @@ constexpr std::size_t average = [] {
 } // namespace
 
 void Averages::enter() {
-    claim_.emplace(stepper_.ownership, Reason::averages);
-    try {
-        std::vector<Shown> shown;
-        std::vector<const void *> averages;
-        for (const HeldGroup &group : stepper_.groups())
-            for (const Parameter &p : group->parameters()) {
-                if (!p.state[average])
-                    continue;
-                p.check();
-                const std::size_t bytes = p.size * item_size(p.dtype);
-                shown.push_back({p.array, p.what, p.data, bytes,
-                                 std::make_unique_for_overwrite<std::byte[]>(bytes)});
-                averages.push_back(p.state_data(average));
-            }
-        for (const Shown &p : shown)
-            std::memcpy(p.trained.get(), p.data, p.bytes);
-        for (std::size_t i = 0; i < shown.size(); ++i)
-            std::memcpy(shown[i].data, averages[i], shown[i].bytes);
-        shown_ = std::move(shown);
-    } catch (...) {
-        claim_.reset();
-        throw;
-    }
+    auto claim = std::make_unique<Claim>(stepper_.ownership, Reason::averages);
+    std::vector<Shown> shown;
+    std::vector<const void *> averages;
+    for (const HeldGroup &group : stepper_.groups())
+        for (const Parameter &p : group->parameters()) {
+            if (!p.state[average])
+                continue;
+            p.check();
+            const std::size_t bytes = p.size * item_size(p.dtype);
+            shown.push_back({p.array, p.what, p.data, bytes,
+                             std::make_unique_for_overwrite<std::byte[]>(bytes)});
+            averages.push_back(p.state_data(average));
+        }
+    for (const Shown &p : shown)
+        std::memcpy(p.trained.get(), p.data, p.bytes);
+    for (std::size_t i = 0; i < shown.size(); ++i)
+        std::memcpy(shown[i].data, averages[i], shown[i].bytes);
+    shown_ = std::move(shown);
+    claim_ = std::move(claim);
 }
 
 void Averages::exit() {
@@ -46,7 +42,7 @@ void Averages::exit() {
                                       "come back; the other parameters have theirs");
 }
 
-/// Returns the name of a parameter that has lost its memory, if one has.
+/// Returns the name of a parameter that was resized, if there is one.
 std::optional<std::string> Averages::restore() noexcept {
     std::optional<std::string> lost;
     for (Shown &p : shown_) {

@@ -1,5 +1,5 @@
-// The parameters hold their running averages inside a `with`. Both ways are one call that no
-// interrupt can cut in two.
+// use_ema() for arrays: inside a `with` block the parameters hold their running averages. One call
+// shows the averages and one restores the trained values; no interrupt can cut either in two.
 #pragma once
 
 #include <cstddef>
@@ -17,12 +17,11 @@ public:
         : stepper_object_(std::move(stepper)), stepper_(stepper_object_.cast<NumpyStepper &>()) {}
     ~Averages() { restore(); } // should exit() never be called
 
-    /// Claims the optimizer and writes the averages. Throws, and has written nothing, if somebody
-    /// has it or a parameter cannot be written to.
+    /// Claims the optimizer and writes the averages. Throws before it writes if the optimizer is
+    /// claimed or a parameter cannot be written to.
     void enter();
 
-    /// Writes the trained values back. Throws, when all others are back, if a parameter has lost
-    /// its memory.
+    /// Writes the trained values back. If a parameter was resized, restores the others and throws.
     void exit();
 
     void traverse(Visitor &visit) const;
@@ -42,7 +41,7 @@ private:
 
     py::object stepper_object_;
     NumpyStepper &stepper_;
-    std::optional<Claim> claim_;
+    std::unique_ptr<Claim> claim_; ///< while they are shown
     std::vector<Shown> shown_;
 };
 

@@ -46,14 +46,15 @@ void Change::add(const py::list &groups, bool grouped) {
 void Change::copy(const py::object &to, const py::object &from) {
     const std::string target = "the array to write to", source = "the saved array";
     check_same_kind(from, source, py::reinterpret_borrow<py::array>(to), target);
-    Copy copy{to, from, {}, data_of(to), nullptr, bytes_of(to)};
-    copy.values = data_in_order_of(py::reinterpret_borrow<py::array>(to), from, copy.buffer);
-    copies_.push_back(std::move(copy));
+    // A copy of its own: whatever happens to `from` up to the commit, which may write to it, too.
+    const py::array values = zeros_in_order_of(py::reinterpret_borrow<py::array>(to));
+    copy_into(values, from);
+    copies_.push_back({to, values, data_of(to), bytes_of(to)});
 }
 
 void Change::update(const py::dict &dict, const py::dict &entries) {
     for (const auto &[key, value] : entries) {
-        if (!dict.contains(key))
+        if (!PyUnicode_CheckExact(key.ptr()) || !dict.contains(key)) // it runs no code of its own
             throw py::key_error(py::str(key).cast<std::string>());
         entries_.push_back({dict, py::reinterpret_borrow<py::object>(key),
                             py::reinterpret_borrow<py::object>(value), dict[key]});
@@ -64,7 +65,7 @@ void Change::commit() {
     for (const Copy &copy : copies_)
         if (data_of(copy.to) != copy.data || bytes_of(copy.to) != copy.bytes)
             throw py::value_error("an array was resized while the optimizer was being changed");
-    // From here on nothing is allocated, and nothing ends: `this` keeps the old values.
+    // From here on nothing is allocated and no object is destroyed: `this` keeps the old values.
     for (auto &[group, state] : states_)
         group->exchange(state);
     for (auto &[group, options] : options_)
@@ -72,11 +73,11 @@ void Change::commit() {
     for (auto &[group, summed] : summed_)
         group->summed().swap(summed);
     if (adds_)
-        stepper_.exchange(groups_, grouped_);
-    if (settings_)
-        stepper_.take_settings(settings_.cast<const NumpyStepper &>());
+        stepper_.exchange(groups_, grouped_, bound_);
+    if (settings_.second != nullptr)
+        stepper_.take_settings(*settings_.second);
     for (const Copy &copy : copies_)
-        std::memcpy(copy.data, copy.values, copy.bytes);
+        std::memcpy(copy.data, data_of(copy.values), copy.bytes);
     for (const Entry &entry : entries_)
         PyDict_SetItem(entry.dict.ptr(), entry.key.ptr(), entry.value.ptr());
     claim_.release();

@@ -15,33 +15,34 @@ public:
     /// Claims the optimizer until the change has been released.
     explicit Change(py::object stepper);
 
-    // What it will do; each throws if it cannot. Objects that are written to are kept alive.
+    // Each of these adds a part, or throws if it cannot be done, and keeps the objects alive.
 
     /// Takes options that were validated and need no state that is not there.
     void set_options(const py::object &group, const Options &options);
     /// Takes options with state: a list with one array per parameter of each kind, or None.
     void configure(const py::object &group, const Options &options,
                    const std::array<py::object, array_count> &state);
-    /// Says whether there is anything in each parameter's grad_sum.
+    /// Sets for each parameter whether its grad_sum holds anything.
     void set_summed(const py::object &group, std::vector<bool> summed);
     /// Adds groups; see NumpyStepper::exchange.
     void add(const py::list &groups, bool grouped);
     /// Takes over the settings and counters of a stepper.
-    void take_settings(const py::object &from) { settings_ = from; }
+    void take_settings(const py::object &from) {
+        settings_ = {from, from.cast<const NumpyStepper *>()};
+    }
     /// Copies one array's values into another of the same dtype and shape.
     void copy(const py::object &to, const py::object &from);
     /// Replaces values of a dict, whose keys are there already.
     void update(const py::dict &dict, const py::dict &entries);
 
-    /// Throws only if an array has moved since it was named; then nothing is written either.
+    /// Writes everything. Throws only if an array has moved since it was added, before it writes.
     void commit();
     void release() { claim_.release(); }
 
 private:
     struct Copy {
-        py::object to, from, buffer;
-        void *data;
-        const void *values;
+        py::object to, values; ///< in the same order
+        void *data;            ///< of `to`
         std::size_t bytes;
     };
     struct Entry {
@@ -52,13 +53,14 @@ private:
     py::object stepper_object_;
     NumpyStepper &stepper_;
     Claim claim_;
-    py::list kept_; ///< the groups below
+    py::list kept_; ///< keeps the groups below alive
     std::vector<std::pair<Group *, Options>> options_;
     std::vector<std::pair<Group *, std::vector<Parameter>>> states_;
     std::vector<std::pair<Group *, std::vector<bool>>> summed_;
     std::vector<HeldGroup> groups_;
     bool adds_ = false, grouped_ = false;
-    py::object settings_;
+    py::object bound_ = py::none(); ///< gradients that are bound no longer
+    std::pair<py::object, const NumpyStepper *> settings_ = {};
     std::vector<Copy> copies_;
     std::vector<Entry> entries_;
 };

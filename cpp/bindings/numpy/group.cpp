@@ -96,7 +96,7 @@ void Group::traverse(Visitor &visit) const {
 
 void Group::clear() {
     ++layout_; // steppers look again, and find nothing
-    // Moved out first: the end of an object may run code, which must find nothing here.
+    // Moved out first: destroying an object may run code, which must find nothing here.
     const auto nest = std::exchange(nest_, py::none());
     const auto tree = std::exchange(tree_, {});
     const auto parameters = std::exchange(parameters_, {});

@@ -20,7 +20,7 @@ namespace fused_rmsprop::bindings {
 constexpr std::size_t grad_sum = state_kind_count, array_count = state_kind_count + 1;
 
 /// A user can give an array object another shape, dtype or memory at any time. Therefore its facts
-/// are taken once, when it was found good, and compared with the object before each use.
+/// are taken once, after all checks, and compared with the object before each use.
 struct Parameter {
     std::string what; ///< as errors call it: params['layer1']['W']
     std::string path; ///< the part of it behind the root: ['layer1']['W']
@@ -80,7 +80,7 @@ public:
     std::vector<Parameter> with_state(const Options &options,
                                       const std::array<py::object, array_count> &state) const;
 
-    /// Takes what with_state() made, and leaves what was there.
+    /// Swaps in the result of with_state().
     void exchange(std::vector<Parameter> &parameters) noexcept {
         const GilLock lock(mutex_);
         parameters_.swap(parameters);
@@ -99,7 +99,7 @@ public:
     }
     void count_step(std::size_t index) { counters_[index] += 1; }
 
-    /// Whether there is anything in each parameter's grad_sum; always one flag for each.
+    /// For each parameter, whether its grad_sum holds anything.
     const std::vector<bool> &summed() const { return summed_; }
     std::vector<bool> &summed() { return summed_; }
 
@@ -107,7 +107,7 @@ public:
     void clear();
 
 private:
-    mutable GilMutex mutex_; ///< for each(): all others have claimed the optimizer
+    mutable GilMutex mutex_; ///< for each(), which needs no claim
     py::object nest_;
     std::string root_;
     Tree tree_;

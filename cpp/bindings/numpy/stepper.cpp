@@ -30,10 +30,17 @@ WrittenMemory written_by(const std::vector<HeldGroup> &groups) {
     return written_memory(std::move(extents));
 }
 
+void forget(std::vector<py::object> &gradients) {
+    while (!gradients.empty()) { // the end of one may run code that looks at the others
+        const py::object last = std::move(gradients.back());
+        gradients.pop_back();
+    }
+}
+
 /// Lets go of the gradients at the end of the scope.
 struct Forget {
     std::vector<py::object> &gradients;
-    ~Forget() { gradients.clear(); }
+    ~Forget() { forget(gradients); }
 };
 
 } // namespace
@@ -50,11 +57,12 @@ std::vector<HeldGroup> NumpyStepper::with_groups(const py::list &added) const {
     return all;
 }
 
-void NumpyStepper::exchange(std::vector<HeldGroup> &groups, bool grouped) noexcept {
+void NumpyStepper::exchange(std::vector<HeldGroup> &groups, bool grouped,
+                            py::object &bound) noexcept {
     groups_.swap(groups);
     grouped_ = grouped;
     layouts_.clear(); // stale
-    bound_ = py::none();
+    std::swap(bound_, bound);
 }
 
 void NumpyStepper::set_options(Group &group, const Options &options) {
@@ -136,8 +144,11 @@ void NumpyStepper::bind(const py::object &grads) {
     bound_ = grads;
 }
 
-py::object NumpyStepper::step(const py::object &grads, double grad_scale) {
+py::object NumpyStepper::step(const py::object &grads, double grad_scale, std::int64_t after) {
     const Claim claim(ownership);
+    if (after >= 0 && after != step_count)
+        throw std::runtime_error("another step of this optimizer was made while this one asked its "
+                                 "functions of the step; nothing has changed");
     const Forget forget{given_};
     if (accumulated > 0) {
         if (!grads.is_none())
@@ -201,7 +212,7 @@ void NumpyStepper::read(const py::object &grads) {
         throw py::value_error("no gradients: pass them, step(grads), or bind arrays that your "
                               "backward pass fills, RMSProp(params, grads=arrays)");
     refresh();
-    given_.clear(); // a child forked during a step has the parent's still
+    forget(given_); // a child forked during a step still has them
     flatten(grads.is_none() ? bound_ : grads);
     for (std::size_t i = 0; i < slots_.size(); ++i) {
         prefetch(i);
@@ -259,7 +270,7 @@ void NumpyStepper::traverse(Visitor &visit) const {
 }
 
 void NumpyStepper::clear() {
-    // Moved out first: the end of an object may run code, which must find nothing here.
+    // Moved out first: destroying an object may run code, which must find nothing here.
     const auto groups = std::exchange(groups_, {});
     const auto slots = std::exchange(slots_, {});
     const auto bound = std::exchange(bound_, py::none());
@@ -285,7 +296,7 @@ void register_numpy(py::module_ &m) {
         .def("bind", &NumpyStepper::bind, py::arg("grads"))
         .def_property_readonly("bound", &NumpyStepper::bound)
         .def("step", &NumpyStepper::step, py::arg("grads") = py::none(),
-             py::arg("grad_scale") = 1.0)
+             py::arg("grad_scale") = 1.0, py::arg("after") = -1)
         .def("accumulate", &NumpyStepper::accumulate, py::arg("grads") = py::none())
         .def("discard_accumulated", &NumpyStepper::discard_accumulated)
         .def_readwrite("accumulated", &NumpyStepper::accumulated)

@@ -11,7 +11,8 @@
 
 namespace fused_rmsprop::bindings {
 
-/// A group as Python has it: the collector of garbage sees each reference to its contents once.
+/// A group held through its Python object, so that the garbage collector sees each reference to its
+/// contents once.
 struct HeldGroup {
     py::object object;
     Group *group;
@@ -21,12 +22,12 @@ struct HeldGroup {
 
 class NumpyStepper : public Stepper {
 public:
-    /// The groups there are and those of the list, Python's objects. Throws if arrays share memory.
+    /// The present groups and the Python objects in the list. Throws if arrays share memory.
     std::vector<HeldGroup> with_groups(const py::list &added) const;
 
-    /// Takes what with_groups() made, and leaves what was there. If `grouped`, gradients come as
-    /// one item per group. Bound gradients are not those of all groups any more: unbinds them.
-    void exchange(std::vector<HeldGroup> &groups, bool grouped) noexcept;
+    /// Swaps in the result of with_groups(). If `grouped`, gradients come as one item per group.
+    /// Exchanges the bound gradients as well, which lack those of the new groups.
+    void exchange(std::vector<HeldGroup> &groups, bool grouped, py::object &bound) noexcept;
 
     /// Sets the options of a group for the next step. Throws if they do not suit its arrays.
     void set_options(Group &group, const Options &options);
@@ -37,7 +38,10 @@ public:
     /// One step of all groups; with None, on the mean of the accumulated, or else on the bound
     /// gradients. All or nothing. Returns None, or the name and the array of a gradient that is not
     /// finite where that is an error.
-    py::object step(const py::object &grads, double grad_scale);
+    ///
+    /// `after`, if it is not negative, is the number of steps that the options were set for:
+    /// another number of steps is an error.
+    py::object step(const py::object &grads, double grad_scale, std::int64_t after);
 
     /// Adds the gradients to every group's grad_sum; with None, the bound ones. All or nothing.
     void accumulate(const py::object &grads);
@@ -54,7 +58,7 @@ public:
     const std::vector<HeldGroup> &groups() const { return groups_; }
 
     std::int64_t step_count = 0;
-    std::int64_t accumulated = 0; ///< how many gradients the next step takes the mean of
+    std::int64_t accumulated = 0; ///< the number of gradients in the sums
 
     void traverse(Visitor &visit) const;
     void clear();

@@ -7,12 +7,19 @@ std::string key_in_brackets(py::handle key) {
     return std::string("[").append(py::repr(key).cast<std::string>()).append("]");
 }
 
-/// The same characters as a str itself: a subclass could hash and compare in its own way.
-py::str exact(const py::str &text) {
-    return py::reinterpret_steal<py::str>(PyUnicode_FromObject(text.ptr()));
+/// A new reference, or the exception that there is instead of one.
+PyObject *checked(PyObject *made) {
+    if (made == nullptr)
+        throw py::error_already_set();
+    return made;
 }
 
-// Everything that is read is owned at once: a key's own code may empty its container meanwhile.
+/// The text as an exact str: a subclass could hash and compare in its own way.
+py::str exact(const py::str &text) {
+    return py::reinterpret_steal<py::str>(checked(PyUnicode_FromObject(text.ptr())));
+}
+
+// Each object is owned as soon as it is read: the code of a key may empty its container.
 
 /// Empty if the list has become shorter.
 py::object item(py::handle sequence, Py_ssize_t index) {
@@ -25,14 +32,14 @@ py::object item(py::handle sequence, Py_ssize_t index) {
     }
 #endif
     return index < PySequence_Fast_GET_SIZE(sequence.ptr())
-               ? py::reinterpret_borrow<py::object>(
-                     PySequence_Fast_GET_ITEM(sequence.ptr(), index))
+               ? py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(sequence.ptr(), index))
                : py::object();
 }
 
 std::vector<py::object> keys_of(py::handle dict) {
     std::vector<py::object> keys;
-    for (const py::handle key : py::reinterpret_steal<py::list>(PyDict_Keys(dict.ptr())))
+    const auto listed = py::reinterpret_steal<py::list>(checked(PyDict_Keys(dict.ptr())));
+    for (const py::handle key : listed)
         keys.push_back(py::reinterpret_borrow<py::object>(key));
     return keys;
 }
@@ -88,7 +95,7 @@ Tree::Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std:
     } else {
         leaf_count_ = 1;
         leaves.push_back({py::reinterpret_borrow<py::object>(nest), path_,
-                          py::len(name) == 0 ? py::str("param") : name});
+                          py::len(name) == 0 ? py::str("param") : exact(name)});
     }
 }
 

@@ -1,5 +1,6 @@
 #include "averages.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <utility>
@@ -9,7 +10,7 @@
 namespace fused_rmsprop::bindings {
 namespace {
 
-/// As torch copies, for tensors that differ in dtype, device or memory order.
+/// Lets torch copy, for tensors that differ in dtype, device or memory order.
 void copy(const TensorHandle &param, const TensorHandle &values) {
     const ScopedDefaultEnvironment environment; // it may round
     param.object.attr("detach")().attr("copy_")(values.object);
@@ -40,7 +41,7 @@ std::vector<ShownAverages::Shown> ShownAverages::read_all() const {
     return all;
 }
 
-/// Looks where a parameter, its average and its values lie.
+/// Finds the memory of a parameter, its average and its values.
 void ShownAverages::find(Shown &shown) const {
     TensorView view;
     if (!reader().view(shown.param, view) || !view.is_dense())
@@ -90,9 +91,12 @@ void ShownAverages::show() {
             if (shown.address != nullptr && !is_where_it_was(shown))
                 throw std::runtime_error("a parameter changed while its average was read");
     } catch (...) {
-        for (std::size_t i = 0; i < copied; ++i)
+        for (std::size_t i = 0; i < std::min(copied + 1, all.size()); ++i) // the last one half
             if (all[i].address == nullptr)
-                copy(all[i].param, all[i].value);
+                try {
+                    copy(all[i].param, all[i].value);
+                } catch (py::error_already_set &) { // the others get theirs all the same
+                }
         throw;
     }
     for (const Shown &shown : all)
@@ -102,7 +106,7 @@ void ShownAverages::show() {
     claim_ = std::move(claim);
     try {
         increment_versions(unversioned);
-    } catch (...) { // there will be no end of a block that does not begin
+    } catch (...) { // a block that fails to begin has no end
         hide();
         throw;
     }
@@ -122,7 +126,7 @@ void ShownAverages::hide() {
     for (const Shown *shown : moved)
         try {
             copy(shown->param, shown->value);
-        } catch (...) { // the others get theirs all the same
+        } catch (...) { // restore the others all the same
             error = error ? error : std::current_exception();
         }
     if (error)
@@ -138,7 +142,7 @@ void ShownAverages::finalize() noexcept {
         hide();
     } catch (py::error_already_set &error) {
         error.discard_as_unraisable("the end of use_ema()");
-    } catch (const std::exception &) { // there is nobody to tell
+    } catch (const std::exception &) { // there is no caller to tell
     }
 }
 
@@ -153,11 +157,11 @@ void ShownAverages::traverse(Visitor &visit) const {
 }
 
 void ShownAverages::clear() {
-    // Moved out first: the end of an object may run code, which must find nothing here.
+    // Moved out first: destroying an object may run code, which must find nothing here.
     const std::vector<Shown> shown = std::exchange(shown_, {});
     const std::unique_ptr<Claim> claim = std::move(claim_);
     const py::object read = std::move(read_);
-    // The stepper stays: the claim is its. It clears itself.
+    // The stepper stays, because the claim refers to it. It clears itself.
 }
 
 } // namespace fused_rmsprop::bindings

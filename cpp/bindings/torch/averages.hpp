@@ -1,4 +1,4 @@
-// Shows running averages in the place of parameters, inside a `with` statement.
+// use_ema() for tensors: inside a `with` block the parameters hold their running averages.
 #pragma once
 
 #include <memory>
@@ -9,12 +9,12 @@
 
 namespace fused_rmsprop::bindings {
 
-/// The begin may fail; nothing has changed then. The end restores all values, and no Python code
-/// runs before the last parameter has its own again, so that a signal cannot come in between; but
-/// for parameters that the user has moved meanwhile, which come last.
+/// show() may fail, and changes nothing then. hide() restores all values and runs no Python code
+/// before the last parameter has its own, so that no signal comes in between. Parameters that the
+/// user has moved meanwhile come after these.
 class ShownAverages {
 public:
-    /// `read` is called at the begin, and returns a list of tuples of a parameter and its average.
+    /// show() calls `read`, which returns a list of pairs of a parameter and its average.
     ShownAverages(py::object stepper, py::object read);
     ~ShownAverages() { finalize(); }
     ShownAverages(const ShownAverages &) = delete;
@@ -26,13 +26,13 @@ public:
     /// For the garbage collector: every object that is held here.
     void traverse(Visitor &visit) const;
     void clear();
-    /// Hides the averages that nobody has hidden. The garbage collector calls it before it clears
+    /// Hides averages that are still shown. The garbage collector calls it before it clears
     /// anything.
     void finalize() noexcept;
 
 private:
-    /// A parameter, its average and a copy of its values. With an address all three have the same
-    /// memory order; without one torch copies.
+    /// A parameter, its average and a copy of its values. If there is an address, all three have
+    /// the same memory order; otherwise torch copies.
     struct Shown {
         TensorHandle param, average, value;
         void *address = nullptr;

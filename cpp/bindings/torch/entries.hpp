@@ -1,4 +1,4 @@
-// Changes a dict at once, where Python code would do it step by step and could be interrupted.
+// Changes a dict in one call, where Python code could be interrupted halfway.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -7,10 +7,10 @@ namespace fused_rmsprop::bindings {
 
 namespace py = pybind11;
 
-/// Gives a dict that others hold the entries of another one; after an error it has its own again.
-/// The old values live to the end of the call, since their end may run code.
+/// Replaces the entries of a dict that others hold; after an error it has its old ones again. The
+/// old values live to the end of the call, because destroying them may run code.
 inline void replace_entries(const py::dict &dict, const py::dict &entries) {
-    if (!PyDict_CheckExact(dict.ptr())) { // it may keep more than a dict does
+    if (!PyDict_CheckExact(dict.ptr())) { // a subclass may keep more than entries
         const py::object before = dict.attr("copy")();
         dict.attr("clear")();
         dict.attr("update")(entries);

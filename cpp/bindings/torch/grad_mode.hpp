@@ -7,7 +7,7 @@ namespace fused_rmsprop::bindings {
 
 namespace py = pybind11;
 
-/// torch's own `no_grad` ends with Python code: after a signal in there, the mode stays as it is.
+/// torch's own `no_grad` restores the mode in Python code, where a signal can prevent it.
 class GradMode {
 public:
     /// `set` is torch's function that sets the mode, and `before` the mode to return to.

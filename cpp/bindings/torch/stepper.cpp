@@ -119,7 +119,7 @@ std::vector<std::size_t> TorchStepper::assign(const py::list &slots, const py::l
     std::vector<py::object> new_state = values_of(state);
     WrittenMemory written(std::move(extents));
     change(slots);
-    // The old ones live on to the end of the scope: their end may run code.
+    // The old ones are destroyed at the end of the scope, because that may run code.
     slots_.swap(new_slots);
     groups_.swap(new_groups);
     state_.swap(new_state);
@@ -326,7 +326,7 @@ py::object TorchStepper::step_claimed(const py::list &groups, const py::dict &st
         keep_gradients();
     const Outcome outcome = run_step(tensors_, grad_scale, release_gil_from_bytes);
     py::list unversioned;
-    std::vector<Changed> changed; // lives on to the end: the end of an object may run code
+    std::vector<Changed> changed; // to the end: destroying an object may run code
     if (outcome == Outcome::stepped) {
         unversioned = count_step();
         changed = std::exchange(changed_, {});
@@ -355,7 +355,7 @@ void TorchStepper::traverse(Visitor &visit) const {
 }
 
 void TorchStepper::clear() {
-    // Moved out first: the end of an object may run code, which must find nothing here.
+    // Moved out first: destroying an object may run code, which must find nothing here.
     const auto slots = std::exchange(slots_, {});
     const auto groups = std::exchange(groups_, {});
     const auto state = std::exchange(state_, {});

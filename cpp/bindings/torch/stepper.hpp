@@ -38,7 +38,7 @@ public:
         return step_claimed(groups, state, options, grad_scale);
     }
 
-    // For whoever has claimed the optimizer.
+    // The caller of the following has claimed the optimizer.
 
     /// The same as step(). It reads all anew: what others read before may have moved since.
     py::object step_claimed(const py::list &groups, const py::dict &state,
@@ -58,19 +58,19 @@ public:
     /// Whether torch's private functions are used; Python attributes otherwise.
     bool uses_c_functions() const { return reader_.uses_c_functions(); }
 
-    /// Ends a step that was not made, if there is one: states have the entries again that they had
-    /// before they were assigned, and gradients that were read are let go of.
+    /// Undoes the preparations of a step that was not made, if there are any: gives states their
+    /// former entries, and lets go of the gradients.
     void abandon() noexcept;
 
     /// Whether states have other entries for a step that is not made yet.
     bool has_changed_states() const { return !changed_.empty(); }
 
-    /// Reads tensors, for whoever has claimed the optimizer.
+    /// Reads tensors; the caller has claimed the optimizer.
     TensorReader &reader() { return reader_; }
 
     /// For the garbage collector: every object that is held here.
     void traverse(Visitor &visit) const;
-    /// And lets go of them all.
+    /// Lets go of all of them.
     void clear();
 
 private:
@@ -94,7 +94,7 @@ private:
         const void *cleared_grad = nullptr;    ///< a gradient that does not overlap
     };
 
-    /// A state dict that was given other entries for a step which is not made yet.
+    /// A state dict with new entries for a step that is not made yet, and its former entries.
     struct Changed {
         py::dict state, before;
     };

@@ -12,8 +12,8 @@
 
 namespace fused_rmsprop {
 
-/// For its lifetime: C's default environment. Slower than the next, which on x86-64 leaves the x87
-/// unit alone; but printf and strtod round as that unit is told to.
+/// For its lifetime: C's default environment. It is slower than ScopedFpEnvironment, which leaves
+/// the x87 unit of x86-64 alone; but printf and strtod follow the rounding mode of that unit.
 class ScopedDefaultEnvironment {
 public:
     ScopedDefaultEnvironment() {
@@ -70,8 +70,8 @@ private:
 #endif
 };
 
-/// Calls `body()` in that environment: the one way in which the library enters it. The call goes
-/// through a pointer that the compiler does not see through. Compilers take arithmetic to depend on
+/// Calls `body()` in that environment; the library enters it in no other way. The call goes through
+/// a pointer that the compiler cannot see through. Compilers assume that arithmetic depends on
 /// nothing but its operands: they move it across the instructions that change the environment, but
 /// not out of a function that they do not know.
 template <typename Body>

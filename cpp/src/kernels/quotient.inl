@@ -24,8 +24,9 @@ namespace {
 template <bool MayBeZero> // d
 [[maybe_unused]] inline float quotient(float n, float d) {
     const float r = reciprocal(d);
-    // Scaled by 2^67 if |n| < 2, by 2^-61 otherwise, and back: so neither does a remainder become
-    // subnormal, nor an estimate infinite. By bits, because GCC computes both ways of a choice.
+    // Scaled by 2^67 if |n| < 2, by 2^-61 otherwise, and back: so that no remainder becomes
+    // subnormal and no estimate infinite. The scale comes from bits, because GCC would compute both
+    // branches of a choice.
     const unsigned large = __builtin_bit_cast(unsigned, n) & 0x40000000u;
     const unsigned scale = 0x61000000u ^ large;
     const float scaled = n * __builtin_bit_cast(float, scale);
@@ -35,13 +36,14 @@ template <bool MayBeZero> // d
     // turn the negative of minus_remainder, were that written here, into a +0.)
     const float q = __builtin_fmaf(minus_remainder, -r, estimate) *
                     __builtin_bit_cast(float, 0x7F000000u - scale);
-    // r has no sense where d is 0 or infinite.
+    // r is meaningless where d is 0 or infinite.
     constexpr float infinity = __builtin_inff();
     if constexpr (!MayBeZero)
         return d == infinity ? n * 0.0f : q;
     constexpr unsigned above = __builtin_bit_cast(unsigned, infinity);
     const unsigned bits = __builtin_bit_cast(unsigned, d);
-    const float inverse = __builtin_bit_cast(float, above - bits); // there, and NaN for a NaN
+    // 1 / d where d is 0 or infinite, and NaN where d is NaN.
+    const float inverse = __builtin_bit_cast(float, above - bits);
     return bits - 1 < above - 1 ? q : n * inverse;
 }
 

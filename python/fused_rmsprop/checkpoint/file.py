@@ -46,10 +46,9 @@ def write(
     """Write a checkpoint; even after a crash `path` is the complete old file or the complete new.
 
     A hidden temporary file in the same folder replaces `path` once it is on disk. If the process is
-    killed, the next write to `path` on the same host removes its temporary file, if the file system
-    has locks. A symbolic link
-    stays a link. The new file keeps the permissions of the old one (without one, those of
-    ``open``) and, where allowed, its owner and group.
+    killed, the next write to `path` on the same host removes its temporary file, provided that the
+    file system has locks. A symbolic link stays a link. The new file keeps the permissions of the
+    old one (without one, those of ``open``) and, where allowed, its owner and group.
 
     Parameters
     ----------
@@ -117,7 +116,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
             for entry in contents.entries:
                 if zlib.crc32(entry.array.data) != entry.crc32:
                     raise CheckpointError(f"it is damaged: the data of array {entry.name!r} differ")
-        except (OSError, MemoryError):  # the machine's fault; no file needs more than its size
+        except (OSError, MemoryError):  # not the file's fault
             raise
         except Exception as error:  # parsers raise almost anything on a damaged file
             own = isinstance(error, CheckpointError)

@@ -1,7 +1,7 @@
 """The two containers of arrays and a header: ``.npz`` and ``.safetensors``.
 
 Reading accepts only what `write_npz` and `write_safetensors` write: uncompressed arrays one after
-the other, and nothing else. It evaluates no text of the file, and allocates nothing for an array
+the other, and nothing else. It evaluates no text of the file, and allocates no array
 before `Parse` has compared the sizes of all arrays with the size of the file.
 """
 
@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -118,7 +119,7 @@ def _next_member(file: io.BufferedReader, size: int) -> tuple[str, int, int]:
 
 
 def _has_npy_header(file: io.BufferedReader, array: Array) -> bool:
-    """Read the header of an ``.npy`` file; whether it is that of ``array``, but for padding."""
+    """Whether the next header of an ``.npy`` file is that of ``array``, apart from padding."""
     expected = io.BytesIO()
     np.lib.format.write_array_header_1_0(expected, np.lib.format.header_data_from_array_1_0(array))
     magic = file.read(8)
@@ -158,6 +159,7 @@ def read_safetensors(file: io.BufferedReader, size: int, parse: Parse) -> Conten
     contents = parse(metadata[FORMAT])
     if sum(entry.array.nbytes for entry in contents.entries) != size - start:
         raise CheckpointError("it is damaged: the arrays and the file differ in size")
+    ranges: list[tuple[int, int]] = []
     for _, key, array, _ in contents.entries:
         stored = index.pop(key, None)
         begin = stored["data_offsets"][0] if stored else -1
@@ -167,8 +169,12 @@ def read_safetensors(file: io.BufferedReader, size: int, parse: Parse) -> Conten
             "data_offsets": [begin, begin + array.nbytes],
         }:
             raise CheckpointError(f"it is damaged: the array under the key {key!r} is another")
+        ranges.append((begin, begin + array.nbytes))
         file.seek(start + begin)
         _fill(file, array)
+    ranges.sort()
+    if any(before[1] != after[0] for before, after in pairwise(ranges)):
+        raise CheckpointError("it is damaged: arrays overlap")
     if index:
         raise CheckpointError(
             f"it is damaged: the array under the key {next(iter(index))!r} is new"

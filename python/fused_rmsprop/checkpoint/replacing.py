@@ -1,4 +1,4 @@
-"""Replace a file atomically by way of a temporary file, and remove what killed writers left.
+"""Replace a file atomically by way of a temporary file, and remove the leftovers of killed writers.
 
 A writer holds a lock on its temporary file until that has become the target. The system releases
 the lock when the writer ends, however it ends, so a temporary file whose lock is free is a
@@ -40,7 +40,7 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
         _writing.add(file)
         try:
             if old:
-                with suppress(PermissionError):
+                with suppress(OSError):  # not allowed, or no such owner in this container
                     os.fchown(file.fileno(), old.st_uid, old.st_gid)
                 os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
             yield file
@@ -64,7 +64,7 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
 
 
 def _stem(name: str) -> str:
-    """Return how the names of the temporary files begin that this host makes for a target.
+    """Return the beginning of the names of this host's temporary files for a target.
 
     The host matters where a shared file system keeps locks to each host (NFS with ``nolock``,
     sshfs): there the lock of another host's writer would seem free.
@@ -132,11 +132,12 @@ def _unlink(path: str) -> None:
 
 
 def _let_go() -> None:
-    """In a forked child, leave the parent's files and locks alone, whatever else it runs."""
+    """In a forked child, let go of the parent's files and so of their locks."""
     for file in _writing:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, file.fileno(), inheritable=False)
-        os.close(nowhere)
+        if not file.closed:  # an interrupt may have come between its end and its removal from here
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, file.fileno(), inheritable=False)
+            os.close(nowhere)
     _writing.clear()
 
 

@@ -50,6 +50,11 @@ class Saving(GroupedOptimizer):
         dict
             ``"state"``: name to copies of the arrays; ``"param_groups"``: the options of each
             group, and its names as ``"params"``; ``"settings"``, of the optimizer; ``"counters"``.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread is in the middle of a step, or inside `use_ema`.
         """
         return state_dict_of(self._stepper, self._groups)
 
@@ -88,10 +93,12 @@ class Saving(GroupedOptimizer):
         ------
         ValueError, ImportError, OSError
             If the suffix is another, safetensors is not installed, or the file cannot be written.
+        RuntimeError
+            If another thread is in the middle of a step, or inside `use_ema`.
 
         Notes
         -----
-        The arrays are copied first, so other threads may go on stepping meanwhile. A schedule of
+        The arrays are copied first; while the file is written, other threads may step. A schedule of
         `fused_rmsprop.schedules` is saved. Any other function is not; `load` asks for it. Bound
         gradients and `threads` are not saved.
         """

@@ -66,7 +66,7 @@ def prepare_loading(
     state_dict: object,
     params: Mapping[str, Any] | None = None,
 ) -> None:
-    """Let a change take over a state_dict, and the parameters, or raise a `ValueError`."""
+    """Add a state_dict and the parameters to a change; raise a `ValueError` if they do not fit."""
     state, saved_groups, settings, counters = _parts_of(state_dict)
     loaded = _core.NumpyStepper()
     for name in SETTINGS:
@@ -181,6 +181,8 @@ def _different_state(
 
 def _is_count(value: Any) -> bool:
     """Whether ``value`` is a whole number of steps that a training can reach."""
+    if isinstance(value, np.ma.MaskedArray):  # it may have no value
+        return False
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # nested lists of different lengths

@@ -1,7 +1,7 @@
 """A group of parameters with its options and its state, as an optimizer holds it.
 
-A change is prepared here, and written by `_core.Change.commit` in one call: an exception, be it a
-KeyboardInterrupt between any two lines, leaves everything old or everything new.
+A change is prepared here, and written by `_core.Change.commit` in one call. So an exception, even a
+KeyboardInterrupt between two lines, leaves everything old or everything new.
 """
 
 from __future__ import annotations
@@ -133,13 +133,14 @@ class Group:
             raise self._refusal(self.options, step, error) from None
 
     def prepare(self, change: _core.Change, checked: Checked) -> None:
-        """Let a change take over options that were checked, with the state that they need."""
+        """Add checked options, and the state that they need, to a change."""
+        arrays = arrays_for(checked.options, self._arrays, self.core.arrays)
+        self._prepare(change, checked, arrays)
         for kind in KINDS:  # an option that a kind starts from changes before the first step only
             start = checked.options.get(kind.start or "")
             if start != self.options.get(kind.start or ""):
-                for array in self._arrays[kind.name]:
-                    change.copy(array, np.full_like(array, start, subok=False))
-        self._prepare(change, checked, arrays_for(checked.options, self._arrays, self.core.arrays))
+                for array in arrays[kind.name]:
+                    change.copy(array, np.full_like(array, start))
 
     def prepare_saved(
         self,
@@ -148,7 +149,7 @@ class Group:
         saved: Mapping[str, Mapping[str, Any]],
         kinds: set[str],
     ) -> None:
-        """Let a change take over checked options, the state of each parameter and its kinds."""
+        """Add checked options and the saved state of each parameter to a change."""
         params, names = self.core.arrays, self.core.names
         summed = [GRAD_SUM in saved[name] for name in names]
         kinds = kinds | ({GRAD_SUM} if any(summed) else set())
@@ -158,7 +159,7 @@ class Group:
         }
         self._prepare(change, checked, arrays)
         change.set_summed(self.core, summed)
-        steps = [int(saved[name]["step"]) for name in names]
+        steps = [int(np.asarray(saved[name]["step"])) for name in names]
         change.copy(self.core.steps, np.array(steps, np.int64))
         keys = {kind.name: kind.key(checked.options) for kind in KINDS} | {GRAD_SUM: GRAD_SUM}
         for kind, of_kind in arrays.items():

@@ -45,7 +45,7 @@ class GroupedOptimizer(Optimizer):
     def _prepared(
         self, change: _core.Change, specs: Sequence[Mapping[str, Any]], grouped: bool
     ) -> list[Group]:
-        """New groups, which the change gives their state."""
+        """Make groups; the change will give them their state."""
         added: list[Group] = []
         taken = {name for group in self._groups for name in group.core.names}
         for spec in specs:

@@ -120,7 +120,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
                 check_extra(group, f"param_groups[{len(self.param_groups)}]")
                 for name in EXTRA_OPTIONS:
                     param_group.setdefault(name, group[name])
-            super().add_param_group(param_group)  # which puts it into the list at its end
+            super().add_param_group(param_group)  # its last action adds the group to the list
 
     def _set_up(self) -> None:
         private.take_over_amp_scaling(self)
@@ -128,7 +128,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         self._plan = Plan(self._stepper)
 
     def _set(self, name: str, value: Any) -> None:
-        self._plan.forget_options()  # whatever comes in between
+        self._plan.forget_options()  # first, in case a signal comes in between
         super()._set(name, value)
         self._plan.forget_options()  # another thread may have made a step meanwhile
 
@@ -272,7 +272,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         if plan.by_kernel_alone and plan.has_options_of(groups):
             lists = [group["params"] for group in groups]
             done = self._stepper.step(lists, self.state, plan.options, grad_scale)
-        if done is None:  # something is not as it was when the kernel was told of it
+        if done is None:  # something has changed since the assignment
             done = self._step_anew(grad_scale)
         nonfinite, unversioned = done
         if unversioned:
@@ -285,13 +285,14 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
 
     def _step_anew(self, grad_scale: float) -> tuple[Any, list[Any]]:
-        """A step with new options, with something to assign anew, or with a part of torch's."""
+        """Make a step with new options or a new assignment, or one of which torch does a part."""
         with self._stepper.claim(), private.grad_mode(self.defaults["differentiable"]):
             try:
                 return self._step_claimed(grad_scale)
             finally:
                 self._stepper.abandon()  # unless it was made
-                # The states that have got nothing go. An empty one that stays means the same.
+                # Remove states that are still empty. If a signal leaves one, it means the same as
+                # none.
                 for p in self._plan.new:
                     if not self.state.get(p):
                         self.state.pop(p, None)
@@ -374,15 +375,19 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         >>> print(round(p.item(), 3))
         0.0
         """
+        self._with_averages()  # so that a mistake is an error here, and not of the `with`
         return _core.ShownAverages(self._stepper, self._averages)
 
-    def _averages(self) -> list[tuple[Any, Any]]:
+    def _with_averages(self) -> list[dict[str, Any]]:
         groups = [group for group in self.param_groups if group["ema_decay"]]
         if not groups:
             raise ValueError(NO_AVERAGES)
+        return groups
+
+    def _averages(self) -> list[tuple[Any, Any]]:
         return [
             (p, state["param_avg"])
-            for group in groups
+            for group in self._with_averages()
             for p in group["params"]
             if "param_avg" in (state := self.state.get(p, {}))
         ]

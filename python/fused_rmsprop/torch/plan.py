@@ -89,8 +89,8 @@ def _kernel_options(group: dict[str, Any]) -> _core.Options:
 class Plan:
     """The division of an optimizer's parameters between the kernel and torch.
 
-    It holds as long as the options, the parameters and the tensors of their state stay. Whoever
-    changes it has claimed the stepper, and may be interrupted anywhere.
+    It holds as long as the options, the parameters and the tensors of their state stay. It is
+    changed only while the stepper is claimed, and a signal may interrupt that anywhere.
     """
 
     def __init__(self, stepper: _core.TorchStepper) -> None:
@@ -99,7 +99,7 @@ class Plan:
         self.options: list[_core.Options] = []
         #: The parameters of each group that torch steps.
         self.for_torch: list[list[Any]] = []
-        #: The parameters that have got their first state since the kernel was told.
+        #: The parameters that got their first state in the last assignment.
         self.new: list[Any] = []
         self._given: object = None  # the options as the user gave them
         self._checked: list[dict[str, Any]] = []  # the extra options that were found good
@@ -159,8 +159,8 @@ class Plan:
             )
             for group, o in zip(groups, self.options, strict=True)
         ]
-        # The value of a tensor or of an array can change without anyone noticing: such options are
-        # read at every step.
+        # The value of a tensor or an array can change unnoticed, so such options are read at every
+        # step.
         if all(type(value) in _PLAIN for values in given for value in values):
             self._given = given
 

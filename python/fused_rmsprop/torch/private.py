@@ -52,7 +52,7 @@ def is_observed(optimizer: Any) -> bool:
 
 
 def grad_mode(enabled: bool) -> _core.GradMode:
-    """`torch.set_grad_enabled` for a ``with`` statement, whose end a signal cannot prevent."""
+    """`torch.set_grad_enabled` for a ``with`` statement; no signal can prevent its end."""
     try:
         set_grad = _get(torch._C, _SET_GRAD)
     except AttributeError:

@@ -23,9 +23,9 @@ _TORCH_KINDS = [k for k in KINDS if k.option is None or GROUP_OPTIONS[k.option].
 def complete(
     state: dict[str, Any], param: Any, group: dict[str, Any], stepper: _core.TorchStepper
 ) -> dict[str, Any]:
-    """A state with all tensors that a step of the kernel needs, in the parameter's order.
+    """Return a state with all tensors that a step of the kernel needs, in the parameter's order.
 
-    It is ``state`` itself if nothing is missing; that does not change otherwise.
+    It is ``state`` itself if nothing is missing, and a new dict otherwise.
     """
     entries = dict(state)
     step = entries.setdefault("step", 0.0)
