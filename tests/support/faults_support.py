@@ -211,8 +211,7 @@ def fork(world: World, rng: Rng, reach: float) -> str:
             world.folder.mkdir(exist_ok=True)
             if world.operation.name.startswith("save "):  # the parent writes to its file
                 world.path = world.folder / "checkpoint.npz"
-            world.go_on()
-            world.go_on()
+            world.go_on()  # several steps, a save and a load
             status = 0
         finally:
             os._exit(status)

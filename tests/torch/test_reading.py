@@ -158,7 +158,7 @@ def test_a_number_of_steps_that_is_none() -> None:
     before = p.detach().clone()
     for wrong in (torch.zeros(2), torch.zeros(0)):
         opt.state[p]["step"] = wrong
-        with pytest.raises(ValueError, match="only one element"):
+        with pytest.raises(TypeError, match="step must be a number or a tensor of one"):
             opt.step()
     assert torch.equal(p, before)
     opt.state[p]["step"] = torch.zeros(1, 1)

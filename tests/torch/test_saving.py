@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -25,15 +26,14 @@ def pickled(opt: Any) -> Any:
     return pickle.loads(pickle.dumps(opt)).state_dict()
 
 
-def tensors_of(state_dict: Any) -> list[Any]:
-    """All that has a meaning: a state of zero steps is as good as none."""
-    states = [s for s in state_dict["state"].values() if s and float(s["step"]) > 0]
-    return [tensor for state in states for tensor in state.values()]
-
-
-def has(tensors: list[Any], wanted: list[Any]) -> bool:
-    """Whether they are all there; a change of the options may have begun others."""
-    return all(any(torch.equal(t, w) for t in tensors) for w in wanted)
+def same(a: Any, b: Any) -> bool:
+    """Whether two state_dicts have the same state; an empty one is as good as none."""
+    one, other = ({k: v for k, v in s["state"].items() if v} for s in (a, b))
+    return one.keys() == other.keys() and all(
+        one[p].keys() == other[p].keys()
+        and all(torch.equal(one[p][key], other[p][key]) for key in one[p])
+        for p in one
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -50,24 +50,24 @@ def test_a_state_that_is_saved_in_a_step_of_the_kernel_is_whole(
         opt = RMSprop(params, lr=0.1, ema_decay=0.5)
         for _ in range(steps_before):
             opt.step()
-        before = tensors_of(saved(opt))
+        before = saved(opt)
         opt.param_groups[0].update(change)
         found: list[Any] = []
 
         def meddle(opt: Any = opt, found: list[Any] = found) -> None:
-            found.append(tensors_of(save(opt)))
+            with suppress(RuntimeError):  # where the step has begun to change states
+                found.append(save(opt))
 
         if meddles:
             with meddling(mode, meddle):
                 opt.step()
-            assert found
+            assert found or not steps_before or change.keys() & {"momentum", "centered"}
         else:
             opt.step()
-        after = tensors_of(saved(opt))
-        for tensors in found:
-            assert has(tensors, before) or has(tensors, after)
+        after = saved(opt)
+        assert all(same(state, before) or same(state, after) for state in found)
         opt.step()
-        results.append([*params, *tensors_of(opt.state_dict())])
+        results.append([*params, *(opt.state[p]["param_avg"] for p in params)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -62,6 +62,9 @@ public:
     /// former entries, and lets go of the gradients.
     void abandon() noexcept;
 
+    /// Whether states have other entries for a step that is not made yet.
+    bool has_changed_states() const { return !changed_.empty(); }
+
     /// Reads tensors; the caller has claimed the optimizer.
     TensorReader &reader() { return reader_; }
 

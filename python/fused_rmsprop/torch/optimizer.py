@@ -180,9 +180,9 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         Raises
         ------
         RuntimeError
-            In the middle of a step, or inside `use_ema`, where the model has its averages. Code
-            that a step of the kernel alone runs, such as a signal handler, gets the state before
-            it or after.
+            In the middle of a step, or inside `use_ema`, where the model has its averages. A
+            signal handler within a step gets the state before it or after, unless the step has
+            begun to change states.
         """
         with self._reading():
             pass
@@ -209,10 +209,11 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         """Whoever reads must not do so while another thread changes something.
 
         Code that a step of this thread runs, such as a signal handler, may read: the kernel writes
-        everything in one call. Only where torch has a part of the step, it may be half made.
+        everything in one call. But not once states are made ready for it, nor where torch has a
+        part of the step, which may be made.
         """
-        has_part_of_torch = any(self._plan.for_torch)
-        return self._stepper.claim() if has_part_of_torch else self._stepper.reading()
+        begun = self._stepper.has_changed_states or any(self._plan.for_torch)
+        return self._stepper.claim() if begun else self._stepper.reading()
 
     @private.wrapped_already
     def step(self, *args: Any, **kwargs: Any) -> Any:
