@@ -404,3 +404,31 @@ def test_a_step_between_a_schedule_and_its_step_is_noticed() -> None:
         opt.step(np.ones(2), Stepping())
     assert opt.step_count == 1
     opt.step(np.ones(2), Stepping())
+
+
+def test_an_option_that_a_schedule_changes_is_not_overwritten_by_it() -> None:
+    p = np.zeros(2)
+
+    def lr(step: int) -> float:
+        if step == 1:
+            opt.lr = 0.5
+        return 0.25
+
+    opt = RMSProp(p, lr=lr, alpha=0.0, eps=1e-300)
+    for _ in range(3):
+        opt.step(np.ones(2))
+    assert opt.lr == 0.5
+    assert same_bits(p, np.full(2, -0.25 - 0.5 - 0.5))
+
+
+def test_a_schedule_that_sets_itself_anew_is_refused() -> None:
+    def lr(step: int) -> float:
+        if step == 1:
+            opt.param_groups[0].update(weight_decay=0.5, lr=lr)
+        return 0.25
+
+    opt = RMSProp(np.zeros(2), lr=lr)
+    opt.step(np.ones(2))
+    with pytest.raises(RuntimeError, match="runs the code that makes this call"):
+        opt.step(np.ones(2))
+    assert opt.step_count == 1

@@ -25,6 +25,7 @@ public:
 
     /// Takes over the settings that a checkpoint holds, and the counters.
     void take_settings(const Stepper &other) noexcept {
+        const GilLock lock(mutex);
         execution.flush_denormals = other.execution.flush_denormals;
         transform = other.transform;
         on_nonfinite_ = other.on_nonfinite_;

@@ -1,4 +1,4 @@
-"""Two hundred faults of each kind, on both front ends; ``faults.py`` injects as many as wanted."""
+"""Fifty faults of each kind, on both front ends; ``faults.py`` injects as many as wanted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def lost(kind: str, front_end: str, count: int) -> tuple[int, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "interrupt", "kill", "fork", "memory", "disk"])
 def test_nothing_is_lost(kind: str) -> None:
-    status, said = lost(kind, "numpy", 200)
+    status, said = lost(kind, "numpy", 50)
     assert status == 0, said
 
 
@@ -34,5 +34,5 @@ def test_nothing_is_lost(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["none", "interrupt", "fork", "memory"])
 def test_nothing_is_lost_in_torch(kind: str) -> None:
     needs_torch()
-    status, said = lost(kind, "torch", 200)
+    status, said = lost(kind, "torch", 50)
     assert status == 0, said

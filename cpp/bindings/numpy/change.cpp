@@ -18,14 +18,13 @@ Change::Change(py::object stepper)
       claim_(stepper_.ownership) {}
 
 void Change::set_options(const py::object &group, const Options &options) {
-    options_.emplace_back(group.cast<Group *>(), options);
-    kept_.append(group);
+    options_.emplace_back(HeldGroup{group, group.cast<Group *>()}, options);
 }
 
 void Change::configure(const py::object &group, const Options &options,
                        const std::array<py::object, array_count> &state) {
     auto *const target = group.cast<Group *>();
-    states_.emplace_back(target, target->with_state(options, state));
+    states_.emplace_back(HeldGroup{group, target}, target->with_state(options, state));
     set_options(group, options);
 }
 
@@ -33,8 +32,7 @@ void Change::set_summed(const py::object &group, std::vector<bool> summed) {
     auto *const target = group.cast<Group *>();
     if (summed.size() != target->parameters().size())
         throw py::value_error("summed needs one flag per parameter");
-    summed_.emplace_back(target, std::move(summed));
-    kept_.append(group);
+    summed_.emplace_back(HeldGroup{group, target}, std::move(summed));
 }
 
 void Change::add(const py::list &groups, bool grouped) {
@@ -80,6 +78,7 @@ void Change::commit() {
         std::memcpy(copy.data, data_of(copy.values), copy.bytes);
     for (const Entry &entry : entries_)
         PyDict_SetItem(entry.dict.ptr(), entry.key.ptr(), entry.value.ptr());
+    ++stepper_.changes;
     claim_.release();
 }
 

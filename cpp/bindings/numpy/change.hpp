@@ -53,10 +53,9 @@ private:
     py::object stepper_object_;
     NumpyStepper &stepper_;
     Claim claim_;
-    py::list kept_; ///< keeps the groups below alive
-    std::vector<std::pair<Group *, Options>> options_;
-    std::vector<std::pair<Group *, std::vector<Parameter>>> states_;
-    std::vector<std::pair<Group *, std::vector<bool>>> summed_;
+    std::vector<std::pair<HeldGroup, Options>> options_;
+    std::vector<std::pair<HeldGroup, std::vector<Parameter>>> states_;
+    std::vector<std::pair<HeldGroup, std::vector<bool>>> summed_;
     std::vector<HeldGroup> groups_;
     bool adds_ = false, grouped_ = false;
     py::object bound_ = py::none(); ///< gradients that are bound no longer

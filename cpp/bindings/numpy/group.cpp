@@ -9,7 +9,7 @@ void Parameter::check() const {
         throw py::value_error(what + " has become read-only, so it cannot be updated in place; "
                                      "make it writable again: array.flags.writeable = True");
     const auto *now = py::detail::array_proxy(array.ptr());
-    if (now->data != data || now->descr != descr || !layout.matches(strided(array)))
+    if (now->data != data || now->descr != descr.ptr() || !layout.matches(strided(array)))
         throw py::value_error(what + " has been resized, reshaped or given another dtype since "
                                      "the optimizer was made; make a new optimizer for it");
 }
@@ -32,7 +32,7 @@ Group::Group(const py::object &nest, const std::string &root, const py::str &nam
                                .dtype = dtype_of(array),
                                .size = static_cast<std::size_t>(array.size()),
                                .data = data_of(array),
-                               .descr = py::detail::array_proxy(array.ptr())->descr,
+                               .descr = array.dtype(),
                                .layout = Layout(strided(array))});
         given_.push_back(leaf.value);
     }
@@ -46,6 +46,8 @@ std::set<std::string> Group::dtypes() const {
 }
 
 void Group::check_containers() const {
+    if (parameters_.empty())
+        return; // also after clear()
     std::size_t next = 0;
     tree_.check_unchanged(nest_, root_, given_, next);
 }

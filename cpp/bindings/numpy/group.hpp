@@ -29,7 +29,7 @@ struct Parameter {
     DType dtype;
     std::size_t size; ///< in elements
     void *data;
-    const void *descr;
+    py::object descr; ///< the dtype object
     Layout<py::ssize_t> layout;
     std::array<py::object, array_count> state = {};       ///< null: there is none
     std::array<std::string, array_count> state_what = {}; ///< as errors call those

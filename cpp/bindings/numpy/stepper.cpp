@@ -62,13 +62,17 @@ void NumpyStepper::exchange(std::vector<HeldGroup> &groups, bool grouped,
     groups_.swap(groups);
     grouped_ = grouped;
     layouts_.clear(); // stale
+    const GilLock lock(mutex);
     std::swap(bound_, bound);
 }
 
-void NumpyStepper::set_options(Group &group, const Options &options) {
+bool NumpyStepper::set_options(Group &group, const Options &options, std::int64_t since) {
     const Claim claim(ownership);
+    if (changes != since)
+        return false;
     group.validate(options, execution.flush_denormals);
     group.set_options(options);
+    return true;
 }
 
 /// Checks the containers of the parameters, and derives anew what a change has made stale.
@@ -141,7 +145,9 @@ void NumpyStepper::bind(const py::object &grads) {
     const Forget forget{given_};
     if (!grads.is_none())
         read(grads);
-    bound_ = grads;
+    py::object bound = grads;
+    const GilLock lock(mutex);
+    std::swap(bound_, bound); // the old ones end when the lock is gone: that may run code
 }
 
 py::object NumpyStepper::step(const py::object &grads, double grad_scale, std::int64_t after) {
@@ -181,6 +187,7 @@ void NumpyStepper::accumulate(const py::object &grads) {
     for (std::size_t i = 0; i < slots_.size(); ++i)
         if (tensors_[i].grad != nullptr)
             slots_[i].group->summed()[slots_[i].index] = true;
+    const GilLock lock(mutex);
     ++accumulated;
 }
 
@@ -190,7 +197,10 @@ void NumpyStepper::discard_accumulated() {
 }
 
 void NumpyStepper::forget_sums() {
-    accumulated = 0;
+    {
+        const GilLock lock(mutex);
+        accumulated = 0;
+    }
     for (const HeldGroup &group : groups_)
         group->summed().assign(group->parameters().size(), false);
 }
@@ -252,7 +262,10 @@ py::object NumpyStepper::run(double grad_scale) {
     if (accumulated > 0)
         forget_sums();
     if (outcome == Outcome::stepped) {
-        ++step_count;
+        {
+            const GilLock lock(mutex);
+            ++step_count;
+        }
         for (std::size_t i = 0; i < slots_.size(); ++i)
             if (tensors_[i].grad != nullptr)
                 slots_[i].group->count_step(slots_[i].index);
@@ -273,7 +286,11 @@ void NumpyStepper::clear() {
     // Moved out first: destroying an object may run code, which must find nothing here.
     const auto groups = std::exchange(groups_, {});
     const auto slots = std::exchange(slots_, {});
-    const auto bound = std::exchange(bound_, py::none());
+    py::object bound = py::none();
+    {
+        const GilLock lock(mutex);
+        std::swap(bound_, bound);
+    }
     const auto given = std::exchange(given_, {});
     tensors_.clear();
     layouts_.clear();
@@ -290,20 +307,36 @@ void register_numpy(py::module_ &m) {
         .def_property_readonly("summed", [](const Group &g) { return g.summed(); })
         .def("validate", &Group::validate, py::arg("options"), py::arg("flush_denormals"));
 
-    py::class_<NumpyStepper, Stepper>(m, "NumpyStepper", py::is_final(), collected<NumpyStepper>())
-        .def(py::init<>())
-        .def("set_options", &NumpyStepper::set_options, py::arg("group"), py::arg("options"))
+    py::class_<NumpyStepper, Stepper> stepper(m, "NumpyStepper", py::is_final(),
+                                              collected<NumpyStepper>());
+    stepper.def(py::init<>())
+        .def("set_options", &NumpyStepper::set_options, py::arg("group"), py::arg("options"),
+             py::arg("since"))
         .def("bind", &NumpyStepper::bind, py::arg("grads"))
         .def_property_readonly("bound", &NumpyStepper::bound)
         .def("step", &NumpyStepper::step, py::arg("grads") = py::none(),
              py::arg("grad_scale") = 1.0, py::arg("after") = -1)
         .def("accumulate", &NumpyStepper::accumulate, py::arg("grads") = py::none())
         .def("discard_accumulated", &NumpyStepper::discard_accumulated)
-        .def_readwrite("accumulated", &NumpyStepper::accumulated)
-        .def_readwrite("step_count", &NumpyStepper::step_count)
         .def("change", [](py::object self) { return std::make_unique<Change>(std::move(self)); })
         .def("averages",
              [](py::object self) { return std::make_unique<Averages>(std::move(self)); });
+
+    const auto add_counter = [&](const char *name, std::int64_t NumpyStepper::*counter) {
+        stepper.def_property(
+            name,
+            [=](const NumpyStepper &s) {
+                const GilLock lock(s.mutex);
+                return s.*counter;
+            },
+            [=](NumpyStepper &s, std::int64_t value) {
+                const GilLock lock(s.mutex);
+                s.*counter = value;
+            });
+    };
+    add_counter("accumulated", &NumpyStepper::accumulated);
+    add_counter("step_count", &NumpyStepper::step_count);
+    add_counter("changes", &NumpyStepper::changes);
 
     m.def("zeros_in_order_of", &zeros_in_order_of, py::arg("param"));
     register_change(m);

@@ -29,8 +29,9 @@ public:
     /// Exchanges the bound gradients as well, which lack those of the new groups.
     void exchange(std::vector<HeldGroup> &groups, bool grouped, py::object &bound) noexcept;
 
-    /// Sets the options of a group for the next step. Throws if they do not suit its arrays.
-    void set_options(Group &group, const Options &options);
+    /// Sets the options of a group for the next step. False, and sets nothing, if there was a
+    /// change since `changes` was read. Throws if they do not suit its arrays.
+    bool set_options(Group &group, const Options &options, std::int64_t since);
 
     /// Reads this nest whenever step() is given none; None: forget it.
     void bind(const py::object &grads);
@@ -50,15 +51,20 @@ public:
 
     void take_settings(const NumpyStepper &other) noexcept {
         Stepper::take_settings(other);
+        const GilLock lock(mutex);
         step_count = other.step_count;
         accumulated = other.accumulated;
     }
 
-    py::object bound() const { return bound_; }
+    py::object bound() const {
+        const GilLock lock(mutex);
+        return bound_;
+    }
     const std::vector<HeldGroup> &groups() const { return groups_; }
 
     std::int64_t step_count = 0;
     std::int64_t accumulated = 0; ///< the number of gradients in the sums
+    std::int64_t changes = 0;     ///< the number of changes of options or state
 
     void traverse(Visitor &visit) const;
     void clear();

@@ -69,8 +69,8 @@ bool ShownAverages::is_where_it_was(const Shown &shown) const noexcept {
     }
 }
 
-void ShownAverages::write(const Shown &shown, const void *values, py::list &unversioned) const {
-    std::memcpy(shown.address, values, shown.bytes());
+/// Tells autograd that a parameter has changed, or adds it to those to tell it of.
+void ShownAverages::bump_version(const Shown &shown, py::list &unversioned) const {
     if (!reader().bump_version(shown.param))
         unversioned.append(shown.param.object);
 }
@@ -101,10 +101,13 @@ void ShownAverages::show() {
     }
     for (const Shown &shown : all)
         if (shown.address != nullptr)
-            write(shown, shown.average_address, unversioned);
+            std::memcpy(shown.address, shown.average_address, shown.bytes());
     shown_ = std::move(all);
     claim_ = std::move(claim);
     try {
+        for (const Shown &shown : shown_)
+            if (shown.address != nullptr)
+                bump_version(shown, unversioned);
         increment_versions(unversioned);
     } catch (...) { // a block that fails to begin has no end
         hide();
@@ -113,15 +116,18 @@ void ShownAverages::show() {
 }
 
 void ShownAverages::hide() {
+    std::vector<const Shown *> here, moved; // no memory is asked for between the writes
+    here.reserve(shown_.size());
+    moved.reserve(shown_.size());
     const std::vector<Shown> all = std::exchange(shown_, {});
     const std::unique_ptr<Claim> claim = std::move(claim_); // to the end
-    py::list unversioned;
-    std::vector<const Shown *> moved;
     for (const Shown &shown : all)
-        if (shown.address != nullptr && is_where_it_was(shown))
-            write(shown, shown.value_address, unversioned);
-        else
-            moved.push_back(&shown);
+        (shown.address != nullptr && is_where_it_was(shown) ? here : moved).push_back(&shown);
+    for (const Shown *shown : here)
+        std::memcpy(shown->address, shown->value_address, shown->bytes());
+    py::list unversioned;
+    for (const Shown *shown : here)
+        bump_version(*shown, unversioned);
     std::exception_ptr error;
     for (const Shown *shown : moved)
         try {

@@ -201,7 +201,7 @@ bool TorchStepper::is_assigned(const py::list &groups, const py::dict &state) co
 bool TorchStepper::read(const py::list &groups, const py::dict &state,
                         const std::vector<Options> &options) {
     forget_gradients();
-    if (!is_assigned(groups, state))
+    if (!is_assigned(groups, state) || options.size() != groups_.size())
         return false;
     options_ = options;
     grads_.resize(slots_.size());
@@ -320,6 +320,10 @@ const void *TorchStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad) 
 
 py::object TorchStepper::step_claimed(const py::list &groups, const py::dict &state,
                                       const std::vector<Options> &options, double grad_scale) {
+    const struct Forget { // also after an error
+        TorchStepper &stepper;
+        ~Forget() { stepper.forget_gradients(); }
+    } forget{*this};
     if (!read(groups, state, options))
         return py::none();
     if (bytes_to_step(tensors_) >= release_gil_from_bytes)
@@ -331,7 +335,6 @@ py::object TorchStepper::step_claimed(const py::list &groups, const py::dict &st
         unversioned = count_step();
         changed = std::exchange(changed_, {});
     }
-    forget_gradients();
     const py::object culprit =
         outcome == Outcome::refused ? slots_[nonfinite()].param.object : py::none();
     return py::make_tuple(culprit, unversioned);

@@ -69,7 +69,7 @@ def write_npz(file: IO[bytes], arrays: Mapping[str, Array], header: str) -> None
                 np.lib.format.write_array(member, array, allow_pickle=False)
     except BaseException:
         # Not by a `with`: where a member is still open, its error would hide a KeyboardInterrupt.
-        with suppress(ValueError):
+        with suppress(ValueError, OSError):
             archive.close()
         raise
     archive.close()

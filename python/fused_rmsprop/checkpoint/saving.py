@@ -73,7 +73,7 @@ class Saving(GroupedOptimizer):
             If it does not fit, with all differences. Nothing has changed then.
         """
         with self._stepper.change() as change:
-            prepare_loading(change, self._stepper, self._groups, state_dict)
+            prepare_loading(change, self._groups, state_dict)
             change.commit()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -184,7 +184,7 @@ class Saving(GroupedOptimizer):
         if grads is not None:
             opt.bind_grads(grads)
         with opt._stepper.change() as change:
-            prepare_loading(change, opt._stepper, opt._groups, state_dict, saved_params)
+            prepare_loading(change, opt._groups, state_dict, saved_params)
             change.commit()
         return opt
 

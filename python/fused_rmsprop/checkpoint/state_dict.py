@@ -61,7 +61,6 @@ def _copies(stepper: _core.NumpyStepper, groups: Sequence[Group]) -> dict[str, A
 
 def prepare_loading(
     change: _core.Change,
-    stepper: _core.NumpyStepper,
     groups: Sequence[Group],
     state_dict: object,
     params: Mapping[str, Any] | None = None,

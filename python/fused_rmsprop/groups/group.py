@@ -31,6 +31,8 @@ from fused_rmsprop.options import (
 )
 
 State = Mapping[str, Array]
+#: Options, a step, and the values of the options at that step.
+Values = tuple[Mapping[str, Any], int, dict[str, Any]]
 
 
 class Checked(NamedTuple):
@@ -66,12 +68,13 @@ class Group:
         self.state: dict[str, State] = dict.fromkeys(self.core.names, MappingProxyType({}))
         self._where = where
         self._arrays: Arrays = {}
-        self.options, self._values = self.validated(
+        checked = self.validated(
             parse_options(options, where), stepper.flush_denormals, stepper.step_count
         )
-        self._values_step = -1
+        self.options = checked.options
+        self._values: Values = ({}, -1, {})
         self.scheduled = False
-        self.prepare(change, Checked(self.options, self._values))
+        self.prepare(change, checked)
 
     def __repr__(self) -> str:
         arrays = self.core.arrays
@@ -86,10 +89,12 @@ class Group:
 
     def values(self) -> dict[str, Any]:
         """The options of the next step: numbers in the place of functions of the step."""
-        step = self.stepper.step_count
-        if step != self._values_step:  # so that functions are called once for each step
-            self._values, self._values_step = options_at(self.options, step), step
-        return self._values
+        options, step = self.options, self.stepper.step_count
+        of, at, values = self._values
+        if of is not options or at != step:  # so that functions are called once for each step
+            values = options_at(options, step)
+            self._values = options, step, values
+        return values
 
     def checked(self, changes: Mapping[str, Any]) -> Checked:
         """The options after ``changes``, or an error that names the group."""
@@ -105,8 +110,7 @@ class Group:
 
     def validate(self, flush_denormals: bool) -> None:
         """Raise a `ValueError` unless the options suit the arrays, also with that setting."""
-        values = self.values()
-        self._validate(self.options, values, self._values_step, flush_denormals)
+        self._validate(self.options, self.values(), self._values[1], flush_denormals)
 
     def _validate(
         self, options: dict[str, Any], values: dict[str, Any], step: int, flush_denormals: bool
@@ -125,12 +129,19 @@ class Group:
 
     def follow_schedules(self) -> None:
         """Set the options that are functions of the step to their values for the next one."""
-        values = self.values()
-        try:
-            self.stepper.set_options(self.core, core_options(values))
-        except ValueError as error:
-            step, self._values_step = self._values_step, -1  # ask the functions again next time
-            raise self._refusal(self.options, step, error) from None
+        for _ in range(3):
+            changes = self.stepper.changes
+            values = self.values()
+            try:
+                if self.stepper.set_options(self.core, core_options(values), changes):
+                    return
+            except ValueError as error:
+                step = self._values[1]
+                self._values = ({}, -1, {})  # ask the functions again next time
+                raise self._refusal(self.options, step, error) from None
+        raise RuntimeError(
+            f"{self._where} was changed again and again while its functions of the step were asked"
+        )
 
     def prepare(self, change: _core.Change, checked: Checked) -> None:
         """Add checked options, and the state that they need, to a change."""
@@ -193,8 +204,7 @@ class Group:
             change.update(self.state, self._shown(checked.options, arrays))
         new = {
             "options": checked.options,
-            "_values": checked.values,
-            "_values_step": self.stepper.step_count,
+            "_values": (checked.options, self.stepper.step_count, checked.values),
             "scheduled": bool(scheduled(checked.options)),
             "_arrays": arrays,
         }
