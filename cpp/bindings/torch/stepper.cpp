@@ -8,6 +8,7 @@
 #include <pybind11/stl.h>
 
 #include "entries.hpp"
+#include "pipeline.hpp"
 
 namespace fused_rmsprop::bindings {
 namespace {
@@ -15,30 +16,6 @@ namespace {
 // Below this much work, a millisecond or two, letting another Python thread in costs more than it
 // gives: each gradient must be kept alive then.
 constexpr std::size_t release_gil_from_bytes = 1 << 23;
-
-/// Calls stages(0..size-1) one after the other, each some indices behind the one before it, so that
-/// what a stage prefetches is there when the next one reads it. Stops where a stage returns false.
-template <typename... Stages>
-bool pipeline(std::size_t size, const Stages &...stages) {
-    constexpr std::size_t at_once = 4;
-    bool all = true;
-    for (std::size_t begin = 0; all && begin < size + sizeof...(stages) * at_once;
-         begin += at_once) {
-        std::size_t behind = 0; // wraps around below zero, and is no index then
-        const auto run = [&](const auto &stage) {
-            for (std::size_t i = begin - behind; all && i < begin - behind + at_once; ++i)
-                if (i >= size)
-                    continue;
-                else if constexpr (std::is_void_v<decltype(stage(i))>)
-                    stage(i);
-                else
-                    all = stage(i);
-            behind += at_once;
-        };
-        (run(stages), ...);
-    }
-    return all;
-}
 
 // Nothing inside a critical section of the following runs Python code.
 
