@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -360,3 +362,27 @@ def test_files_of_earlier_releases(suffix: str) -> None:
     opt.step()  # with the gradients that were accumulated
     assert opt.step_count == 4
     assert RMSProp.load(path, groups(0.0), lr=0.5, max_grad_norm=None).lr == 0.5
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "reshaped": lambda params: setattr(params["a"], "shape", (3, 2)),
+    "resized": lambda params: params["a"].resize((1, 2), refcheck=False),
+    "another dtype": lambda params: setattr(params["a"], "dtype", np.int64),
+    "replaced": lambda params: params.update(a=params["a"] * 2),
+    "removed": lambda params: params.pop("a"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_parameter_is_not_saved_over_a_good_file(change: str, tmp_path: Path) -> None:
+    params = {"a": np.ones((2, 3)), "b": np.ones(2)}
+    opt = RMSProp(params, ema_decay=0.5)
+    opt.step({"a": np.ones((2, 3)), "b": None})
+    path = tmp_path / "good.npz"
+    opt.save(path)
+    good = path.read_bytes()
+    CHANGES[change](params)
+    for attempt in (lambda: opt.save(path), lambda: pickle.dumps(opt), opt.use_ema().__enter__):
+        with pytest.raises(ValueError, match=r"params\['a'\]"):
+            attempt()
+    assert path.read_bytes() == good

@@ -182,7 +182,7 @@ def test_state_that_became_shorter() -> None:
     opt.step()
     before = p.detach().clone()
     opt.state[p]["square_avg"].resize_(2)
-    with pytest.raises(RuntimeError, match="size of tensor"):
+    with pytest.raises(RuntimeError, match="square_avg has shape"):
         opt.step()
     assert torch.equal(p, before)
 
@@ -377,3 +377,17 @@ def test_state_that_is_to_be_negated() -> None:
         other.step()
     opt.step()
     assert torch.equal(p, twin)
+
+
+def test_the_state_of_a_parameter_that_got_another_shape_is_refused() -> None:
+    p = torch.ones(1, 3, requires_grad=True)
+    optimizer = RMSprop([p], momentum=0.5)
+    p.grad = torch.ones(1, 3)
+    optimizer.step()
+    p.data = torch.ones(2, 3)
+    p.grad = torch.ones(2, 3)
+    with pytest.raises(RuntimeError, match=r"square_avg has shape \(1, 3\), and its parameter"):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(2, 3))
+    del optimizer.state[p]
+    optimizer.step()

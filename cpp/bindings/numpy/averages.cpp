@@ -18,7 +18,8 @@ void Averages::enter() {
     auto claim = std::make_unique<Claim>(stepper_.ownership, Reason::averages);
     std::vector<Shown> shown;
     std::vector<const void *> averages;
-    for (const HeldGroup &group : stepper_.groups())
+    for (const HeldGroup &group : stepper_.groups()) {
+        group->check_containers();
         for (const Parameter &p : group->parameters()) {
             if (!p.state[average])
                 continue;
@@ -28,6 +29,7 @@ void Averages::enter() {
                              std::make_unique_for_overwrite<std::byte[]>(bytes)});
             averages.push_back(p.state_data(average));
         }
+    }
     for (const Shown &p : shown)
         std::memcpy(p.trained.get(), p.data, p.bytes);
     for (std::size_t i = 0; i < shown.size(); ++i)

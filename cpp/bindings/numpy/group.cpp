@@ -8,6 +8,10 @@ void Parameter::check() const {
     if (!array.writeable())
         throw py::value_error(what + " has become read-only, so it cannot be updated in place; "
                                      "make it writable again: array.flags.writeable = True");
+    check_facts();
+}
+
+void Parameter::check_facts() const {
     const auto *now = py::detail::array_proxy(array.ptr());
     if (now->data != data || now->descr != descr.ptr() || !layout.matches(strided(array)))
         throw py::value_error(what + " has been resized, reshaped or given another dtype since "
@@ -59,6 +63,12 @@ void Group::validate(const Options &options, bool flush_denormals) const {
     for (const Parameter &parameter : parameters_)
         if (!std::exchange(seen[static_cast<int>(parameter.dtype)], true))
             fused_rmsprop::validate(options, parameter.dtype, flush_denormals);
+}
+
+void Group::check_unchanged() const {
+    check_containers();
+    for (const Parameter &parameter : parameters_)
+        parameter.check_facts();
 }
 
 std::vector<Parameter> Group::with_state(const Options &options,

@@ -42,6 +42,8 @@ struct Parameter {
 
     /// Throws unless the array can still be updated where it lay.
     void check() const;
+    /// The same for an array that is only read.
+    void check_facts() const;
 };
 
 class Group {
@@ -68,6 +70,9 @@ public:
     /// Throws if the user has put another array in the place of one of the group's: training would
     /// go on with the old one, unseen.
     void check_containers() const;
+
+    /// Throws then, too, and if an array is not as it was: a saved one would be another.
+    void check_unchanged() const;
 
     /// Throws std::invalid_argument unless the options suit all arrays of the group.
     void validate(const Options &options, bool flush_denormals) const;

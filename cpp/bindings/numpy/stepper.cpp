@@ -305,6 +305,7 @@ void register_numpy(py::module_ &m) {
         .def_property_readonly("dtypes", &Group::dtypes)
         .def_property_readonly("steps", &Group::steps)
         .def_property_readonly("summed", [](const Group &g) { return g.summed(); })
+        .def("check_unchanged", &Group::check_unchanged)
         .def("validate", &Group::validate, py::arg("options"), py::arg("flush_denormals"));
 
     py::class_<NumpyStepper, Stepper> stepper(m, "NumpyStepper", py::is_final(),

@@ -92,7 +92,8 @@ class Saving(GroupedOptimizer):
         Raises
         ------
         ValueError, ImportError, OSError
-            If the suffix is another, safetensors is not installed, or the file cannot be written.
+            If the suffix is another, safetensors is not installed, the file cannot be written, or
+            an array was reshaped, resized or replaced since the optimizer was made.
         RuntimeError
             If another thread is in the middle of a step, or inside `use_ema`.
 
@@ -189,6 +190,8 @@ class Saving(GroupedOptimizer):
         return opt
 
     def __getstate__(self) -> dict[str, Any]:
+        for group in self._groups:
+            group.core.check_unchanged()
         specs = [
             {"params": group.params, **group.options}
             | ({"name": group.name} if self._grouped else {})

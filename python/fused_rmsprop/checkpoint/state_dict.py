@@ -30,8 +30,13 @@ def state_dict_of(stepper: _core.NumpyStepper, groups: Sequence[Group]) -> dict[
 def snapshot_of(
     stepper: _core.NumpyStepper, groups: Sequence[Group]
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The same and copies of the parameters by their names, as of one moment."""
+    """The same and copies of the parameters by their names, as of one moment.
+
+    Raises a `ValueError` if an array has been reshaped or replaced: its file could not be loaded.
+    """
     with stepper.reading():
+        for group in groups:
+            group.core.check_unchanged()
         params = {
             name: array.copy(order="K")
             for group in groups

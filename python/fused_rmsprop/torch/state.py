@@ -45,6 +45,12 @@ def complete(
         key = kind.key(group)
         if key not in entries:
             entries[key] = _new(kind, param, group)
+        elif entries[key].shape != param.shape:
+            raise RuntimeError(
+                f"{key} has shape {tuple(entries[key].shape)}, and its parameter now has "
+                f"{tuple(param.shape)}; make a new optimizer for it, or delete its state: "
+                "del optimizer.state[param]"
+            )
         elif not stepper.same_order(param, entries[key]) or entries[key].is_neg():
             entries[key] = stepper.in_order(param, entries[key])
     unchanged = entries.keys() == state.keys() and all(entries[k] is state[k] for k in state)
