@@ -141,6 +141,8 @@ class TorchVictim(Victim):
                 return None
             if not 0 < numbers["eps"] < 1 or group["differentiable"] or group["capturable"]:
                 return None
+            if numbers["alpha"] >= 1 or numbers["momentum"] >= 1:  # torch steps it
+                return None
             for p in group["params"]:
                 now = (p.data_ptr(), p.shape, p.dtype, p.stride())
                 if p.grad is None or now not in self.made or p.grad.dtype != p.dtype:
