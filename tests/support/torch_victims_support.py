@@ -132,7 +132,7 @@ class TorchVictim(Victim):
         limit = np.inf if self.opt.max_grad_value is None else self.opt.max_grad_value
         results: dict[int, Any] = {}
         for group in self.opt.param_groups:
-            numbers = {k: group[k] for k in FORMULA}
+            numbers = {k: group[k] for k in (*FORMULA, "initial_square_avg")}
             if not all(type(v) in (int, float, bool) for v in numbers.values()):
                 return None
             if any(0 < abs(v) < 1e-300 for v in numbers.values()):  # zero to the reference
@@ -141,9 +141,16 @@ class TorchVictim(Victim):
                 return None
             if not 0 < numbers["eps"] < 1 or group["differentiable"] or group["capturable"]:
                 return None
-            if numbers["alpha"] >= 1 or numbers["momentum"] >= 1:  # torch steps it
+            if min(numbers.values()) < 0 or numbers["alpha"] >= 1 or numbers["momentum"] >= 1:
+                # torch steps it
                 return None
+            del numbers["initial_square_avg"]
             for p in group["params"]:
+                if id(p) in results:  # given twice, torch steps it twice
+                    return None
+                state = self.opt.state.get(p)
+                if state and bool(group["centered"]) != ("variance" in state):
+                    return None  # the step converts it first
                 now = (p.data_ptr(), p.shape, p.dtype, p.stride())
                 if p.grad is None or now not in self.made or p.grad.dtype != p.dtype:
                     return None
