@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from support import needs_torch
+from support import needs_torch, run_attack
 
 COMMAND = Path(__file__).with_name("soak.py")
 
@@ -18,10 +16,4 @@ COMMAND = Path(__file__).with_name("soak.py")
 def test_many_steps_keep_memory_and_bits(front_end: str) -> None:
     if front_end == "torch":
         needs_torch()
-    done = subprocess.run(
-        [sys.executable, COMMAND, f"--front-end={front_end}", "--steps=100000", "--real=500"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_attack(COMMAND, f"--front-end={front_end}", "--steps=100000", "--real=500")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from support import needs_torch
+from support import needs_torch, run_attack
 
 COMMAND = Path(__file__).with_name("binding.py")
 
@@ -18,10 +16,4 @@ COMMAND = Path(__file__).with_name("binding.py")
 def test_hostile_values_are_refused(front_end: str) -> None:
     if front_end == "torch":
         needs_torch()
-    done = subprocess.run(
-        [sys.executable, COMMAND, f"--front-end={front_end}", "--inputs=500", "--seed=7"],
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_attack(COMMAND, f"--front-end={front_end}", "--inputs=500", "--seed=7")

@@ -76,6 +76,14 @@ def run_python(
     return done
 
 
+def run_attack(command: Path, *arguments: object) -> None:
+    """Run one of the commands of tests/attack and tests/fuzz; fail the test if it fails."""
+    done = subprocess.run(
+        [sys.executable, command, *map(str, arguments)], capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def check_docstrings(module: ModuleType) -> None:
     """Run the examples in the docstrings of a module."""
     result = doctest.testmod(module)
