@@ -247,6 +247,7 @@ def test_saving_while_another_thread_steps(path: Path) -> None:
         while not done.is_set():
             with contextlib.suppress(RuntimeError):  # a save has claimed it
                 opt.step(np.ones(50_000))
+            done.wait(1e-4)  # for a save to come in between
 
     thread = threading.Thread(target=train)
     thread.start()
@@ -266,6 +267,7 @@ def test_saving_while_another_thread_steps(path: Path) -> None:
     finally:
         done.set()
         thread.join()
+    assert other.step_count > 0
 
 
 def test_other_files_are_refused(path: Path) -> None:

@@ -135,18 +135,27 @@ _LIBM = ctypes.CDLL(ctypes.util.find_library("m") or "libm.so.6")
 _FLUSH = {"x86_64": (28, 0x8040), "aarch64": (0, 1 << 24)}  # offset in glibc's fenv_t, bits
 
 
-def fp_environment() -> bytes:
-    """The floating-point environment of this thread: control, rounding, sticky flags."""
+def _fenv() -> ctypes.Array[ctypes.c_char]:
     buffer = ctypes.create_string_buffer(64)
     _LIBM.fegetenv(buffer)
-    return buffer.raw
+    return buffer
+
+
+def fp_environment() -> bytes:
+    """The floating-point environment of this thread: control, rounding, sticky flags.
+
+    On x86-64, not the address of the last x87 instruction: AMD's processors lose it whenever the
+    system runs another thread on the core.
+    """
+    fenv = _fenv().raw
+    return fenv[:12] + fenv[28:32] if platform.machine() == "x86_64" else fenv
 
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
     """Let this thread's processor count subnormal numbers as zero, for NumPy's loops too."""
     offset, bits = _FLUSH[platform.machine()]
-    before = ctypes.create_string_buffer(fp_environment(), 64)
+    before = _fenv()
     during = ctypes.create_string_buffer(before.raw, 64)
     control = ctypes.c_uint32.from_buffer(during, offset)
     control.value |= bits
