@@ -10,7 +10,8 @@ PYBIND11_MODULE(_core_checked, m, py::mod_gil_not_used(),
                 py::multiple_interpreters::not_supported()) { // PyInit__core: interpreters.cpp
     refuse_subinterpreters();
     try {
-        instruction_set(); // so that a bad FUSED_RMSPROP_ISA is an error of the import
+        instruction_set(); // so that a bad FUSED_RMSPROP_ISA or _PLAN is an error of the import
+        forced_plan();
     } catch (const std::invalid_argument &error) {
         throw py::import_error(error.what());
     }

@@ -62,7 +62,7 @@ private:
     enum OnNonfiniteName : std::uint8_t { propagate, skip, raise };
     static constexpr const char *on_nonfinite_names[] = {"propagate", "skip", "raise"};
 
-    ThreadTuner tuner_;
+    Tuner tuner_;
     OnNonfiniteName on_nonfinite_ = propagate;
     std::size_t nonfinite_ = no_tensor;
 };

@@ -1,9 +1,70 @@
-// Chooses the number of threads of a piece of work.
+// Chooses the plan of a piece of work, and keeps what is forced.
 
 #include "plan.hpp"
 
+#include "team.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
 namespace fused_rmsprop {
 namespace {
+
+enum class Force : std::int8_t { neither, off, on };
+
+/// One word, so that threads may read it while another sets it.
+struct Forced {
+    std::int16_t threads = 0; ///< 0: not forced
+    Force refined_quotient = Force::neither, prefetch = Force::neither;
+
+    bool operator==(const Forced &) const = default;
+};
+static_assert(std::atomic<Forced>::is_always_lock_free);
+
+/// Sets the part that `item`, say "prefetch=on", names; false if it names none.
+bool set(Forced &forced, std::string_view item) {
+    const std::size_t equals = item.find('=');
+    if (equals == item.npos)
+        return false;
+    const std::string_view key = item.substr(0, equals), value = item.substr(equals + 1);
+    const auto choose = [&](Force &part, std::string_view off, std::string_view on) {
+        part = value == on ? Force::on : Force::off;
+        return value == on || value == off;
+    };
+    if (key == "quotient")
+        return choose(forced.refined_quotient, "division", "refined");
+    if (key == "prefetch")
+        return choose(forced.prefetch, "off", "on");
+    const char *const end = value.data() + value.size();
+    return key == "threads" && std::from_chars(value.data(), end, forced.threads).ptr == end &&
+           forced.threads >= 1 && forced.threads <= most_threads;
+}
+
+Forced parse(std::string_view plan, std::string_view source) {
+    Forced forced;
+    for (std::string_view rest = plan; !rest.empty();) {
+        const std::string_view item = rest.substr(0, rest.find(','));
+        if (!set(forced, item))
+            throw std::invalid_argument(
+                std::string(source) + ": '" + std::string(plan) + "' has a part '" +
+                std::string(item) + "'; valid: threads=1 to " + std::to_string(most_threads) +
+                ", quotient=refined or division, prefetch=on or off, with commas between");
+        rest.remove_prefix(std::min(item.size() + 1, rest.size()));
+    }
+    return forced;
+}
+
+std::atomic<Forced> &forced() {
+    static std::atomic<Forced> plan{[] {
+        const char *const wanted = std::getenv("FUSED_RMSPROP_PLAN");
+        return parse(wanted == nullptr ? "" : wanted, "FUSED_RMSPROP_PLAN");
+    }()};
+    return plan;
+}
 
 bool is_serial(std::size_t bytes, const Execution &execution) {
     return bytes < execution.serial_below_bytes || fork_generation() > 0;
@@ -11,17 +72,55 @@ bool is_serial(std::size_t bytes, const Execution &execution) {
 
 } // namespace
 
-int threads_for_step(std::size_t bytes, const Execution &execution) {
-    if (is_serial(bytes, execution))
-        return 1;
-    const int team = execution.threads == 0 ? available_threads() : execution.threads;
-    return execution.tuner == nullptr ? team : execution.tuner->choose(team);
+void force_plan(std::string_view plan) { forced().store(parse(plan, "force_plan")); }
+
+std::string forced_plan() {
+    const Forced force = forced();
+    std::string plan;
+    const auto add = [&](const std::string &item) { plan += (plan.empty() ? "" : ",") + item; };
+    if (force.threads != 0)
+        add("threads=" + std::to_string(force.threads));
+    if (force.refined_quotient != Force::neither)
+        add(force.refined_quotient == Force::on ? "quotient=refined" : "quotient=division");
+    if (force.prefetch != Force::neither)
+        add(force.prefetch == Force::on ? "prefetch=on" : "prefetch=off");
+    return plan;
+}
+
+Plan plan_of_step(std::size_t bytes, const Execution &execution) {
+    const Forced force = forced().load(std::memory_order_relaxed);
+    const auto unless_forced = [](Force part, bool otherwise) {
+        return part == Force::neither ? otherwise : part == Force::on;
+    };
+    Plan first;
+    first.refined_quotient = unless_forced(
+        force.refined_quotient, bytes >= calibrated_from_bytes && refined_quotient_is_faster());
+    first.prefetch = unless_forced(force.prefetch, false);
+    Plan other = first;
+    if (!is_serial(bytes, execution)) {
+        const bool free = execution.threads == 0;
+        other.threads = !free                ? execution.threads
+                        : force.threads != 0 ? force.threads
+                                             : available_threads();
+        if (free && force.threads != 0)
+            first.threads = other.threads;
+    }
+    if (execution.tuner == nullptr)
+        return {other.threads, first.refined_quotient, first.prefetch};
+    if (bytes > in_cache_up_to_bytes) {
+        if (has_refined_quotient())
+            other.refined_quotient = unless_forced(force.refined_quotient, !first.refined_quotient);
+        other.prefetch = unless_forced(force.prefetch, !first.prefetch);
+    }
+    return first == other ? first : execution.tuner->choose(first, other);
 }
 
 int threads_beside_steps(std::size_t bytes, const Execution &execution) {
-    if (execution.tuner == nullptr)
-        return threads_for_step(bytes, execution);
-    return is_serial(bytes, execution) ? 1 : execution.tuner->chosen();
+    if (is_serial(bytes, execution))
+        return 1;
+    if (execution.tuner != nullptr)
+        return execution.tuner->chosen().threads;
+    return execution.threads == 0 ? available_threads() : execution.threads;
 }
 
 } // namespace fused_rmsprop

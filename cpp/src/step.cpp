@@ -61,7 +61,7 @@ std::size_t check(std::span<const Tensor> tensors, const GradientTransform &tran
 /// What all tensors of a slice are updated with.
 struct Shared {
     InstructionSet set;
-    bool in_cache;
+    Plan plan;
     const GradientTransform &transform;
     double clip_factor;
     bool flush_denormals;
@@ -110,11 +110,11 @@ public:
         if (t.options != options_ || (t.options->bias_correction && t.step != step_))
             prepare(*t.options, t.step);
         const bool two_loops = limited_ || t.options->ema_decay > 0;
-        const std::size_t at_once = !shared_.in_cache ? prefetch_block / sizeof(T)
-                                    : two_loops       ? cached_block / sizeof(T)
-                                                      : size;
+        const std::size_t at_once = shared_.plan.prefetch ? prefetch_block / sizeof(T)
+                                    : two_loops           ? cached_block / sizeof(T)
+                                                          : size;
         for (std::size_t i = 0; i < size; i += at_once) {
-            if (!shared_.in_cache)
+            if (shared_.plan.prefetch)
                 prefetch_from(t, next, (first + i) * sizeof(T) + prefetch_distance);
             update(t, first + i, std::min(at_once, size - i));
         }
@@ -140,9 +140,8 @@ private:
             loops_->limit(limited_grad_, grad, scaling_, size);
             grad = limited_grad_;
         }
-        const auto run_on = t.size < refined_from_elements ? short_update_ : update_;
-        run_on({at(t.param), grad, at(t.square_avg), at(t.momentum_buffer), at(t.grad_avg)},
-               coefficients_, size);
+        update_({at(t.param), grad, at(t.square_avg), at(t.momentum_buffer), at(t.grad_avg)},
+                coefficients_, size);
         if (t.options->ema_decay > 0)
             loops_->average(at(t.param_avg), at(t.param), ema_decay_, one_minus_ema_decay_, size);
     }
@@ -156,12 +155,9 @@ private:
                                   : o.decoupled_weight_decay ? WeightDecay::decoupled
                                                              : WeightDecay::coupled;
         // The bounds within which the quotient without a division is exact: see docs/quotient.md.
-        const bool exact =
-            shared_.flush_denormals && o.lr <= 0x1p20 && o.eps >= 0x1p-60 && o.eps <= 0x1p60;
-        kernels::Variant variant{weight_decay, o.centered, o.eps_inside_sqrt, momentum, false};
-        short_update_ = loops_->update(variant);
-        variant.refined_quotient = shared_.in_cache && exact;
-        update_ = loops_->update(variant);
+        const bool exact = o.lr >= 0x1p-28 && o.lr <= 0x1p10 && o.eps >= 0x1p-50 && o.eps < 0x1p40;
+        update_ = loops_->update({weight_decay, o.centered, o.eps_inside_sqrt, momentum,
+                                  shared_.plan.refined_quotient && exact});
 
         const auto rounded = [](double value) { return static_cast<T>(value); };
         const double scale = shared_.transform.grad_scale * shared_.clip_factor;
@@ -193,7 +189,7 @@ private:
     const Options *options_ = nullptr;
     unsigned needed_ = 0;
     std::uint64_t step_ = 0;
-    typename kernels::Loops<T>::Update update_ = nullptr, short_update_ = nullptr;
+    typename kernels::Loops<T>::Update update_ = nullptr;
     kernels::Coefficients<T> coefficients_{};
     kernels::Scaling<T> scaling_{};
     T ema_decay_ = 0, one_minus_ema_decay_ = 0;
@@ -210,25 +206,25 @@ double clip_factor(double norm, double most) {
 int update(std::span<const Tensor> tensors, std::size_t bytes, const Execution &execution,
            const GradientTransform &transform, double clip_factor) {
     const InstructionSet set = instruction_set();
-    const int threads = threads_for_step(bytes, execution);
-    const int used = run_kernels(threads, execution.flush_denormals, [&](int index, int count) {
-        const std::size_t slice = bytes / static_cast<std::size_t>(count);
-        const Shared shared{.set = set,
-                            .in_cache = slice <= in_cache_up_to_bytes,
-                            .transform = transform,
-                            .clip_factor = clip_factor,
-                            .flush_denormals = execution.flush_denormals};
-        TensorUpdater<float> update32(shared);
-        TensorUpdater<double> update64(shared);
-        for_slice(tensors, bytes, index, count,
-                  [&](const Tensor &t, std::size_t first, std::size_t size) {
-                      const Tensor *next = &t == &tensors.back() ? nullptr : &t + 1;
-                      if (t.dtype == DType::float32)
-                          update32.run(t, next, first, size);
-                      else
-                          update64.run(t, next, first, size);
-                  });
-    });
+    const Plan plan = plan_of_step(bytes, execution);
+    const int used =
+        run_kernels(plan.threads, execution.flush_denormals, [&](int index, int count) {
+            const Shared shared{.set = set,
+                                .plan = plan,
+                                .transform = transform,
+                                .clip_factor = clip_factor,
+                                .flush_denormals = execution.flush_denormals};
+            TensorUpdater<float> update32(shared);
+            TensorUpdater<double> update64(shared);
+            for_slice(tensors, bytes, index, count,
+                      [&](const Tensor &t, std::size_t first, std::size_t size) {
+                          const Tensor *next = &t == &tensors.back() ? nullptr : &t + 1;
+                          if (t.dtype == DType::float32)
+                              update32.run(t, next, first, size);
+                          else
+                              update64.run(t, next, first, size);
+                      });
+        });
     if (execution.tuner != nullptr)
         execution.tuner->finished();
     return used;

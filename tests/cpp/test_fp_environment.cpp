@@ -120,12 +120,11 @@ Work tuner_work() {
     using namespace std::chrono_literals;
     auto threads = std::make_shared<std::vector<double>>(400);
     return {[=] {
-                ThreadTuner tuner;
-                ThreadTuner::Clock::time_point now{};
+                Tuner tuner;
+                Tuner::Clock::time_point now{};
                 for (double &chosen : *threads) {
-                    const int team = tuner.choose(3, now);
-                    chosen = team == 1 ? 1 : tuner.chosen();
-                    now += team == 1 ? 1000003ns : 700001ns;
+                    chosen = tuner.choose({}, {3, true, true}, now).threads;
+                    now += chosen == 1 ? 1000003ns : 700001ns;
                     tuner.finished(now);
                     now += 1234567ns;
                 }

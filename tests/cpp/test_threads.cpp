@@ -1,4 +1,4 @@
-// How many threads a step uses: the tuner in simulated time, control-group quotas, forked children.
+// How many threads a step can use: control-group quotas, limits of the system, forked children.
 
 #include "plan.hpp"
 #include "reference.hpp"
@@ -7,7 +7,6 @@
 #include "thread_limits.hpp"
 
 #include <cstdlib>
-#include <functional>
 #include <thread>
 
 #include <signal.h>
@@ -29,60 +28,8 @@
 #endif
 
 using namespace fused_rmsprop;
-using namespace std::chrono_literals;
 
 namespace {
-
-using Seconds = std::chrono::duration<double>;
-
-/// A training loop in simulated time: an iteration takes `seconds(threads, time)` on average, of
-/// which the step takes `step(threads)`, always the same.
-class SimulatedLoop {
-public:
-    explicit SimulatedLoop(
-        std::function<double(int threads, double time)> seconds,
-        std::function<double(int threads)> step = [](int) { return 0.0; }, unsigned seed = 3)
-        : seconds_(std::move(seconds)), step_(std::move(step)), engine_(seed) {}
-
-    /// Goes on until `end` seconds; returns the share of that time lost against the better way.
-    double run_until(double end) {
-        double lost = 0;
-        const double begin = time_;
-        while (time_ < end) {
-            const int before = threads_;
-            threads_ = tuner_.choose(team, at(time_));
-            REQUIRE((threads_ == 1 || threads_ == team));
-            by_team_ += threads_ == team;
-            changes_ += threads_ != before;
-            const double step = step_(threads_);
-            tuner_.finished(at(time_ + step));
-            const double noise = std::uniform_real_distribution(0.95, 1.1)(engine_);
-            const double chosen = seconds_(threads_, time_);
-            lost += chosen - std::min(seconds_(1, time_), seconds_(team, time_));
-            time_ += step + (chosen - step) * noise;
-        }
-        return lost / (time_ - begin);
-    }
-
-    int threads() const { return threads_; }
-    int by_team() const { return by_team_; } ///< steps so far
-    int changes() const { return changes_; } ///< of the number of threads
-
-    static constexpr int team = 8;
-
-private:
-    static ThreadTuner::Clock::time_point at(double seconds) {
-        return ThreadTuner::Clock::time_point(
-            std::chrono::duration_cast<ThreadTuner::Clock::duration>(Seconds(seconds)));
-    }
-
-    std::function<double(int, double)> seconds_;
-    std::function<double(int)> step_;
-    std::mt19937 engine_;
-    ThreadTuner tuner_;
-    double time_ = 0;
-    int threads_ = 1, by_team_ = 0, changes_ = 0;
-};
 
 /// Limits this process as FUSED_RMSPROP_TEST_LIMIT says, so that no more threads can be started;
 /// false if it says nothing, or the limit does not bind here.
@@ -112,128 +59,6 @@ bool limit_threads() {
 }
 
 } // namespace
-
-TEST_CASE("tuner: a team that slows the loop down five times is given up, and costs little") {
-    for (const double iteration : {20e-6, 1.6e-3, 20e-3}) {
-        SimulatedLoop loop(
-            [&](int threads, double) { return threads == 1 ? iteration : 5 * iteration; });
-        const double lost = loop.run_until(60);
-        INFO("iteration of ", iteration, " s");
-        CHECK(lost < 0.02);
-        CHECK(loop.threads() == 1);
-    }
-}
-
-TEST_CASE("tuner: a team that is faster is kept") {
-    for (const double iteration : {100e-6, 1.6e-3, 20e-3}) {
-        SimulatedLoop loop(
-            [&](int threads, double) { return threads == 1 ? iteration : 0.6 * iteration; });
-        const double lost = loop.run_until(60);
-        INFO("iteration of ", iteration, " s");
-        CHECK(lost < 0.02);
-        CHECK(loop.threads() == SimulatedLoop::team);
-    }
-}
-
-TEST_CASE("tuner: a faster step is kept where noise hides what it gains") {
-    for (const double gained : {1e-3, 0.2e-3}) { // of 20 ms
-        const auto step = [=](int threads) { return threads == 1 ? 2 * gained : gained; };
-        SimulatedLoop loop([=](int threads, double) { return 18e-3 + step(threads); }, step);
-        CHECK(loop.run_until(60) < 0.02);
-        CHECK(loop.threads() == SimulatedLoop::team);
-    }
-}
-
-TEST_CASE("tuner: a faster step that slows the rest down more is given up") {
-    for (const double slower : {1.3, 1.08}) {
-        const auto step = [](int threads) { return threads == 1 ? 1e-3 : 0.5e-3; };
-        SimulatedLoop loop(
-            [=](int threads, double) {
-                return 19e-3 * (threads == 1 ? 1 : slower) + step(threads);
-            },
-            step);
-        CHECK(loop.run_until(60) < 0.02);
-        CHECK(loop.threads() == 1);
-    }
-}
-
-TEST_CASE("tuner: noise does not decide") {
-    int wrong = 0;
-    for (unsigned seed = 0; seed < 200; ++seed) { // a rest that is 2 % slower beside a team
-        SimulatedLoop loop([](int threads, double) { return threads == 1 ? 20e-3 : 20.4e-3; },
-                           [](int threads) { return threads == 1 ? 1e-3 : 0.95e-3; }, seed);
-        loop.run_until(30);
-        wrong += loop.threads() != 1;
-    }
-    CHECK(wrong <= 18);
-}
-
-TEST_CASE("tuner: a hopeless trial is broken off, and trials that change nothing become rare") {
-    SimulatedLoop loop([](int threads, double) { return threads == 1 ? 1e-3 : 5e-3; });
-    loop.run_until(0.9);
-    CHECK(loop.changes() == 2);
-    CHECK(loop.by_team() == 3); // the first of them does not count
-    loop.run_until(1000);
-    CHECK(loop.changes() < 60); // a trial a minute, after the first minute
-}
-
-TEST_CASE("tuner: follows a machine that changes") {
-    // A neighbour comes and makes the team slow, or leaves and makes it worth while.
-    for (const bool team_first : {true, false}) {
-        SimulatedLoop loop([&](int threads, double time) {
-            const bool team_is_good = (time < 60) == team_first;
-            return threads == 1 ? 1.6e-3 : team_is_good ? 0.9e-3 : 8e-3;
-        });
-        loop.run_until(60);
-        CHECK(loop.threads() == (team_first ? SimulatedLoop::team : 1));
-        loop.run_until(200);
-        CHECK(loop.threads() == (team_first ? 1 : SimulatedLoop::team));
-        CHECK(loop.run_until(400) < 0.02);
-    }
-}
-
-TEST_CASE("tuner: equally fast ways cost nothing but the trial") {
-    SimulatedLoop loop([](int, double) { return 1e-3; });
-    CHECK(loop.run_until(60) == 0);
-}
-
-TEST_CASE("tuner: a team of one is one thread, and a new team size starts afresh") {
-    ThreadTuner tuner;
-    ThreadTuner::Clock::time_point now{};
-    for (int i = 0; i < 1000; ++i)
-        CHECK(tuner.choose(1, now += 1ms) == 1);
-    CHECK(tuner.choose(4, now += 1ms) == 1); // measures one thread first
-    bool tried = false;
-    for (int i = 0; i < 1000; ++i)
-        tried = tried || tuner.choose(4, now += 1ms) == 4;
-    CHECK(tried);
-    CHECK(tuner.choose(1, now += 1ms) == 1);
-}
-
-TEST_CASE("tuner: a step asks it only when the work is large, and does what it says") {
-    reference::State<float> state(random_values<float>(1000, 1));
-    const auto grad = random_values<float>(1000, 2);
-    ThreadTuner tuner;
-    CHECK(step(state.arrays(grad), {}, {.threads = 2, .serial_below_bytes = 0, .tuner = &tuner})
-              .threads == 1);
-}
-
-TEST_CASE("plan: work beside steps runs on as many threads as steps do") {
-    constexpr std::size_t large = 1 << 20, small = 1000;
-    ThreadTuner tuner;
-    const Execution tuned{.threads = 4, .serial_below_bytes = 2000, .tuner = &tuner};
-    CHECK(threads_beside_steps(large, tuned) == 1); // before the first step
-    ThreadTuner::Clock::time_point now{};
-    for (int i = 0; i < 1000 && tuner.chosen() == 1; ++i)
-        tuner.choose(4, now += 1ms);
-    CHECK(threads_beside_steps(large, tuned) == 4);
-    CHECK(threads_beside_steps(small, tuned) == 1);
-    CHECK(threads_for_step(small, tuned) == 1);
-    CHECK(tuner.chosen() == 4); // small work leaves it alone
-    CHECK(threads_beside_steps(large, {.threads = 3}) == 3);
-    CHECK(threads_for_step(large, {.threads = 3}) == 3);
-    CHECK(threads_beside_steps(large, {.threads = 0}) == available_threads());
-}
 
 TEST_CASE("cgroup: quotas of version 2") {
     const TemporaryFolder folder;

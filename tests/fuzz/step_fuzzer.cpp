@@ -62,7 +62,7 @@ GradientTransform read_transform(Input &in) {
     return t;
 }
 
-Execution read_execution(Input &in, ThreadTuner &tuner) {
+Execution read_execution(Input &in, Tuner &tuner) {
     Execution e;
     const unsigned flags = in.byte();
     if (flags % 32 == 7) // rarely: starting teams takes most of the time
@@ -205,7 +205,7 @@ private:
     Input &in_;
     Options options_[2];
     std::vector<std::unique_ptr<Leaf>> leaves_;
-    ThreadTuner tuner_;
+    Tuner tuner_;
 };
 
 } // namespace

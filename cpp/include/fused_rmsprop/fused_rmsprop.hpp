@@ -10,6 +10,7 @@
 
 #include <fused_rmsprop/instruction_sets.hpp>
 #include <fused_rmsprop/options.hpp>
+#include <fused_rmsprop/plan.hpp>
 #include <fused_rmsprop/tensor.hpp>
 #include <fused_rmsprop/threads.hpp>
 
@@ -34,8 +35,9 @@ struct Execution {
     bool flush_denormals = true; ///< subnormals, slow on Intel processors, count as zero
     /// A step that reads fewer bytes of parameters than this runs on the calling thread alone.
     std::size_t serial_below_bytes = 128 * 1024;
-    /// Decides between one thread and `threads`, by measuring steps; other work follows it.
-    ThreadTuner *tuner = nullptr;
+    /// Finds the plan of steps by measuring them, with one thread or `threads`; other work follows
+    /// it. Without a tuner there are always `threads`, and no prefetching.
+    Tuner *tuner = nullptr;
 };
 
 constexpr std::size_t no_tensor = static_cast<std::size_t>(-1);

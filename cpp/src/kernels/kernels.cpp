@@ -5,7 +5,6 @@
 #include "kernels.hpp"
 #include "target_regions.hpp"
 
-#include <type_traits>
 #include <utility>
 
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
@@ -14,37 +13,40 @@
 
 namespace fused_rmsprop::kernels {
 
-/// Whether the loops have a variant that divides without the divider (quotient.inl).
-template <typename T>
-constexpr bool has_refined_quotient = false;
-
 #if defined(__x86_64__)
 namespace sse2 { // the baseline of x86-64
+#include "sse2.inl"
+
 #include "kernels.inl"
 } // namespace sse2
 
 FUSED_RMSPROP_TARGET_BEGIN(FUSED_RMSPROP_AVX2)
 namespace avx2 {
+#include "avx2.inl"
+
 #include "kernels.inl"
 } // namespace avx2
 FUSED_RMSPROP_TARGET_END
 
 FUSED_RMSPROP_TARGET_BEGIN(FUSED_RMSPROP_AVX512)
 namespace avx512 {
-// Here multiplications leave the divider far behind.
-template <typename T>
-constexpr bool has_refined_quotient = std::is_same_v<T, float>;
+#include "avx512.inl"
+
 #include "kernels.inl"
 } // namespace avx512
 FUSED_RMSPROP_TARGET_END
 
 #elif defined(__aarch64__)
 namespace neon { // the baseline of aarch64
+#include "neon.inl"
+
 #include "kernels.inl"
 } // namespace neon
 
 #else
 namespace generic {
+#include "generic.inl"
+
 #include "kernels.inl"
 } // namespace generic
 #endif

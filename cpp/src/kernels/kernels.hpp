@@ -14,20 +14,20 @@ enum class Momentum : std::uint8_t { none, classical, nesterov };
 
 /// Which terms the formula has; each combination is a loop of its own.
 struct Variant {
-    WeightDecay weight_decay;
-    bool centered;
-    bool eps_inside_sqrt;
-    Momentum momentum;
-    bool refined_quotient; ///< without the divider, where that is built (quotient.inl)
+    WeightDecay weight_decay = WeightDecay::none;
+    bool centered = false;
+    bool eps_inside_sqrt = false;
+    Momentum momentum = Momentum::none;
+    bool refined_quotient = false; ///< without the divider, where that is built (quotient.inl)
 };
 
 /// The scalars of the formula, computed in double and rounded once.
 template <typename T>
 struct Coefficients {
-    T grad_scale; ///< negative to maximize
-    T weight_decay, alpha, one_minus_alpha, alpha_one_minus_alpha, eps, momentum;
-    T lr_before_momentum; ///< of the two, one is 1 where there is momentum
-    T lr_after_momentum;
+    T grad_scale{}; ///< negative to maximize
+    T weight_decay{}, alpha{}, one_minus_alpha{}, alpha_one_minus_alpha{}, eps{}, momentum{};
+    T lr_before_momentum{}; ///< of the two, one is 1 where there is momentum
+    T lr_after_momentum{};
 };
 
 template <typename T>
@@ -55,6 +55,7 @@ struct Loops {
     using Update = void (*)(const Pointers<T> &, const Coefficients<T> &, std::size_t size);
 
     Update (*update)(const Variant &); ///< the loop for this variant
+    bool has_refined_quotient;
     /// param_avg = decay * param_avg + one_minus_decay * param
     void (*average)(T *param_avg, const T *param, T decay, T one_minus_decay, std::size_t size);
     void (*limit)(T *out, const T *grad, const Scaling<T> &, std::size_t size);

@@ -28,15 +28,15 @@ void limit(T *out, const T *grad, const Scaling<T> &scaling, std::size_t size) {
         y[i] = limited(scale * grad[i], most);
 }
 
-// The lanes of a sum: element i counts into lane i % lanes, so that the sum is the same whatever
-// the width of the vectors.
-constexpr std::size_t lanes = 16;
+// The lanes of a sum: element i counts into lane i % sum_lanes, so that the sum is the same
+// whatever the width of the vectors.
+constexpr std::size_t sum_lanes = 16;
 
 /// Adds the squares of one row of elements. Rows are always whole, so that the compiler makes them
 /// vectors of full width.
 template <typename T>
 inline void add_row(double *lane, T *poison, const T *grad, const Scaling<T> &scaling) {
-    for (std::size_t k = 0; k < lanes; ++k) {
+    for (std::size_t k = 0; k < sum_lanes; ++k) {
         const T x = scaling.scale * grad[k];
         poison[k] += x - x; // 0, but NaN for a NaN or an infinity
         const double wide = scaling.magnified * static_cast<double>(limited(x, scaling.limit));
@@ -48,21 +48,21 @@ template <typename T>
 SquareSum add_squares(const T *grad, const Scaling<T> &scaling, std::size_t size) {
     constexpr std::size_t ahead = 4096 / sizeof(T), line = 64 / sizeof(T);
     const Scaling<T> s = scaling;
-    double lane[lanes] = {};
-    T poison[lanes] = {};
+    double lane[sum_lanes] = {};
+    T poison[sum_lanes] = {};
     std::size_t i = 0;
-    for (; i + lanes <= size; i += lanes) {
-        for (std::size_t k = 0; k < lanes; k += line)
+    for (; i + sum_lanes <= size; i += sum_lanes) {
+        for (std::size_t k = 0; k < sum_lanes; k += line)
             __builtin_prefetch(grad + i + ahead + k); // from memory, three times as fast
         add_row(lane, poison, grad + i, s);
     }
     if (i < size) {
-        T rest[lanes] = {};
+        T rest[sum_lanes] = {};
         for (std::size_t k = 0; i + k < size; ++k)
             rest[k] = grad[i + k];
         add_row(lane, poison, rest, s);
     }
-    for (std::size_t half = lanes / 2; half > 0; half /= 2)
+    for (std::size_t half = sum_lanes / 2; half > 0; half /= 2)
         for (std::size_t k = 0; k < half; ++k) {
             lane[k] = lane[k] + lane[k + half];
             poison[k] = poison[k] + poison[k + half];
@@ -79,6 +79,7 @@ void add(T *sum, const T *term, std::size_t size) {
 }
 
 template <typename T>
-constexpr Loops<T> all{select<T>, average<T>, limit<T>, add_squares<T>, add<T>};
+constexpr Loops<T> all{select<T>, RefinedQuotient<T>::exists, average<T>, limit<T>, add_squares<T>,
+                       add<T>};
 
 } // namespace

@@ -1,50 +1,54 @@
-// n / d of float32, to the last bit, without the divider: by multiplications and additions, which
-// run beside the square root that keeps the divider busy. docs/quotient.md proves it, and
-// tests/cpp/test_quotient.cpp tries every case that could round wrongly.
-//
-// It holds where subnormal numbers count as zero, d is 0, infinite, NaN, or at least 2^-60 and
-// below 2^65, and |n| is at most 2^84 unless d is infinite or NaN: so it is in an update that is
-// not centered, within the bounds that step.cpp sets on the options.
+// n / d of float32 on AVX-512, to the last bit, without the divider: by multiplications and
+// additions, which run beside the square root that keeps the divider busy. docs/quotient.md proves
+// it, and tests/cpp/test_quotient.cpp tries every case that could round wrongly.
 
 namespace {
 
-/// 1 / d, correctly rounded.
-[[maybe_unused]] inline float reciprocal(float d) {
-    // Negating the exponent gives it to 5 %. A step of Newton's squares the error, one of Halley's
-    // cubes it, and the last has an ulp left to mend. A little more than 2 in the first makes the
-    // errors smaller, and those of a d just below a power of two negative: from the other side the
-    // last step would round it wrongly.
-    float r = __builtin_bit_cast(float, 0x7EF31E00u - __builtin_bit_cast(unsigned, d));
-    r = r * __builtin_fmaf(-d, r, 2.003f);
-    const float e = __builtin_fmaf(-d, r, 1.0f);
-    r = __builtin_fmaf(r, __builtin_fmaf(e, e, e), r);
-    return __builtin_fmaf(r, __builtin_fmaf(-d, r, 1.0f), r);
-}
+template <>
+class RefinedQuotient<float> {
+public:
+    static constexpr bool exists = true;
 
-template <bool MayBeZero> // d
-[[maybe_unused]] inline float quotient(float n, float d) {
-    const float r = reciprocal(d);
-    // Scaled by 2^67 if |n| < 2, by 2^-61 otherwise, and back: so that no remainder becomes
-    // subnormal and no estimate infinite. The scale comes from bits, because GCC would compute both
-    // branches of a choice.
-    const unsigned large = __builtin_bit_cast(unsigned, n) & 0x40000000u;
-    const unsigned scale = 0x61000000u ^ large;
-    const float scaled = n * __builtin_bit_cast(float, scale);
-    const float estimate = scaled * r;
-    const float minus_remainder = __builtin_fmaf(d, estimate, -scaled);
-    // A remainder of zero must be +0 times -r, so that the sign of a zero n survives. (GCC would
-    // turn the negative of minus_remainder, were that written here, into a +0.)
-    const float q = __builtin_fmaf(minus_remainder, -r, estimate) *
-                    __builtin_bit_cast(float, 0x7F000000u - scale);
-    // r is meaningless where d is 0 or infinite.
-    constexpr float infinity = __builtin_inff();
-    if constexpr (!MayBeZero)
-        return d == infinity ? n * 0.0f : q;
-    constexpr unsigned above = __builtin_bit_cast(unsigned, infinity);
-    const unsigned bits = __builtin_bit_cast(unsigned, d);
-    // 1 / d where d is 0 or infinite, and NaN where d is NaN.
-    const float inverse = __builtin_bit_cast(float, above - bits);
-    return bits - 1 < above - 1 ? q : n * inverse;
-}
+    /// 1 / d from an estimate that is off by up to 2^-14 of it. Rounding up, Halley's step errs to
+    /// the side from which the quotient rounds correctly.
+    static Vector<float> reciprocal(Vector<float> d, Vector<float> estimate) {
+        constexpr int up = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;
+        const Vector<float> e = _mm512_fnmadd_round_ps(d, estimate, _mm512_set1_ps(1), up);
+        const Vector<float> step = _mm512_fmadd_round_ps(e, e, e, up);
+        return _mm512_fmadd_ps(estimate, step, estimate);
+    }
+
+    /// n / d if r is what `reciprocal` makes of d.
+    static Vector<float> quotient(Vector<float> n, Vector<float> d, Vector<float> r) {
+        const Vector<float> q = n * r;
+        return _mm512_fmadd_ps(_mm512_fnmadd_ps(d, q, n), r, q);
+    }
+
+    static Vector<float> quotient(Vector<float> n, Vector<float> d) {
+        return quotient(n, d, reciprocal(d, _mm512_rcp14_ps(d)));
+    }
+
+    RefinedQuotient() : smallest_(_mm512_set1_epi32(-1)), largest_{} {}
+
+    /// Takes note of a numerator `lr * g` and its denominator.
+    void note(Vector<float> g_squared, Vector<float> d) {
+        // As unsigned integers, numbers from 0 on have their own order, and NaN comes last.
+        smallest_ = _mm512_min_epu32(smallest_, _mm512_castps_si512(g_squared));
+        smallest_ = _mm512_min_epu32(smallest_, _mm512_castps_si512(d));
+        largest_ = _mm512_max_ps(d, largest_); // passes over a NaN
+    }
+
+    /// Whether `quotient` is exact for all of these, within the bounds that step.cpp sets on the
+    /// options.
+    bool is_exact() const {
+        const auto least = _mm512_castps_si512(_mm512_set1_ps(0x1p-100f));
+        return (_mm512_cmp_epu32_mask(smallest_, least, _MM_CMPINT_LT) |
+                _mm512_cmp_ps_mask(largest_, _mm512_set1_ps(0x1p40f), _CMP_GE_OQ)) == 0;
+    }
+
+private:
+    __m512i smallest_;
+    Vector<float> largest_;
+};
 
 } // namespace

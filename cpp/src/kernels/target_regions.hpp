@@ -1,5 +1,18 @@
-// Regions of source that are compiled for a wider instruction set than the rest of their file.
+// Regions of source that are compiled for a wider instruction set than the rest of their file, and
+// the intrinsics for them.
 #pragma once
+
+#if defined(__x86_64__)
+#pragma GCC diagnostic push // GCC 12 finds faults in its own header
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #define FUSED_RMSPROP_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
