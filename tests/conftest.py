@@ -1,4 +1,4 @@
-"""Fixtures: every test that takes `instruction_set` runs on each set of this machine."""
+"""Fixtures: a test that takes `instruction_set` runs on each set of this machine, by all loops."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ import pytest
 from fused_rmsprop import _core
 from support import restart_draws
 
-SETS = _core.config()["instruction_sets"]
+CONFIG = _core.config()
+SETS = CONFIG["instruction_sets"]
+#: Each instruction set, and once more the choices that a plan has besides.
+WAYS = {name: (name, "quotient=division,prefetch=off") for name in SETS["supported"]}
+WAYS["other plan"] = (SETS["supported"][-1], "quotient=refined,prefetch=on")
 
 
-@pytest.fixture(params=SETS["supported"])
+@pytest.fixture(params=WAYS)
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of the set in use during the test."""
-    name: str = request.param
+    name, plan = WAYS[request.param]
     _core.set_instruction_set(name)
+    _core.force_plan(plan)
     yield name
     _core.set_instruction_set(SETS["in_use"])
+    _core.force_plan(CONFIG["plan"]["forced"])
 
 
 @pytest.fixture(autouse=True)

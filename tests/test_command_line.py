@@ -20,6 +20,8 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert config["compiler"] in out
     assert re.search(rf"in use +{config['instruction_sets']['in_use']}\b", out)
     assert "default threads" in out
+    assert re.search(r"plan +measured", out)
+    assert ("ns per element" in out) == (config["plan"]["refined_ns"] > 0)
 
 
 def test_show_config_refuses_other_modes() -> None:

@@ -125,6 +125,26 @@ def test_instruction_set_by_environment_variable() -> None:
         _core.set_instruction_set("AVX2")
 
 
+def test_plan_by_environment_variable() -> None:
+    show = (
+        "import numpy as np, fused_rmsprop as f; o = f.RMSProp(np.ones(10**6, np.float32))\n"
+        "for i in range(9): o.step(np.ones(10**6, np.float32))\n"
+        "print(o.threads_used, f.show_config('dicts')['plan']['forced'])"
+    )
+    for plan, threads in {
+        "threads=1,quotient=refined,prefetch=on": "1", "threads=2,quotient=division": "2",
+    }.items():  # fmt: skip
+        assert run_python(show, FUSED_RMSPROP_PLAN=plan).stdout.strip() == f"{threads} {plan}"
+    done = run_python(show, check=False, FUSED_RMSPROP_PLAN="prefetch=yes")
+    assert done.returncode != 0
+    assert (
+        "ImportError: FUSED_RMSPROP_PLAN: 'prefetch=yes' has a part 'prefetch=yes'; valid: "
+        "threads=1 to 1024, quotient=refined or division, prefetch=on or off, with commas between"
+    ) in done.stderr
+    with pytest.raises(ValueError, match="valid: threads=1 to 1024"):
+        _core.force_plan("threads=0")
+
+
 def test_a_forked_child_does_not_hang() -> None:
     run_python(
         "import os, sys, numpy as np, fused_rmsprop as f\n"

@@ -26,7 +26,7 @@ void Stepper::set_on_nonfinite(const std::string &name) {
 Execution Stepper::tuned_execution() {
     const GilLock lock(mutex);
     Execution tuned = execution;
-    tuned.tuner = execution.threads == 0 ? &tuner_ : nullptr;
+    tuned.tuner = &tuner_;
     return tuned;
 }
 

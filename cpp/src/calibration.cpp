@@ -1,5 +1,6 @@
 // Measures, once in a process, which loop is faster in the first cache.
 
+#include <fused_rmsprop/fp_environment.hpp>
 #include <fused_rmsprop/instruction_sets.hpp>
 
 #include "kernels/kernels.hpp"
@@ -56,18 +57,21 @@ Calibration measure() {
 
 } // namespace
 
-Calibration calibration() noexcept { return measured.load(std::memory_order_relaxed); }
-
 bool has_refined_quotient() {
     return kernels::loops_for<float>(instruction_set()).has_refined_quotient;
 }
 
-bool refined_quotient_is_faster() {
+Calibration calibration() {
     if (!has_refined_quotient())
-        return false;
-    Calibration found = calibration();
+        return {};
+    Calibration found = measured.load(std::memory_order_relaxed);
     if (found.refined == 0)
-        measured.store(found = measure(), std::memory_order_relaxed);
+        in_fp_environment(false, [&] { measured.store(found = measure()); });
+    return found;
+}
+
+bool refined_quotient_is_faster() {
+    const Calibration found = calibration();
     return found.refined < found.division;
 }
 

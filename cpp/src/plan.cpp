@@ -66,8 +66,12 @@ std::atomic<Forced> &forced() {
     return plan;
 }
 
-bool is_serial(std::size_t bytes, const Execution &execution) {
-    return bytes < execution.serial_below_bytes || fork_generation() > 0;
+/// The number of threads for work on `bytes`; 0 if nobody wants a certain number.
+int wanted_threads(std::size_t bytes, const Execution &execution) {
+    if (bytes < execution.serial_below_bytes || fork_generation() > 0)
+        return 1;
+    return execution.threads != 0 ? execution.threads
+                                  : forced().load(std::memory_order_relaxed).threads;
 }
 
 } // namespace
@@ -92,18 +96,14 @@ Plan plan_of_step(std::size_t bytes, const Execution &execution) {
     const auto unless_forced = [](Force part, bool otherwise) {
         return part == Force::neither ? otherwise : part == Force::on;
     };
-    Plan first;
+    Plan first{.threads = wanted_threads(bytes, execution)};
     first.refined_quotient = unless_forced(
         force.refined_quotient, bytes >= calibrated_from_bytes && refined_quotient_is_faster());
     first.prefetch = unless_forced(force.prefetch, false);
     Plan other = first;
-    if (!is_serial(bytes, execution)) {
-        const bool free = execution.threads == 0;
-        other.threads = !free                ? execution.threads
-                        : force.threads != 0 ? force.threads
-                                             : available_threads();
-        if (free && force.threads != 0)
-            first.threads = other.threads;
+    if (first.threads == 0) {
+        first.threads = 1;
+        other.threads = available_threads();
     }
     if (execution.tuner == nullptr)
         return {other.threads, first.refined_quotient, first.prefetch};
@@ -116,11 +116,10 @@ Plan plan_of_step(std::size_t bytes, const Execution &execution) {
 }
 
 int threads_beside_steps(std::size_t bytes, const Execution &execution) {
-    if (is_serial(bytes, execution))
-        return 1;
-    if (execution.tuner != nullptr)
-        return execution.tuner->chosen().threads;
-    return execution.threads == 0 ? available_threads() : execution.threads;
+    const int wanted = wanted_threads(bytes, execution);
+    return wanted != 0                  ? wanted
+           : execution.tuner == nullptr ? available_threads()
+                                        : execution.tuner->chosen().threads;
 }
 
 } // namespace fused_rmsprop

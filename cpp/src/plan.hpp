@@ -14,8 +14,7 @@ int threads_beside_steps(std::size_t bytes, const Execution &execution);
 /// Whether the instruction set in use has float32 loops without the divider.
 bool has_refined_quotient();
 
-/// Whether they are faster in the first cache. Measured once in a process, in less than a tenth of
-/// a millisecond.
+/// Whether they are faster in the first cache, by calibration().
 bool refined_quotient_is_faster();
 
 #ifdef FUSED_RMSPROP_FUZZING // small arrays, too, take the ways of large ones

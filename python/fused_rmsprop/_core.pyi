@@ -16,15 +16,22 @@ class _Threads(TypedDict):
     cgroup: int
     forked: bool
 
+class _Plan(TypedDict):
+    forced: str
+    division_ns: float
+    refined_ns: float
+
 class _Config(TypedDict):
     version: str
     compiler: str
     openmp: str
     instruction_sets: _InstructionSets
     threads: _Threads
+    plan: _Plan
 
 def config() -> _Config: ...
 def set_instruction_set(name: str) -> None: ...
+def force_plan(plan: str) -> None: ...
 def rmsprop_step(
     param: object,
     grad: object,

@@ -20,7 +20,9 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         Print a summary, or return a dict with ``version``, ``compiler``, ``openmp``,
         ``instruction_sets`` (``built``, ``supported``, ``in_use``) and ``threads`` (``available``
         and its limits: the counts ``openmp``, ``affinity`` and ``cgroup``, 0 for no limit, and
-        ``forked``).
+        ``forked``) and ``plan`` (``forced``: the value of FUSED_RMSPROP_PLAN; ``division_ns`` and
+        ``refined_ns``: nanoseconds per element of a float32 step in the first cache with and
+        without the processor's divider, 0 on instruction sets that always divide).
 
     Raises
     ------
@@ -49,4 +51,17 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     print(f"  supported here  {', '.join(sets['supported'])}")
     print(f"  in use          {sets['in_use']}  (FUSED_RMSPROP_ISA=name chooses another)")
     print(f"default threads   {default}")
+    print(f"plan              {_describe(config['plan'])}")
     return None
+
+
+def _describe(plan: dict[str, Any]) -> str:
+    forced = f"{plan['forced']} (FUSED_RMSPROP_PLAN)" if plan["forced"] else "measured"
+    division, refined = plan["division_ns"], plan["refined_ns"]
+    if refined == 0:
+        return forced
+    faster = "refined quotient" if refined < division else "division"
+    return (
+        f"{forced}; in cache the {faster} is faster:\n"
+        f"                  {division:.3f} ns per element by division, {refined:.3f} refined"
+    )

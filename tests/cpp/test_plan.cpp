@@ -208,22 +208,26 @@ TEST_CASE("tuner: a step asks it only when the work is large, and does what it s
     reference::State<float> state(random_values<float>(1000, 1));
     const auto grad = random_values<float>(1000, 2);
     Tuner tuner;
-    CHECK(step(state.arrays(grad), {}, {.threads = 2, .serial_below_bytes = 0, .tuner = &tuner})
+    CHECK(step(state.arrays(grad), {}, {.threads = 0, .serial_below_bytes = 0, .tuner = &tuner})
               .threads == 1);
+    CHECK(step(state.arrays(grad), {}, {.threads = 2, .serial_below_bytes = 0, .tuner = &tuner})
+              .threads == team(2)); // the caller's own number
 }
 
 TEST_CASE("plan: work beside steps runs on as many threads as steps do") {
     constexpr std::size_t large = 1 << 20, small = 1000;
     Tuner tuner;
-    const Execution tuned{.threads = 4, .serial_below_bytes = 2000, .tuner = &tuner};
-    CHECK(threads_beside_steps(large, tuned) == 1); // before the first step
+    const int team = available_threads();
     Tuner::Clock::time_point now{};
-    for (int i = 0; i < 1000 && tuner.chosen().threads == 1; ++i)
-        tuner.choose({}, {.threads = 4}, now += 1ms);
-    CHECK(threads_beside_steps(large, tuned) == 4);
+    const auto choose = [&] { tuner.choose({}, {.threads = team}, now += 1ms); };
+    const Execution tuned{.threads = 0, .serial_below_bytes = 2000, .tuner = &tuner};
+    CHECK(threads_beside_steps(large, tuned) == 1); // before the first step
+    for (int i = 0; i < 1000 && tuner.chosen().threads < team; ++i)
+        choose();
+    CHECK(threads_beside_steps(large, tuned) == team);
     CHECK(threads_beside_steps(small, tuned) == 1);
     CHECK(plan_of_step(small, tuned).threads == 1);
-    CHECK(tuner.chosen().threads == 4); // small work leaves it alone
+    CHECK(tuner.chosen().threads == team); // small work leaves it alone
     CHECK(threads_beside_steps(large, {.threads = 3}) == 3);
     CHECK(plan_of_step(large, {.threads = 3}).threads == 3);
     CHECK(threads_beside_steps(large, {.threads = 0}) == available_threads());

@@ -112,6 +112,8 @@ public:
         const InstructionSet set = built[in_.byte() % built.size()];
         if (supported(set))
             set_instruction_set(name(set));
+        force_plan(in_.pick({"", "quotient=refined", "quotient=division", "prefetch=on",
+                             "quotient=refined,prefetch=on", "quotient=division,prefetch=on"}));
         for (unsigned operations = 1 + in_.byte() % 3; operations > 0; --operations) {
             const GradientTransform transform = read_transform(in_);
             const Execution execution = read_execution(in_, tuner_);

@@ -31,12 +31,12 @@ struct GradientTransform {
 
 /// How work is carried out. Nothing here but `flush_denormals` can change a bit of the result.
 struct Execution {
-    int threads = 1;             ///< size of the OpenMP team; 0: available_threads()
+    int threads = 1;             ///< size of the OpenMP team; 0: up to available_threads()
     bool flush_denormals = true; ///< subnormals, slow on Intel processors, count as zero
     /// A step that reads fewer bytes of parameters than this runs on the calling thread alone.
     std::size_t serial_below_bytes = 128 * 1024;
-    /// Finds the plan of steps by measuring them, with one thread or `threads`; other work follows
-    /// it. Without a tuner there are always `threads`, and no prefetching.
+    /// Finds the plan of steps by measuring them; other work follows it. Without a tuner, 0 threads
+    /// are all that are available, and a step does not prefetch.
     Tuner *tuner = nullptr;
 };
 

@@ -30,13 +30,14 @@ void force_plan(std::string_view plan);
 std::string forced_plan();
 
 /// The time per element, in nanoseconds, of a float32 step in the first cache with the divider and
-/// without. Both are 0 before they are measured, which the first step of 1024 elements does, and
-/// where the instruction set has one way only.
+/// without; 0 where the instruction set in use has one way only.
 struct Calibration {
     float division = 0, refined = 0;
 };
 
-Calibration calibration() noexcept;
+/// Measured by the first call, or the first step of 1024 elements, in less than a tenth of a
+/// millisecond.
+Calibration calibration();
 
 /// Finds the best plan for a repeated step by measuring it.
 ///
