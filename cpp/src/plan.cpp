@@ -17,7 +17,7 @@ namespace {
 enum class Force : std::int8_t { neither, off, on };
 
 /// One word, so that threads may read it while another sets it.
-struct Forced {
+struct alignas(4) Forced {
     std::int16_t threads = 0; ///< 0: not forced
     Force refined_quotient = Force::neither, prefetch = Force::neither;
 
