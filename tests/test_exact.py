@@ -207,8 +207,12 @@ def test_special_values(
     )  # fmt: skip
 
 
-# The bounds of the refined quotient, within which it must divide exactly.
-EDGES = [SCALARS, {"lr": 2.0**10, "eps": 2.0**-50}, {"lr": 2.0**-28, "eps": 2.0**39}]
+# On both sides of the bounds of the refined quotient.
+EDGES: list[dict[str, float]] = [
+    {}, {"lr": 2.0**10, "eps": 2.0**-50}, {"lr": 2.0**-28, "eps": 2.0**40},
+    {"lr": 2.0**20, "alpha": 0.5, "eps": 2.0**-50}, {"lr": 2.0**-80},
+    {"alpha": 0.5, "eps": 2.0**-90},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("scalars", EDGES)
@@ -221,16 +225,20 @@ def test_negative_square_avg(
     rng = np.random.default_rng(23)
     options = {**options, **SCALARS, **scalars, "bias_correction": False}
     size = 3000
-    wild = np.arange(size) // 128 % 2 == 1  # elsewhere, nothing forces a division
-    exponents = np.where(wild, rng.integers(-64, 60, size), rng.integers(-46, 36, size))
+    kind = np.arange(size) // 128 % 3  # of gradients: any, small and middling, large but cancelled
+    exponents = rng.integers(np.array([-64, -46, 20])[kind], np.array([60, 36, 60])[kind])
     g = np.ldexp(rng.standard_normal(size), exponents).astype(dtype)
-    zeros = wild & (np.arange(size) % 8 == 0)
+    zeros = (kind == 0) & (np.arange(size) % 8 == 0)
     g[zeros] = rng.choice(np.array([0.0, -0.0], dtype), zeros.sum())
-    added = np.where(rng.random(g.size) < 0.5, (1 - options["alpha"]) * (g * g), options["eps"])
+    cancelled = (rng.random(size) < 0.5) | (kind == 2)
+    added = np.where(cancelled, (1 - options["alpha"]) * (g * g), options["eps"])
     v = (added / -options["alpha"]).astype(dtype)
-    v[::3] = np.nextafter(v[::3], dtype(0))
-    v[::7] = rng.choice(np.array([-0.0, -np.inf, np.nan, -1e30], dtype), v[::7].size)
+    nearly = (kind != 2) & (np.arange(size) % 3 == 0)
+    v[nearly] = np.nextafter(v[nearly], dtype(0))
+    special = (kind != 2) & (np.arange(size) % 7 == 0)
+    v[special] = rng.choice(np.array([-0.0, -np.inf, np.nan, -1e30], dtype), special.sum())
     start = rng.standard_normal(g.size).astype(dtype)
+    start[::3] = 0
     p = start.copy()
     opt = RMSProp(p, **options)
     reference_options = {k: x for k, x in options.items() if k != "initial_square_avg"}

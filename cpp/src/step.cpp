@@ -155,7 +155,7 @@ private:
                                   : o.decoupled_weight_decay ? WeightDecay::decoupled
                                                              : WeightDecay::coupled;
         // The bounds within which the quotient without a division is exact: see docs/quotient.md.
-        const bool exact = o.lr >= 0x1p-28 && o.lr <= 0x1p10 && o.eps >= 0x1p-50 && o.eps < 0x1p40;
+        const bool exact = o.lr >= 0x1p-28 && o.lr <= 0x1p10 && o.eps >= 0x1p-50;
         update_ = loops_->update({weight_decay, o.centered, o.eps_inside_sqrt, momentum,
                                   shared_.plan.refined_quotient && exact});
 
