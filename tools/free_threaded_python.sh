@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds a CPython without a GIL into the folder that is named, from the source of Debian's
 # python3.13, since Debian packages no such interpreter: tools/free_threaded_python.sh FOLDER
-# With TSAN=1 clang builds it with ThreadSanitizer. Needs a C compiler, and changes nothing else.
+# With TSAN=1 clang (CLANGXX) builds it with ThreadSanitizer, and tsan_suppressions.txt in the folder
+# has the races that CPython knows. Needs a C compiler, and changes nothing else.
 set -euo pipefail
 
 mkdir -p "$1"
@@ -30,3 +31,6 @@ fi
 make -s -j"$(nproc)"
 make -s altinstall COMPILEALL_OPTS=-q
 ln -sf python3.13t "$prefix/bin/python3"
+if [[ ${TSAN:-} ]]; then
+    cp Tools/tsan/suppressions_free_threading.txt "$prefix/tsan_suppressions.txt"
+fi

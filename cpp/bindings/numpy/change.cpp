@@ -78,7 +78,10 @@ void Change::commit() {
         std::memcpy(copy.data, data_of(copy.values), copy.bytes);
     for (const Entry &entry : entries_)
         PyDict_SetItem(entry.dict.ptr(), entry.key.ptr(), entry.value.ptr());
-    ++stepper_.changes;
+    {
+        const GilLock lock(stepper_.mutex);
+        ++stepper_.changes;
+    }
     claim_.release();
 }
 

@@ -72,7 +72,7 @@ std::unique_ptr<const TorchPrivate> TorchPrivate::find(const py::object &probe,
     found->float64 = found->float64_();
     found->cpu = found->cpu_();
     found->strided = found->strided_();
-    for (const std::size_t words : {0, 1}) { // that may lie before the pointer to torch's object
+    for (const std::size_t words : {0U, 1U}) { // that may lie before the pointer to torch's object
         found->impl_offset_ =
             static_cast<std::ptrdiff_t>(sizeof(PyObject) + words * sizeof(void *));
         if (found->current_impl(probe) == address_of(probe))
