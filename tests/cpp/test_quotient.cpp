@@ -40,7 +40,7 @@ using Refined = RefinedQuotient<float>;
 
 [[gnu::noinline]] bool is_exact(float g, float d) {
     Refined refined;
-    refined.note(broadcast(g * g), broadcast(d));
+    refined.note<true>(broadcast(g * g), broadcast(d));
     return refined.is_exact();
 }
 

@@ -31,10 +31,12 @@ public:
     RefinedQuotient() : smallest_(_mm512_set1_epi32(-1)), largest_{} {}
 
     /// Takes note of a numerator `lr * g` and its denominator.
+    template <bool MayBeZero> // the denominator
     void note(Vector<float> g_squared, Vector<float> d) {
         // As unsigned integers, numbers from 0 on have their own order, and NaN comes last.
         smallest_ = _mm512_min_epu32(smallest_, _mm512_castps_si512(g_squared));
-        smallest_ = _mm512_min_epu32(smallest_, _mm512_castps_si512(d));
+        if constexpr (MayBeZero)
+            smallest_ = _mm512_min_epu32(smallest_, _mm512_castps_si512(d));
         largest_ = _mm512_max_ps(d, largest_); // passes over a NaN
     }
 

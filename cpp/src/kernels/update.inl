@@ -94,7 +94,7 @@ void update(const Pointers<T> &pointers, const Coefficients<T> &scalars, std::si
             for (std::size_t k = 0; k < group; ++k) {
                 const ThisFraction fraction(arrays, c, i + k * lanes<T>, Whole{});
                 p[k] = fraction.param, n[k] = fraction.numerator, d[k] = fraction.denominator;
-                refined.note(fraction.grad_squared, d[k]);
+                refined.template note<EpsInside>(fraction.grad_squared, d[k]);
             }
             const bool exact = refined.is_exact();
 #pragma GCC unroll 4
