@@ -55,7 +55,8 @@ WORST = 1.1
 def drawn(elements: int, dtype: str) -> tuple[Any, Any]:
     """Draw a parameter and its gradient."""
     rng = np.random.default_rng(0)
-    return tuple(rng.standard_normal(elements, np.float32).astype(dtype) for _ in range(2))
+    p, g = (rng.standard_normal(elements, np.float32).astype(dtype) for _ in range(2))
+    return p, g
 
 
 def check(dtype: str, options: dict[str, Any], threads: int) -> None:

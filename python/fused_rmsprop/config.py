@@ -51,17 +51,16 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     print(f"  supported here  {', '.join(sets['supported'])}")
     print(f"  in use          {sets['in_use']}  (FUSED_RMSPROP_ISA=name chooses another)")
     print(f"default threads   {default}")
-    print(f"plan              {_describe(config['plan'])}")
+    print(f"plan              {_describe_plan(**config['plan'])}")
     return None
 
 
-def _describe(plan: dict[str, Any]) -> str:
-    forced = f"{plan['forced']} (FUSED_RMSPROP_PLAN)" if plan["forced"] else "measured"
-    division, refined = plan["division_ns"], plan["refined_ns"]
-    if refined == 0:
-        return forced
-    faster = "refined quotient" if refined < division else "division"
+def _describe_plan(forced: str, division_ns: float, refined_ns: float) -> str:
+    chosen = f"{forced} (FUSED_RMSPROP_PLAN)" if forced else "measured"
+    if refined_ns == 0:
+        return chosen
+    faster = "refined quotient" if refined_ns < division_ns else "division"
     return (
-        f"{forced}; in cache the {faster} is faster:\n"
-        f"                  {division:.3f} ns per element by division, {refined:.3f} refined"
+        f"{chosen}; in cache the {faster} is faster:\n"
+        f"                  {division_ns:.3f} ns per element by division, {refined_ns:.3f} refined"
     )
