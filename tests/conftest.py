@@ -12,9 +12,10 @@ from support import restart_draws
 
 CONFIG = _core.config()
 SETS = CONFIG["instruction_sets"]
-#: Each instruction set, and once more the choices that a plan has besides.
+#: Each instruction set, and once more the other choices of a plan.
 WAYS = {name: (name, "quotient=division,prefetch=off") for name in SETS["supported"]}
-WAYS["other plan"] = (SETS["supported"][-1], "quotient=refined,prefetch=on")
+WAYS["refined"] = (SETS["supported"][-1], "quotient=refined,prefetch=off")
+WAYS["prefetching"] = (SETS["supported"][-1], "quotient=refined,prefetch=on")
 
 
 @pytest.fixture(params=WAYS)

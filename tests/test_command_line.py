@@ -20,7 +20,7 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert config["compiler"] in out
     assert re.search(rf"in use +{config['instruction_sets']['in_use']}\b", out)
     assert "default threads" in out
-    assert re.search(r"plan +measured", out)
+    assert re.search(rf"plan +{config['plan']['forced'] or 'measured'}", out)
     assert ("ns per element" in out) == (config["plan"]["refined_ns"] > 0)
 
 

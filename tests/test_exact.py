@@ -238,7 +238,7 @@ def test_negative_square_avg(
     special = (kind != 2) & (np.arange(size) % 7 == 0)
     v[special] = rng.choice(np.array([-0.0, -np.inf, np.nan, -1e30], dtype), special.sum())
     start = rng.standard_normal(g.size).astype(dtype)
-    start[::3] = 0
+    start[::3] = -0.0
     p = start.copy()
     opt = RMSProp(p, **options)
     reference_options = {k: x for k, x in options.items() if k != "initial_square_avg"}

@@ -14,14 +14,14 @@ namespace fused_rmsprop {
 namespace {
 
 // Threads that find nothing measured measure it each: no lock that a fork could leave behind.
-std::atomic<Calibration> measured{};
-static_assert(std::atomic<Calibration>::is_always_lock_free);
+std::atomic<float> measured_division{}, measured_refined{}; // set last
 
 constexpr std::size_t size = 1024;
 constexpr int rounds = 16, passes = 3; // of which the fastest round counts
 
+constexpr std::size_t apart = 80; // so that the arrays do not lie at the same place in a page
 struct alignas(64) Scratch {
-    float param[size], grad[size], square_avg[size];
+    float param[size + apart], grad[size + apart], square_avg[size];
 };
 
 float nanoseconds(Scratch &scratch, bool refined_quotient) {
@@ -64,9 +64,13 @@ bool has_refined_quotient() {
 Calibration calibration() {
     if (!has_refined_quotient())
         return {};
-    Calibration found = measured.load(std::memory_order_relaxed);
-    if (found.refined == 0)
-        in_fp_environment(false, [&] { measured.store(found = measure()); });
+    const float refined = measured_refined.load();
+    if (refined != 0)
+        return {measured_division.load(), refined};
+    Calibration found;
+    in_fp_environment(false, [&] { found = measure(); });
+    measured_division.store(found.division);
+    measured_refined.store(found.refined);
     return found;
 }
 

@@ -25,35 +25,39 @@ struct alignas(4) Forced {
 };
 static_assert(std::atomic<Forced>::is_always_lock_free);
 
-/// Sets the part that `item`, say "prefetch=on", names; false if it names none.
+/// Sets the part that `item`, say "prefetch=on", names; false if it names none, or one that is set.
 bool set(Forced &forced, std::string_view item) {
-    const std::size_t equals = item.find('=');
-    if (equals == item.npos)
-        return false;
-    const std::string_view key = item.substr(0, equals), value = item.substr(equals + 1);
+    const std::size_t equals = std::min(item.find('='), item.size());
+    const std::string_view key = item.substr(0, equals), value = item.substr(equals);
     const auto choose = [&](Force &part, std::string_view off, std::string_view on) {
+        const bool good = part == Force::neither && (value == on || value == off);
         part = value == on ? Force::on : Force::off;
-        return value == on || value == off;
+        return good;
     };
     if (key == "quotient")
-        return choose(forced.refined_quotient, "division", "refined");
+        return choose(forced.refined_quotient, "=division", "=refined");
     if (key == "prefetch")
-        return choose(forced.prefetch, "off", "on");
+        return choose(forced.prefetch, "=off", "=on");
+    if (key != "threads" || forced.threads != 0 || value.empty())
+        return false;
     const char *const end = value.data() + value.size();
-    return key == "threads" && std::from_chars(value.data(), end, forced.threads).ptr == end &&
-           forced.threads >= 1 && forced.threads <= most_threads;
+    const auto [stop, error] = std::from_chars(value.data() + 1, end, forced.threads);
+    return stop == end && error == std::errc{} && forced.threads >= 1 &&
+           forced.threads <= most_threads;
 }
 
 Forced parse(std::string_view plan, std::string_view source) {
     Forced forced;
-    for (std::string_view rest = plan; !rest.empty();) {
-        const std::string_view item = rest.substr(0, rest.find(','));
+    for (std::size_t begin = 0; begin <= plan.size() && !plan.empty();) {
+        const std::size_t end = std::min(plan.find(',', begin), plan.size());
+        const std::string_view item = plan.substr(begin, end - begin);
         if (!set(forced, item))
             throw std::invalid_argument(
                 std::string(source) + ": '" + std::string(plan) + "' has a part '" +
-                std::string(item) + "'; valid: threads=1 to " + std::to_string(most_threads) +
+                std::string(item) + "'; valid, each once: threads=1 to " +
+                std::to_string(most_threads) +
                 ", quotient=refined or division, prefetch=on or off, with commas between");
-        rest.remove_prefix(std::min(item.size() + 1, rest.size()));
+        begin = end + 1;
     }
     return forced;
 }
@@ -91,14 +95,15 @@ std::string forced_plan() {
     return plan;
 }
 
-Plan plan_of_step(std::size_t bytes, const Execution &execution) {
+Plan plan_of_step(std::size_t bytes, bool refinable, const Execution &execution) {
     const Forced force = forced().load(std::memory_order_relaxed);
     const auto unless_forced = [](Force part, bool otherwise) {
         return part == Force::neither ? otherwise : part == Force::on;
     };
     Plan first{.threads = wanted_threads(bytes, execution)};
-    first.refined_quotient = unless_forced(
-        force.refined_quotient, bytes >= calibrated_from_bytes && refined_quotient_is_faster());
+    first.refined_quotient =
+        unless_forced(force.refined_quotient,
+                      refinable && bytes >= calibrated_from_bytes && refined_quotient_is_faster());
     first.prefetch = unless_forced(force.prefetch, false);
     Plan other = first;
     if (first.threads == 0) {
@@ -108,7 +113,7 @@ Plan plan_of_step(std::size_t bytes, const Execution &execution) {
     if (execution.tuner == nullptr)
         return {other.threads, first.refined_quotient, first.prefetch};
     if (bytes > in_cache_up_to_bytes) {
-        if (has_refined_quotient())
+        if (refinable && has_refined_quotient())
             other.refined_quotient = unless_forced(force.refined_quotient, !first.refined_quotient);
         other.prefetch = unless_forced(force.prefetch, !first.prefetch);
     }
@@ -117,9 +122,11 @@ Plan plan_of_step(std::size_t bytes, const Execution &execution) {
 
 int threads_beside_steps(std::size_t bytes, const Execution &execution) {
     const int wanted = wanted_threads(bytes, execution);
-    return wanted != 0                  ? wanted
-           : execution.tuner == nullptr ? available_threads()
-                                        : execution.tuner->chosen().threads;
+    if (wanted != 0)
+        return wanted;
+    const int available = available_threads();
+    return execution.tuner == nullptr ? available
+                                      : std::min(available, execution.tuner->chosen().threads);
 }
 
 } // namespace fused_rmsprop

@@ -5,8 +5,9 @@
 
 namespace fused_rmsprop {
 
-/// The plan of a step on `bytes` of parameters. Starts the clock of the tuner, if there is one.
-Plan plan_of_step(std::size_t bytes, const Execution &execution);
+/// The plan of a step on `bytes` of parameters, of which some or none can use the refined quotient.
+/// Starts the clock of the tuner, if there is one.
+Plan plan_of_step(std::size_t bytes, bool refinable, const Execution &execution);
 
 /// How many threads other work on `bytes` uses: as many as steps do, where a tuner decides that.
 int threads_beside_steps(std::size_t bytes, const Execution &execution);

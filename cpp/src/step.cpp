@@ -28,10 +28,20 @@ unsigned needed_state(const Options &options) {
     return needed_bits(options, std::make_index_sequence<state_kind_count>{});
 }
 
-/// Throws unless every tensor can be stepped; returns the bytes of parameters to be updated.
-std::size_t check(std::span<const Tensor> tensors, const GradientTransform &transform,
-                  bool flush_denormals) {
-    std::size_t total = 0;
+/// Whether the quotient without a division is exact with these options: see docs/quotient.md.
+bool has_exact_quotient(const Options &o) {
+    return !o.centered && o.lr >= 0x1p-28 && o.lr <= 0x1p10 && o.eps >= 0x1p-50;
+}
+
+struct Work {
+    std::size_t bytes = 0;  ///< of parameters to be updated
+    bool refinable = false; ///< whether some of them can be updated without a division
+};
+
+/// Throws unless every tensor can be stepped.
+Work check(std::span<const Tensor> tensors, const GradientTransform &transform,
+           bool flush_denormals) {
+    Work work;
     const Tensor *checked = nullptr; // whose options and dtype were validated last
     unsigned needed = 0;             // by these options
     for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -48,14 +58,15 @@ std::size_t check(std::span<const Tensor> tensors, const GradientTransform &tran
             validate(*t.options, t.dtype, flush_denormals);
             validate(transform, t.dtype);
             needed = needed_state(*t.options);
+            work.refinable |= t.dtype == DType::float32 && has_exact_quotient(*t.options);
             checked = &t;
         }
         for (std::size_t k = 0; k < state_kind_count; ++k)
             if (needed >> k & 1)
                 required(t.*state_kinds[k].array, state_kinds[k].name);
-        total += t.bytes_to_step();
+        work.bytes += t.bytes_to_step();
     }
-    return total;
+    return work;
 }
 
 /// What all tensors of a slice are updated with.
@@ -154,10 +165,8 @@ private:
         const auto weight_decay = o.weight_decay == 0        ? WeightDecay::none
                                   : o.decoupled_weight_decay ? WeightDecay::decoupled
                                                              : WeightDecay::coupled;
-        // The bounds within which the quotient without a division is exact: see docs/quotient.md.
-        const bool exact = o.lr >= 0x1p-28 && o.lr <= 0x1p10 && o.eps >= 0x1p-50;
         update_ = loops_->update({weight_decay, o.centered, o.eps_inside_sqrt, momentum,
-                                  shared_.plan.refined_quotient && exact});
+                                  shared_.plan.refined_quotient && has_exact_quotient(o)});
 
         const auto rounded = [](double value) { return static_cast<T>(value); };
         const double scale = shared_.transform.grad_scale * shared_.clip_factor;
@@ -202,11 +211,11 @@ double clip_factor(double norm, double most) {
     return norm <= most || std::isinf(most) ? 1 : most / norm;
 }
 
-/// Updates `bytes` of parameters; returns the number of threads that worked.
-int update(std::span<const Tensor> tensors, std::size_t bytes, const Execution &execution,
+/// Updates the parameters; returns the number of threads that worked.
+int update(std::span<const Tensor> tensors, const Work &work, const Execution &execution,
            const GradientTransform &transform, double clip_factor) {
     const InstructionSet set = instruction_set();
-    const Plan plan = plan_of_step(bytes, execution);
+    const Plan plan = plan_of_step(work.bytes, work.refinable, execution);
     const int used =
         run_kernels(plan.threads, execution.flush_denormals, [&](int index, int count) {
             const Shared shared{.set = set,
@@ -216,7 +225,7 @@ int update(std::span<const Tensor> tensors, std::size_t bytes, const Execution &
                                 .flush_denormals = execution.flush_denormals};
             TensorUpdater<float> update32(shared);
             TensorUpdater<double> update64(shared);
-            for_slice(tensors, bytes, index, count,
+            for_slice(tensors, work.bytes, index, count,
                       [&](const Tensor &t, std::size_t first, std::size_t size) {
                           const Tensor *next = &t == &tensors.back() ? nullptr : &t + 1;
                           if (t.dtype == DType::float32)
@@ -233,7 +242,7 @@ int update(std::span<const Tensor> tensors, std::size_t bytes, const Execution &
 StepResult check_and_step(std::span<const Tensor> tensors, const Execution &execution,
                           const GradientTransform &transform) {
     validate(execution);
-    const std::size_t bytes = check(tensors, transform, execution.flush_denormals);
+    const Work work = check(tensors, transform, execution.flush_denormals);
     const bool may_skip = transform.on_nonfinite == OnNonfinite::skip;
     StepResult result;
     double factor = 1;
@@ -245,8 +254,8 @@ StepResult check_and_step(std::span<const Tensor> tensors, const Execution &exec
         if (transform.max_grad_norm)
             factor = clip_factor(found.norm, *transform.max_grad_norm);
     }
-    if (bytes > 0 && !result.skipped)
-        result.threads = update(tensors, bytes, execution, transform, factor);
+    if (work.bytes > 0 && !result.skipped)
+        result.threads = update(tensors, work, execution, transform, factor);
     return result;
 }
 

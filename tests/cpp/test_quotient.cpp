@@ -148,6 +148,7 @@ TEST_CASE("quotient: every quotient nearest to the middle of two numbers") {
         for_each_hard_numerator(i, [&](float n) {
             ++tried;
             wrong += !same(avx512::quotient(n, d), n / d) + !same(avx512::quotient(-n, d), -n / d);
+            wrong += !same(avx512::quotient(n, d, 1 / d), n / d); // as another processor may do it
         });
     }
     CHECK(bad_estimates == 0);
@@ -161,7 +162,6 @@ TEST_CASE("quotient: the same from every estimate within the bound") {
     std::uint64_t others = 0, wrong = 0;
     for (std::uint64_t i = one; i < 2 * one; i += every) {
         const float d = significand(i);
-        // From a correctly rounded reciprocal, every quotient is right.
         avx512::for_each_other_reciprocal(d, 1 / d, [&](float r) {
             ++others;
             CHECK(std::abs(static_cast<double>(d) * r - 1) < 0x1.01p-24);

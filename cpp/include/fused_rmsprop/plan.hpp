@@ -31,7 +31,7 @@ std::string forced_plan();
 
 /// The time per element, in nanoseconds, of a float32 step in the first cache with the divider and
 /// without; 0 where the instruction set in use has one way only.
-struct alignas(8) Calibration { // one word: read and set at once
+struct Calibration {
     float division = 0, refined = 0;
 };
 
@@ -64,7 +64,11 @@ public:
     Plan chosen() const noexcept { return plan_of(choices_); }
 
     /// Ends the step that choose() was called for. Without this call its time counts as zero.
-    void finished(Clock::time_point now = Clock::now()) noexcept;
+    void finished(Clock::time_point now) noexcept;
+    void finished() noexcept {
+        if (running_) // reading the clock takes time
+            finished(Clock::now());
+    }
 
 private:
     enum class Phase { measure_current, measure_other, rest };

@@ -5,8 +5,8 @@ constexpr std::size_t vector_bytes = 64;
 #include "vectors.inl"
 namespace {
 
-inline Vector<float> square_root(Vector<float> x) { return _mm512_maskz_sqrt_ps(0xFFFF, x); }
-inline Vector<double> square_root(Vector<double> x) { return _mm512_maskz_sqrt_pd(0xFF, x); }
+inline Vector<float> square_root(Vector<float> x) { return _mm512_sqrt_ps(x); }
+inline Vector<double> square_root(Vector<double> x) { return _mm512_sqrt_pd(x); }
 
 class Part {
 public:

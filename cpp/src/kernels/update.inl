@@ -14,40 +14,40 @@
 
 namespace {
 
-/// The formula up to the division of a step, for the lanes of a vector at element `i`.
-template <typename T, WeightDecay W, bool EpsInside, bool Centered>
+template <typename T>
 struct Fraction {
     Vector<T> param, grad_squared, numerator, denominator;
-
-    template <typename Lanes>
-    Fraction(const Pointers<T> &arrays, const Coefficients<Vector<T>> &c, std::size_t i,
-             const Lanes &at) {
-        const auto load = [&](const T *array) { return at.load(array + i); };
-        Vector<T> p = load(arrays.param);
-        Vector<T> g = c.grad_scale * load(arrays.grad);
-        if constexpr (W == WeightDecay::coupled)
-            g = g + c.weight_decay * p;
-        if constexpr (W == WeightDecay::decoupled)
-            p = p - c.weight_decay * p;
-
-        // Centered, square_avg is the variance itself. Stored as v - m**2 it would cancel, turn
-        // negative under a large steady gradient, and then NaN.
-        Vector<T> q;
-        if constexpr (Centered) {
-            const Vector<T> m = load(arrays.grad_avg), d = g - m;
-            q = c.alpha * load(arrays.square_avg) + c.alpha_one_minus_alpha * (d * d);
-            at.store(arrays.grad_avg + i, c.alpha * m + c.one_minus_alpha * g);
-        } else {
-            q = c.alpha * load(arrays.square_avg) + c.one_minus_alpha * (g * g);
-        }
-        at.store(arrays.square_avg + i, q);
-        param = p;
-        grad_squared = g * g;
-        // With momentum, lr stands here or in `finish`, and 1, which changes nothing, in the other.
-        numerator = c.lr_before_momentum * g;
-        denominator = EpsInside ? square_root(q + c.eps) : square_root(q) + c.eps;
-    }
 };
+
+/// The formula up to the division, for the lanes `at` of a vector at element `i`.
+template <typename T, WeightDecay W, bool EpsInside, bool Centered, typename Lanes>
+inline Fraction<T> begin(const Pointers<T> &arrays, const Coefficients<Vector<T>> &c, std::size_t i,
+                         const Lanes &at) {
+    const auto load = [&](const T *array) { return at.load(array + i); };
+    Vector<T> p = load(arrays.param);
+    Vector<T> g = c.grad_scale * load(arrays.grad);
+    if constexpr (W == WeightDecay::coupled)
+        g = g + c.weight_decay * p;
+    if constexpr (W == WeightDecay::decoupled)
+        p = p - c.weight_decay * p;
+
+    // Centered, square_avg is the variance itself. Stored as v - m**2 it would cancel, turn
+    // negative under a large steady gradient, and then NaN.
+    Vector<T> q;
+    if constexpr (Centered) {
+        const Vector<T> m = load(arrays.grad_avg), d = g - m;
+        q = c.alpha * load(arrays.square_avg) + c.alpha_one_minus_alpha * (d * d);
+        at.store(arrays.grad_avg + i, c.alpha * m + c.one_minus_alpha * g);
+    } else {
+        q = c.alpha * load(arrays.square_avg) + c.one_minus_alpha * (g * g);
+    }
+    at.store(arrays.square_avg + i, q);
+    // With momentum, lr stands here or in `finish`, and 1, which changes nothing, in the other.
+    return {.param = p,
+            .grad_squared = g * g,
+            .numerator = c.lr_before_momentum * g,
+            .denominator = EpsInside ? square_root(q + c.eps) : square_root(q) + c.eps};
+}
 
 /// The formula after the division.
 template <typename T, Momentum M, typename Lanes>
@@ -81,7 +81,6 @@ inline Coefficients<Vector<T>> broadcast_all(const Coefficients<T> &c) {
 
 template <typename T, WeightDecay W, Momentum M, bool EpsInside, bool Centered, bool Refined>
 void update(const Pointers<T> &pointers, const Coefficients<T> &scalars, std::size_t size) {
-    using ThisFraction = Fraction<T, W, EpsInside, Centered>;
     const Pointers<T> arrays = pointers;
     const Coefficients<Vector<T>> c = broadcast_all(scalars);
     std::size_t i = 0;
@@ -92,9 +91,10 @@ void update(const Pointers<T> &pointers, const Coefficients<T> &scalars, std::si
             RefinedQuotient<T> refined;
 #pragma GCC unroll 4
             for (std::size_t k = 0; k < group; ++k) {
-                const ThisFraction fraction(arrays, c, i + k * lanes<T>, Whole{});
-                p[k] = fraction.param, n[k] = fraction.numerator, d[k] = fraction.denominator;
-                refined.template note<EpsInside>(fraction.grad_squared, d[k]);
+                const Fraction<T> f =
+                    begin<T, W, EpsInside, Centered>(arrays, c, i + k * lanes<T>, Whole{});
+                p[k] = f.param, n[k] = f.numerator, d[k] = f.denominator;
+                refined.template note<EpsInside>(f.grad_squared, d[k]);
             }
             const bool exact = refined.is_exact();
 #pragma GCC unroll 4
@@ -104,8 +104,8 @@ void update(const Pointers<T> &pointers, const Coefficients<T> &scalars, std::si
         }
     }
     const auto one_vector = [&](const auto &at) {
-        const ThisFraction fraction(arrays, c, i, at);
-        finish<T, M>(arrays, c, i, at, fraction.param, fraction.numerator / fraction.denominator);
+        const Fraction<T> f = begin<T, W, EpsInside, Centered>(arrays, c, i, at);
+        finish<T, M>(arrays, c, i, at, f.param, f.numerator / f.denominator);
     };
     for (; i + lanes<T> <= size; i += lanes<T>)
         one_vector(Whole{});
