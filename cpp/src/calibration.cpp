@@ -27,8 +27,7 @@ struct alignas(64) Scratch {
 float nanoseconds(Scratch &scratch, bool refined_quotient) {
     const auto update =
         kernels::loops_for<float>(instruction_set()).update({.refined_quotient = refined_quotient});
-    const kernels::Coefficients<float> coefficients{.grad_scale = 1,
-                                                    .alpha = 0.5f,
+    const kernels::Coefficients<float> coefficients{.alpha = 0.5f,
                                                     .one_minus_alpha = 0.5f,
                                                     .eps = 1e-8f,
                                                     .lr_before_momentum = 1e-3f,

@@ -120,7 +120,7 @@ public:
     void run(const Tensor &t, const Tensor *next, std::size_t first, std::size_t size) {
         if (t.options != options_ || (t.options->bias_correction && t.step != step_))
             prepare(*t.options, t.step);
-        const bool two_loops = limited_ || t.options->ema_decay > 0;
+        const bool two_loops = scaled_ || t.options->ema_decay > 0;
         const std::size_t at_once = shared_.plan.prefetch ? prefetch_block / sizeof(T)
                                     : two_loops           ? cached_block / sizeof(T)
                                                           : size;
@@ -147,9 +147,9 @@ private:
             return array == nullptr ? nullptr : static_cast<T *>(array) + first;
         };
         const T *grad = static_cast<const T *>(t.grad) + first;
-        if (limited_) {
-            loops_->limit(limited_grad_, grad, scaling_, size);
-            grad = limited_grad_;
+        if (scaled_) {
+            loops_->limit(scaled_grad_, grad, scaling_, size);
+            grad = scaled_grad_;
         }
         update_({at(t.param), grad, at(t.square_avg), at(t.momentum_buffer), at(t.grad_avg)},
                 coefficients_, size);
@@ -172,13 +172,13 @@ private:
         const double scale = shared_.transform.grad_scale * shared_.clip_factor;
         const double limit = shared_.transform.max_grad_value.value_or(INFINITY);
         const double sign = o.maximize ? -1 : 1;
-        limited_ = std::isfinite(limit);
-        scaling_ = {rounded(scale), rounded(limit * shared_.clip_factor)};
+        // By a loop of its own: few steps need it, and each multiplication costs all others time.
+        scaled_ = sign * scale != 1 || std::isfinite(limit);
+        scaling_ = {rounded(sign * scale), rounded(limit * shared_.clip_factor)};
         const double decay_rate = o.decoupled_weight_decay ? o.lr : 1;
         const bool early = momentum == Momentum::none || o.lr_in_momentum;
         const double alpha = alpha_at(o, step);
-        coefficients_ = {.grad_scale = rounded(limited_ ? sign : sign * scale),
-                         .weight_decay = rounded(o.weight_decay * decay_rate),
+        coefficients_ = {.weight_decay = rounded(o.weight_decay * decay_rate),
                          .alpha = rounded(alpha),
                          .one_minus_alpha = rounded(1 - alpha),
                          .alpha_one_minus_alpha = rounded(alpha * (1 - alpha)),
@@ -202,8 +202,8 @@ private:
     kernels::Coefficients<T> coefficients_{};
     kernels::Scaling<T> scaling_{};
     T ema_decay_ = 0, one_minus_ema_decay_ = 0;
-    bool limited_ = false;
-    T limited_grad_[cached_block / sizeof(T)];
+    bool scaled_ = false;
+    T scaled_grad_[cached_block / sizeof(T)];
 };
 
 /// The factor that brings gradients of this norm down to `most`; NaN for a NaN.

@@ -24,7 +24,6 @@ struct Variant {
 /// The scalars of the formula, computed in double and rounded once.
 template <typename T>
 struct Coefficients {
-    T grad_scale{}; ///< negative to maximize
     T weight_decay{}, alpha{}, one_minus_alpha{}, alpha_one_minus_alpha{}, eps{}, momentum{};
     T lr_before_momentum{}; ///< of the two, one is 1 where there is momentum
     T lr_after_momentum{};

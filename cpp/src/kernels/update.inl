@@ -25,7 +25,7 @@ inline Fraction<T> begin(const Pointers<T> &arrays, const Coefficients<Vector<T>
                          const Lanes &at) {
     const auto load = [&](const T *array) { return at.load(array + i); };
     Vector<T> p = load(arrays.param);
-    Vector<T> g = c.grad_scale * load(arrays.grad);
+    Vector<T> g = load(arrays.grad); // scaled by step.cpp, if it must be
     if constexpr (W == WeightDecay::coupled)
         g = g + c.weight_decay * p;
     if constexpr (W == WeightDecay::decoupled)
@@ -68,8 +68,7 @@ inline void finish(const Pointers<T> &arrays, const Coefficients<Vector<T>> &c, 
 
 template <typename T>
 inline Coefficients<Vector<T>> broadcast_all(const Coefficients<T> &c) {
-    return {broadcast(c.grad_scale),
-            broadcast(c.weight_decay),
+    return {broadcast(c.weight_decay),
             broadcast(c.alpha),
             broadcast(c.one_minus_alpha),
             broadcast(c.alpha_one_minus_alpha),
