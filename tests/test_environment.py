@@ -138,8 +138,9 @@ def test_plan_by_environment_variable() -> None:
     done = run_python(show, check=False, FUSED_RMSPROP_PLAN="prefetch=yes")
     assert done.returncode != 0
     assert (
-        "ImportError: FUSED_RMSPROP_PLAN: 'prefetch=yes' has a part 'prefetch=yes'; valid, each once: "
-        "threads=1 to 1024, quotient=refined or division, prefetch=on or off, with commas between"
+        "ImportError: FUSED_RMSPROP_PLAN: 'prefetch=yes' has a part 'prefetch=yes'; valid, each "
+        "once: threads=1 to 1024, quotient=refined or division, prefetch=on or off, with commas "
+        "between"
     ) in done.stderr
     with pytest.raises(ValueError, match="valid, each once: threads=1 to 1024"):
         _core.force_plan("threads=0")
