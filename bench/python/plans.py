@@ -48,7 +48,8 @@ PLANS = tuple(
     for prefetch in ("off", "on")
 )
 CHOSEN = ""
-BLOCK, ROUNDS, SLEEP = 0.01, 7, 0.01  # seconds, rounds, seconds
+BLOCK, SLEEP, ROUNDS = 0.01, 0.01, 5  # seconds, seconds
+SETTLED = 50  # steps
 WORST = 1.1
 
 
@@ -84,15 +85,20 @@ def times(
     """Return the seconds per step, by plan and round."""
     p, g = drawn(elements, dtype)
     seconds: dict[str, list[float]] = {plan: [] for plan in (*PLANS, CHOSEN)}
-    opts = {plan: RMSProp(p, **options, threads=threads, grads=g) for plan in (PLANS[0], CHOSEN)}
-    step = {plan: opts[CHOSEN if plan == CHOSEN else PLANS[0]].step for plan in seconds}
-    for _ in range(60):  # until the choice is made
-        step[CHOSEN]()
-    repeats = repeats_for(step[CHOSEN], BLOCK)
-    for _, plan in itertools.product(range(ROUNDS), seconds):
-        _core.force_plan(plan)
-        time.sleep(SLEEP)
-        seconds[plan].append(timed_block(step[plan], repeats))
+    repeats = 0
+    for _ in range(ROUNDS):
+        # All plans use the same memory. A new optimizer has made its choice after some steps, and
+        # makes no other for a second.
+        opt = RMSProp(p, **options, threads=threads, grads=g)
+        _core.force_plan(CHOSEN)
+        for _ in range(SETTLED):
+            opt.step()
+        repeats = repeats or repeats_for(opt.step, BLOCK)
+        seconds[CHOSEN].append(timed_block(opt.step, repeats))
+        for plan in PLANS:
+            _core.force_plan(plan)
+            time.sleep(SLEEP)
+            seconds[plan].append(timed_block(opt.step, repeats))
     return seconds
 
 

@@ -98,7 +98,6 @@ void Tuner::record(const Period &period, Clock::time_point now) noexcept {
         if (now >= next_trial_) {
             cost_ = {};
             confirmed_ = true;
-            current_ = trial_ = {};
             tried_ = open_after(none);
             begin(Phase::measure_current, choices_, now);
         }
@@ -154,13 +153,11 @@ std::optional<bool> Tuner::compare() const noexcept {
 /// Ends a trial: goes on to the next choice, or rests.
 void Tuner::conclude(bool keep_other, Clock::time_point now) noexcept {
     const unsigned best = keep_other ? choices_ : choices_ ^ tried_;
-    if (keep_other)
-        current_ = trial_;
-    trial_ = {};
+    current_ = trial_ = {}; // what was measured is old: the first steps of a loop are slower
     confirmed_ = confirmed_ && !keep_other;
     tried_ = open_after(tried_);
     if (tried_ != none) {
-        begin(Phase::measure_other, best ^ tried_, now);
+        begin(Phase::measure_current, best, now);
         return;
     }
     rest_ = confirmed_ ? std::clamp<Clock::duration>(2 * rest_, shortest_rest, longest_rest)
