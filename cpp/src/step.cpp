@@ -75,7 +75,6 @@ struct Shared {
     Plan plan;
     const GradientTransform &transform;
     double clip_factor;
-    bool flush_denormals;
 };
 
 /// Asks for a block of each array that a step of the tensor uses, from the given byte on.
@@ -218,11 +217,8 @@ int update(std::span<const Tensor> tensors, const Work &work, const Execution &e
     const Plan plan = plan_of_step(work.bytes, work.refinable, execution);
     const int used =
         run_kernels(plan.threads, execution.flush_denormals, [&](int index, int count) {
-            const Shared shared{.set = set,
-                                .plan = plan,
-                                .transform = transform,
-                                .clip_factor = clip_factor,
-                                .flush_denormals = execution.flush_denormals};
+            const Shared shared{
+                .set = set, .plan = plan, .transform = transform, .clip_factor = clip_factor};
             TensorUpdater<float> update32(shared);
             TensorUpdater<double> update64(shared);
             for_slice(tensors, work.bytes, index, count,
