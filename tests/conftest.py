@@ -10,8 +10,8 @@ import pytest
 from fused_rmsprop import _core
 from support import restart_draws
 
-CONFIG = _core.config()
-SETS = CONFIG["instruction_sets"]
+SETS = _core.config()["instruction_sets"]
+FORCED = _core.plan()["forced"]
 #: Each instruction set, the first one with prefetching, the last once more without divisions.
 WAYS = {name: (name, "quotient=division,prefetch=off") for name in SETS["supported"]}
 WAYS[SETS["supported"][0]] = (SETS["supported"][0], "quotient=division,prefetch=on")
@@ -26,7 +26,7 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     _core.force_plan(plan)
     yield name
     _core.set_instruction_set(SETS["in_use"])
-    _core.force_plan(CONFIG["plan"]["forced"])
+    _core.force_plan(FORCED)
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,6 @@ std::vector<std::string_view> instruction_sets(Predicate keep) {
 py::dict config() {
     using namespace pybind11::literals;
     const ThreadLimits limits = thread_limits();
-    const Calibration measured = calibration();
     return py::dict(
         "version"_a = version(), "compiler"_a = compiler(), "openmp"_a = openmp(),
         "instruction_sets"_a = py::dict(
@@ -33,15 +32,22 @@ py::dict config() {
             "supported"_a = instruction_sets(supported), "in_use"_a = name(instruction_set())),
         "threads"_a = py::dict("available"_a = available_threads(), "openmp"_a = limits.openmp,
                                "affinity"_a = limits.affinity, "cgroup"_a = limits.cgroup,
-                               "forked"_a = limits.forked),
-        "plan"_a = py::dict("forced"_a = forced_plan(), "division_ns"_a = measured.division,
-                            "refined_ns"_a = measured.refined));
+                               "forked"_a = limits.forked));
+}
+
+/// Apart from config(), which the import asks for the version: this measures.
+py::dict plan() {
+    using namespace pybind11::literals;
+    const Calibration measured = calibration();
+    return py::dict("forced"_a = forced_plan(), "division_ns"_a = measured.division,
+                    "refined_ns"_a = measured.refined);
 }
 
 } // namespace
 
 void register_config(py::module_ &m) {
     m.def("config", &config);
+    m.def("plan", &plan);
     m.def("set_instruction_set", &set_instruction_set, py::arg("name"));
     m.def("force_plan", &force_plan, py::arg("plan"));
 }

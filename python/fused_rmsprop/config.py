@@ -33,7 +33,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")
     config = _core.config()
     if mode == "dicts":
-        return dict(config)
+        return {**config, "plan": _core.plan()}
     sets, threads = config["instruction_sets"], config["threads"]
     openmp, affinity, cgroup = (threads[k] or "none" for k in ("openmp", "affinity", "cgroup"))
     default = (
@@ -51,7 +51,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     print(f"  supported here  {', '.join(sets['supported'])}")
     print(f"  in use          {sets['in_use']}  (FUSED_RMSPROP_ISA=name chooses another)")
     print(f"default threads   {default}")
-    print(f"plan              {_describe_plan(**config['plan'])}")
+    print(f"plan              {_describe_plan(**_core.plan())}")
     return None
 
 
