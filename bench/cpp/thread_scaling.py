@@ -27,7 +27,7 @@ from report import environment, headline
 
 BYTES_PER_ELEMENT = {"plain": 20, "all": 36}
 SIZES = (1 << 15, 1 << 18, 1 << 20, 1 << 24, 1 << 26)
-ROUNDS = 5
+ROUNDS = 7
 
 
 class Row(NamedTuple):
@@ -85,13 +85,13 @@ def main() -> None:
     cases, sizes = "|".join(BYTES_PER_ELEMENT), "|".join(map(str, SIZES))
     pattern = f"(step|streams)/({cases})/float32/{widest_set()}/threads:.*/elements:({sizes})"
     rates, context = run(arguments.executable, pattern, arguments.rounds)
-    print(f"{'':26}GB/s: step  streams  step/streams  speed-up: step  streams")
-    print(f"{'':7}  elements  threads")
     results = rows(rates)
+    print(f"{'GB/s':>37}{'':16}speed-up over one thread")
+    print("        elements  threads    step  streams  step/streams    step  streams")
     for r in results:
         print(
-            f"{r.case:7}{r.elements:10,}{r.threads:9}{r.step_rate:10.1f}{r.streams_rate:9.1f}"
-            f"{r.step_of_streams:14.2f}{r.step_speedup:16.2f}{r.streams_speedup:9.2f}"
+            f"{r.case:6}{r.elements:10,}{r.threads:9}{r.step_rate:8.1f}{r.streams_rate:9.1f}"
+            f"{r.step_of_streams:14.2f}{r.step_speedup:8.2f}{r.streams_speedup:9.2f}"
         )
     if arguments.json:
         scaling = [r._asdict() for r in results]
