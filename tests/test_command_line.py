@@ -62,6 +62,6 @@ def test_demo_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
         main([])
 
 
-@pytest.mark.parametrize("module", ["optimizer", "functional"])
+@pytest.mark.parametrize("module", ["optimizer", "functional", "leafwise"])
 def test_examples_in_docstrings(module: str) -> None:
     check_docstrings(getattr(fused_rmsprop, module))

@@ -225,6 +225,7 @@ class NumpyVictim(CheckedOptimizer):
             self.hostile_setting, self.hostile_lr, self.hostile_params, self.hostile_group,
             self.hostile_state_dict, self.hostile_names, self.change_state, self.function,
             self.averages, self.accumulate, self.bind, self.change_bound, self.round_trip,
+            self.leafwise,
         ]  # fmt: skip
 
     def change_array(self) -> None:
@@ -368,6 +369,21 @@ class NumpyVictim(CheckedOptimizer):
         with self.opt.use_ema():
             if self.r.random() < 0.5:
                 change_in_place(self.r, self.r.choice(self.arrays), safe=True)
+
+    def leafwise(self) -> None:
+        """Of one leaf: after an error in a block of several, some have changed."""
+        i = self.r.randrange(3)
+        name = list(self.opt.state)[i]
+        grad = self.grads()[i]
+        scale = 1.0
+        if self.r.random() < 0.5:
+            grad = self.say(self.pick(*ARRAYS, lambda a: self.arrays[i])(grad))
+        elif self.r.random() < 0.5:
+            name = self.say(self.r.choice(NUMBERS))
+        else:
+            scale = self.say(self.r.choice(NUMBERS))
+        with self.opt.leafwise(scale) as update:
+            update(name, grad)
 
     def accumulate(self) -> None:
         self.opt.accumulate(self.nest(self.grads()))
