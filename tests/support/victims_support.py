@@ -36,7 +36,6 @@ NAMES = (
 SETTINGS = ("max_grad_norm", "max_grad_value", "on_nonfinite", "flush_denormals", "threads")
 FORMULA = set(NAMES) - {"initial_square_avg"}
 
-
 ALLOWED = (
     TypeError, ValueError, RuntimeError, KeyError, AttributeError, FloatingPointError, MemoryError,
     RecursionError, BoomError,
@@ -225,7 +224,6 @@ class NumpyVictim(CheckedOptimizer):
             self.hostile_setting, self.hostile_lr, self.hostile_params, self.hostile_group,
             self.hostile_state_dict, self.hostile_names, self.change_state, self.function,
             self.averages, self.accumulate, self.bind, self.change_bound, self.round_trip,
-            self.leafwise,
         ]  # fmt: skip
 
     def change_array(self) -> None:
@@ -265,11 +263,14 @@ class NumpyVictim(CheckedOptimizer):
         makers = [*ARRAYS, lambda a: self.arrays[i], lambda a: self.arrays[i].reshape(-1)[::-1]]
         makers += [lambda a: list(state.values())[-1], lambda a: self.memory[i].buffer]
         grads[i] = self.say(self.pick(*makers)(grads[i]))
-        entry = self.r.choice([self.opt.accumulate, self.opt.bind_grads, None, None])
-        if entry is None:
+        entry = self.r.choice(["accumulate", "bind_grads", "leafwise", "step", "step"])
+        if entry == "leafwise":
+            with self.opt.leafwise() as update:
+                update(list(self.opt.state)[i], grads[i])
+        elif entry == "step":
             self.checked_step(grads)
         else:
-            entry(self.nest(grads))
+            getattr(self.opt, entry)(self.nest(grads))
             self.opt.bind_grads(None)
 
     def hostile_container(self) -> None:
@@ -369,21 +370,6 @@ class NumpyVictim(CheckedOptimizer):
         with self.opt.use_ema():
             if self.r.random() < 0.5:
                 change_in_place(self.r, self.r.choice(self.arrays), safe=True)
-
-    def leafwise(self) -> None:
-        """Of one leaf: after an error in a block of several, some have changed."""
-        i = self.r.randrange(3)
-        name = list(self.opt.state)[i]
-        grad = self.grads()[i]
-        scale = 1.0
-        if self.r.random() < 0.5:
-            grad = self.say(self.pick(*ARRAYS, lambda a: self.arrays[i])(grad))
-        elif self.r.random() < 0.5:
-            name = self.say(self.r.choice(NUMBERS))
-        else:
-            scale = self.say(self.r.choice(NUMBERS))
-        with self.opt.leafwise(scale) as update:
-            update(name, grad)
 
     def accumulate(self) -> None:
         self.opt.accumulate(self.nest(self.grads()))
