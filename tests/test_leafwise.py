@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fused_rmsprop import RMSProp
+from fused_rmsprop import RMSProp, show_config
 from leafwise_support import NAMES, assert_twins, gradients, make, nested
 from reference import same_bits
 from support import draw, halved, threaded
@@ -66,6 +67,21 @@ def test_steps_and_blocks_alternate() -> None:
     assert_twins(ours, twin)
 
 
+def test_leaves_of_a_group_that_came_later() -> None:
+    p, new, twins = np.ones(3), np.ones(4), [np.ones(3), np.ones(4)]
+    opt, twin = RMSProp([p]), RMSProp([{"params": a} for a in twins])
+    for grads in ([np.ones(3), None], [np.full(3, 0.5), np.ones(4)]):
+        with opt.leafwise() as update:
+            if grads[1] is not None:
+                update("new", grads[1])
+            update("0", grads[0])
+        twin.step(grads)
+        if opt.step_count == 1:
+            opt.add_param_group({"params": new, "name": "new"})
+    assert same_bits(p, twins[0])
+    assert same_bits(new, twins[1])
+
+
 def test_a_team_updates_large_leaves() -> None:
     p = np.ones(100_000)
     opt = threaded(RMSProp([p, np.ones(1)], threads=2))
@@ -73,6 +89,22 @@ def test_a_team_updates_large_leaves() -> None:
         update("1", np.ones(1))
         update("0", np.ones(p.size))
     assert opt.threads_used == 2
+
+
+@pytest.mark.skipif(
+    show_config("dicts")["threads"]["available"] < 2, reason="there is one thread only"
+)
+def test_the_number_of_threads_is_measured_for_each_leaf() -> None:
+    opt = RMSProp([np.ones(400_000, np.float32), np.ones(500_000, np.float32)])
+    grads = [np.full_like(p, 0.1) for p in opt.param_groups[0]["params"]]
+    used: list[set[int]] = [set(), set()]
+    deadline = time.monotonic() + 60
+    while min(map(len, used)) < 2:  # a trial compares both
+        assert time.monotonic() < deadline, used
+        with opt.leafwise() as update:
+            for i, grad in enumerate(grads):
+                update(str(i), grad)
+                used[i].add(opt.threads_used)
 
 
 def test_a_single_array_and_a_subclass() -> None:

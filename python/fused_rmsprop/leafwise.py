@@ -21,9 +21,8 @@ class Leafwise(GroupedOptimizer):
 
         Its gradient is then still in the processor's cache, and its memory is free for the next.
         That pays if one layer's arrays fit the last-level cache and all layers' together do not.
-        Otherwise `step` is faster, which updates all leaves in one parallel pass. The result is,
-        bit for bit, that of one `step` with the same gradients, and None for leaves without an
-        update.
+        Otherwise prefer `step`, one call and one parallel pass. The result is, bit for bit, that of
+        one `step` with the same gradients, and None for leaves without an update.
 
         Parameters
         ----------
