@@ -172,6 +172,15 @@ def test_functions_of_the_step_are_asked_once() -> None:
     assert asked in ([0, 1], [1])
 
 
+def test_there_is_no_norm_afterwards() -> None:
+    opt = RMSProp(np.ones(2), on_nonfinite="raise")
+    opt.step(np.ones(2))
+    assert opt.grad_norm is not None
+    with opt.leafwise():
+        pass
+    assert opt.grad_norm is None
+
+
 def test_settings_hold_to_the_end_of_the_block() -> None:
     ours, twin = make(max_grad_value=0.1), make(max_grad_value=0.1)
     grads = gradients(ours[1], 1)

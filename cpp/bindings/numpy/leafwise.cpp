@@ -111,12 +111,10 @@ void Leafwise::update(const py::object &name, const py::object &grad) {
     slot.group->count_step(slot.index);
     updated_[i] = true;
     ++updates_;
-    const GilLock lock(stepper_.mutex);
-    stepper_.grad_norm.reset(); // of all gradients together there is none
 }
 
 Leafwise::Turn::~Turn() {
-    claim.release();
+    claim.release(); // before the look at left_, which exit() sets before it tries to have its turn
     if (!block.left_)
         return;
     try {
@@ -140,6 +138,7 @@ void Leafwise::leave(bool counts) noexcept {
     if (counts) {
         const GilLock lock(stepper_.mutex);
         ++stepper_.step_count;
+        stepper_.grad_norm.reset(); // only norms of single gradients were taken
     }
     claim_.reset();
     const auto bound = std::exchange(bound_, {}); // destroying an object may run code

@@ -56,8 +56,7 @@ private:
     double grad_scale_;
     std::int64_t after_;
     Ownership calls_;
-    std::atomic<bool> left_{false};
-    bool entered_ = false;
+    std::atomic<bool> entered_{false}, left_{false};
     std::unique_ptr<Claim> claim_; ///< inside the block
     NumpyStepper::Settings settings_;
     std::vector<py::object> bound_; ///< the bound gradients, one per slot, or none at all
