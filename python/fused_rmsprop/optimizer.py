@@ -9,8 +9,8 @@ from typing import Any
 from fused_rmsprop import _core
 from fused_rmsprop.base import NO_AVERAGES, nonfinite_error
 from fused_rmsprop.checkpoint.saving import Saving
+from fused_rmsprop.groups.leafwise import Leafwise
 from fused_rmsprop.groups.specs import is_group, is_list_of_groups
-from fused_rmsprop.leafwise import Leafwise
 from fused_rmsprop.options import (
     GROUP_OPTIONS,
     OPTIMIZER_OPTIONS,
