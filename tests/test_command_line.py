@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -63,6 +64,6 @@ def test_demo_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
         main([])
 
 
-@pytest.mark.parametrize("module", ["optimizer", "functional"])
+@pytest.mark.parametrize("module", ["optimizer", "functional", "groups.leafwise"])
 def test_examples_in_docstrings(module: str) -> None:
-    check_docstrings(getattr(fused_rmsprop, module))
+    check_docstrings(importlib.import_module(f"fused_rmsprop.{module}"))

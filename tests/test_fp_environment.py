@@ -43,6 +43,11 @@ class Case:
         with self.opt.use_ema():
             self.found.append(self.p.copy())
 
+    def leafwise(self) -> None:
+        self.opt.max_grad_norm, self.opt.max_grad_value = None, 0.2
+        with self.opt.leafwise(0.3) as update:
+            update("param", self.g)
+
     def results(self) -> list[Any]:
         arrays = [self.p, *self.opt.state["param"].values(), *self.found]
         return [np.asarray(array) for array in arrays] + [np.asarray(self.opt.grad_norm or 0.0)]
@@ -52,6 +57,7 @@ ENTRIES: dict[str, Callable[[Case], Any]] = {
     "constructor": lambda case: case.made(),
     "step": lambda case: case.opt.step(case.g),
     "scaled step": lambda case: case.opt.step(case.g, grad_scale=0.3),
+    "leafwise": Case.leafwise,
     "accumulate": Case.accumulated,
     "lr": lambda case: setattr(case.opt, "lr", 0.3),
     "update": lambda case: case.opt.param_groups[0].update(centered=False, alpha=0.7),

@@ -119,6 +119,23 @@ def test_one_optimizer_in_several_threads(size: int) -> None:
 
 
 @sizes
+def test_updating_the_leaves_of_one_block_in_several_threads(size: int) -> None:
+    """Each leaf is updated once; each other call is refused and changes nothing."""
+    params = parameters(size)
+    opt, grads = RMSProp(params, momentum=0.9), gradients(params)
+    for _ in range(STEPS // 4):
+        with opt.leafwise() as update:
+
+            def train(name: str, update: Any = update) -> None:
+                while refused(lambda: update(name, grads[name])):
+                    pass
+
+            at_once(partial(train, "a"), partial(train, "b"))
+    assert [int(state["step"]) for state in opt.state.values()] == [STEPS // 4, STEPS // 4]
+    assert_same(params, after(STEPS // 4, size, momentum=0.9))
+
+
+@sizes
 def test_accumulating_in_several_threads(size: int) -> None:
     """None is lost, not even among the first ones, which need an array for the sum."""
     for _ in range(30):

@@ -205,7 +205,13 @@ def in_averages() -> tuple[Any, Any]:
     return owner, opt
 
 
-@pytest.mark.parametrize("make", [in_dict, in_array, in_grads, in_averages])
+def in_block() -> tuple[Any, Any]:
+    owner, opt = in_dict()
+    owner.block = opt.leafwise()
+    return owner, opt
+
+
+@pytest.mark.parametrize("make", [in_dict, in_array, in_grads, in_averages, in_block])
 def test_a_cycle_through_an_optimizer_is_collected(make: Callable[[], tuple[Any, Any]]) -> None:
     owner, opt = make()
     owner.optimizer = opt

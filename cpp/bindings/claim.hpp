@@ -10,9 +10,9 @@
 
 namespace fused_rmsprop::bindings {
 
-/// `averages` is the claim of use_ema(). It stays valid in a forked child, which is inside the
-/// `with` block too.
-enum class Reason : std::uint8_t { change, averages };
+/// `averages` and `leafwise` are the claims of use_ema() and leafwise(). They stay valid in a
+/// forked child, which is inside the `with` block too.
+enum class Reason : std::uint8_t { change, averages, leafwise };
 
 class Ownership {
 public:
@@ -25,7 +25,7 @@ public:
         const Token mine = token(reason);
         Token owner = owner_.load(std::memory_order_relaxed);
         do {
-            if (owner != nobody && (same_process(owner, mine) || is_for_averages(owner)))
+            if (owner != nobody && (same_process(owner, mine) || is_for_block(owner)))
                 throw std::runtime_error(refusal(owner, mine));
         } while (!owner_.compare_exchange_weak(owner, mine, std::memory_order_acquire,
                                                std::memory_order_relaxed));
@@ -44,16 +44,19 @@ public:
     }
 
 private:
-    static constexpr unsigned reason_bit = 1, process_bit = 2, thread_bit = 32;
+    static constexpr unsigned reason_bit = 1, process_bit = 3, thread_bit = 32;
 
     static Token token(Reason reason) noexcept {
         static std::atomic<std::uint32_t> threads{0};
         thread_local const Token thread = ++threads;
-        const Token process = static_cast<Token>(fork_generation()) & 0x3FFFFFFF;
+        const Token process = static_cast<Token>(fork_generation()) & 0x1FFFFFFF;
         return 1 | static_cast<Token>(reason) << reason_bit | process << process_bit |
                thread << thread_bit;
     }
-    static bool is_for_averages(Token owner) noexcept { return owner >> reason_bit & 1; }
+    static Reason reason_of(Token owner) noexcept {
+        return static_cast<Reason>(owner >> reason_bit & 3);
+    }
+    static bool is_for_block(Token owner) noexcept { return reason_of(owner) != Reason::change; }
     static bool same_thread(Token a, Token b) noexcept {
         return a >> thread_bit == b >> thread_bit;
     }
@@ -62,7 +65,10 @@ private:
                static_cast<std::uint32_t>(b) >> process_bit;
     }
     static const char *refusal(Token owner, Token mine) noexcept {
-        if (is_for_averages(owner))
+        if (reason_of(owner) == Reason::leafwise)
+            return "this optimizer is inside leafwise(), in the middle of the updates of one step: "
+                   "leave the with block first";
+        if (reason_of(owner) == Reason::averages)
             return "this optimizer is inside use_ema(), where the parameters are their averages: "
                    "leave the with block first";
         return same_thread(owner, mine)

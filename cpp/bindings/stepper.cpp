@@ -30,24 +30,29 @@ Execution Stepper::tuned_execution() {
     return tuned;
 }
 
+Stepper::Settings Stepper::settings(double grad_scale) const {
+    const GilLock lock(mutex);
+    Settings now{execution, transform, on_nonfinite_ == raise};
+    now.transform.grad_scale = grad_scale;
+    now.transform.on_nonfinite =
+        on_nonfinite_ == propagate ? OnNonfinite::propagate : OnNonfinite::skip;
+    return now;
+}
+
 Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, double grad_scale,
                                    std::size_t release_gil_from_bytes) {
-    const Execution tuned = tuned_execution();
-    GradientTransform how;
-    bool refuse = false;
-    {
-        const GilLock lock(mutex);
-        how = transform;
-        how.on_nonfinite = on_nonfinite_ == propagate ? OnNonfinite::propagate : OnNonfinite::skip;
-        refuse = on_nonfinite_ == raise;
-    }
-    how.grad_scale = grad_scale;
+    Settings tuned = settings(grad_scale);
+    tuned.execution.tuner = &tuner_;
+    return run_step(tensors, tuned, release_gil_from_bytes);
+}
 
+Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, const Settings &settings,
+                                   std::size_t release_gil_from_bytes) {
     StepResult result;
     without_gil(bytes_to_step(tensors) >= release_gil_from_bytes,
-                [&] { result = step(tensors, tuned, how); });
+                [&] { result = step(tensors, settings.execution, settings.transform); });
 
-    if (result.skipped && refuse) {
+    if (result.skipped && settings.refuses_nonfinite) {
         nonfinite_ = result.nonfinite;
         return Outcome::refused;
     }

@@ -48,9 +48,19 @@ protected:
         refused, ///< the same, and the caller wants an error: nonfinite() says which tensor
     };
 
+    /// A copy of the settings, which later changes do not reach.
+    struct Settings {
+        Execution execution;
+        GradientTransform transform;
+        bool refuses_nonfinite = false; ///< instead of skipping the step
+    };
+    Settings settings(double grad_scale) const;
+
     /// One step, without the GIL if it reads that many bytes of parameters. Changes that other
     /// threads make to the settings meanwhile have no effect on it.
     Outcome run_step(std::span<const Tensor> tensors, double grad_scale,
+                     std::size_t release_gil_from_bytes);
+    Outcome run_step(std::span<const Tensor> tensors, const Settings &settings,
                      std::size_t release_gil_from_bytes);
 
     /// `execution`, for a step and for work beside it.

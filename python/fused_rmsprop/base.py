@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -78,7 +80,16 @@ class Optimizer:
         return self._stepper.skipped_steps
 
 
-def nonfinite_error(what: str, grad: NDArray[Any], kept: str = "") -> FloatingPointError:
+def unknown_name(name: str, known: Sequence[str]) -> KeyError:
+    """The error for a name that no parameter has, with the one that is probably meant."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"is {near[0]!r} meant? There" if near else "there"
+    return KeyError(f"there is no parameter {name!r}; {hint} are {', '.join(known)}")
+
+
+def nonfinite_error(
+    what: str, grad: NDArray[Any], unchanged: str = "nothing has changed"
+) -> FloatingPointError:
     """The error for a gradient that is not finite: which it is, and where.
 
     Parameters
@@ -87,8 +98,8 @@ def nonfinite_error(what: str, grad: NDArray[Any], kept: str = "") -> FloatingPo
         The name of the gradient.
     grad : array
         Its values. If all are finite, scaling them made them overflow.
-    kept : str
-        A sentence on what else has not changed.
+    unchanged : str
+        A sentence on what has not changed.
     """
     wrong = ~np.isfinite(grad)
     count = int(np.count_nonzero(wrong))
@@ -100,4 +111,4 @@ def nonfinite_error(what: str, grad: NDArray[Any], kept: str = "") -> FloatingPo
             f"has {count} NaN or infinite element{'s' * (count > 1)}, the first at index {place}: "
             f"{float(grad[place])}"
         )
-    return FloatingPointError(f"{what} {problem}; nothing has changed{kept}")
+    return FloatingPointError(f"{what} {problem}; {unchanged}")

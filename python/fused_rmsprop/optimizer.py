@@ -9,6 +9,7 @@ from typing import Any
 from fused_rmsprop import _core
 from fused_rmsprop.base import NO_AVERAGES, nonfinite_error
 from fused_rmsprop.checkpoint.saving import Saving
+from fused_rmsprop.groups.leafwise import Leafwise
 from fused_rmsprop.groups.specs import is_group, is_list_of_groups
 from fused_rmsprop.options import (
     GROUP_OPTIONS,
@@ -22,7 +23,7 @@ from fused_rmsprop.values import Number, Schedulable, as_scale
 _ONE = 1.0
 
 
-class RMSProp(Saving):
+class RMSProp(Leafwise, Saving):
     r"""RMSProp for NumPy arrays, updated where they lie in one fused pass.
 
     .. math::
@@ -231,7 +232,8 @@ class RMSProp(Saving):
             With ``on_nonfinite="raise"``, if a gradient is NaN or infinite. Nothing has changed.
         RuntimeError
             If another thread is in the middle of a step of this optimizer, or made one while
-            this step asked functions of the step, or inside `use_ema`. Nothing has changed then.
+            this step asked functions of the step, or inside `use_ema` or `leafwise`. Nothing has
+            changed then.
         """
         after = -1
         for group in self._groups:
@@ -246,7 +248,7 @@ class RMSProp(Saving):
         if nonfinite is not None:
             sums = self._stepper.accumulated > 0
             kept = ", and the sums are kept: discard_accumulated() drops them" if sums else ""
-            raise nonfinite_error(*nonfinite, kept)
+            raise nonfinite_error(*nonfinite, "nothing has changed" + kept)
 
     def accumulate(self, grads: object = None) -> None:
         """Add gradients to the sum; the next ``step()`` takes its mean.

@@ -43,8 +43,8 @@ def operations_for(kind: str, front_end: str) -> tuple[Operation, ...]:
     operations: tuple[Operation, ...] = world_of(front_end).operations
     if kind == "memory":  # safetensors itself ends the process when it has no memory
         return tuple(o for o in operations if "safetensors" not in o.name)
-    if kind == "fork":  # a child inside use_ema stays inside it
-        return tuple(o for o in operations if o.name != "use_ema")
+    if kind == "fork":  # a child inside one of these blocks stays inside it
+        return tuple(o for o in operations if o.name not in ("use_ema", "leafwise"))
     return operations
 
 

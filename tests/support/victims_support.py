@@ -36,7 +36,6 @@ NAMES = (
 SETTINGS = ("max_grad_norm", "max_grad_value", "on_nonfinite", "flush_denormals", "threads")
 FORMULA = set(NAMES) - {"initial_square_avg"}
 
-
 ALLOWED = (
     TypeError, ValueError, RuntimeError, KeyError, AttributeError, FloatingPointError, MemoryError,
     RecursionError, BoomError,
@@ -264,11 +263,14 @@ class NumpyVictim(CheckedOptimizer):
         makers = [*ARRAYS, lambda a: self.arrays[i], lambda a: self.arrays[i].reshape(-1)[::-1]]
         makers += [lambda a: list(state.values())[-1], lambda a: self.memory[i].buffer]
         grads[i] = self.say(self.pick(*makers)(grads[i]))
-        entry = self.r.choice([self.opt.accumulate, self.opt.bind_grads, None, None])
-        if entry is None:
+        entry = self.r.choice(["accumulate", "bind_grads", "leafwise", "step", "step"])
+        if entry == "leafwise":
+            with self.opt.leafwise() as update:
+                update(list(self.opt.state)[i], grads[i])
+        elif entry == "step":
             self.checked_step(grads)
         else:
-            entry(self.nest(grads))
+            getattr(self.opt, entry)(self.nest(grads))
             self.opt.bind_grads(None)
 
     def hostile_container(self) -> None:

@@ -79,6 +79,7 @@ NUMPY_ALONE = (
     Operation("accumulate", ("accumulate", "accumulate", "step_accumulated") * 2),
     Operation("accumulate, discard", ("accumulate", "discard", "step") * 2),
     Operation("bound gradients", ("bind", *("step_bound",) * 6, "unbind")),
+    Operation("leafwise", ("leafwise",) * 10, FULL),
 )
 FILES = tuple(Operation(f"save {f}", (f"save_{f}",), FULL, True) for f in FORMATS)
 LOADS = tuple(Operation(f"load {f}", (f"load_{f}",), FULL, True) for f in FORMATS)
@@ -185,6 +186,10 @@ class NumpyWorld(World):
         grads = self.grads(self.opt.step_count)
         grads[0] = np.asfortranarray(grads[0])
         self.opt.step(self.nest(grads))
+
+    def leafwise(self) -> None:
+        with self.opt.leafwise() as update:  # one leaf: the step is made or not made
+            update("w.0", self.grads(self.opt.step_count)[0])
 
     def accumulate(self) -> None:
         self.opt.accumulate(self.nest(self.grads(self.opt.step_count)))

@@ -9,12 +9,10 @@
 #include "../register.hpp"
 #include "averages.hpp"
 #include "change.hpp"
+#include "leafwise.hpp"
 
 namespace fused_rmsprop::bindings {
 namespace {
-
-// Below this much work, letting another Python thread in costs more than it gives.
-constexpr std::size_t release_gil_from_bytes = 4096;
 
 /// All memory that a step of these groups writes to.
 WrittenMemory written_by(const std::vector<HeldGroup> &groups) {
@@ -88,6 +86,7 @@ void NumpyStepper::refresh() {
     written_ = written_by(groups_);
     slots_.clear();
     tensors_.clear();
+    leaves_.reset();
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         Group &group = *groups_[g].group;
         for (std::size_t i = 0; i < group.parameters().size(); ++i) {
@@ -106,12 +105,12 @@ void NumpyStepper::refresh() {
     }
 }
 
-/// Appends the gradients of all parameters to given_.
-void NumpyStepper::flatten(const py::object &grads) {
+/// Appends the gradients of all parameters to `out`.
+void NumpyStepper::flatten(const py::object &grads, std::vector<py::object> &out) const {
     if (groups_.empty())
         throw py::value_error("there are no parameter groups");
     if (!grouped_) {
-        groups_.front()->tree().flatten(grads, grad_root(0), given_);
+        groups_.front()->tree().flatten(grads, grad_root(0), out);
         return;
     }
     if (!PyList_Check(grads.ptr()) && !PyTuple_Check(grads.ptr()))
@@ -122,7 +121,7 @@ void NumpyStepper::flatten(const py::object &grads) {
         throw py::value_error("grads has " + std::to_string(items.size()) + " items; there are " +
                               std::to_string(groups_.size()) + " parameter groups");
     for (std::size_t g = 0; g < groups_.size(); ++g)
-        groups_[g]->tree().flatten(items[g], grad_root(g), given_);
+        groups_[g]->tree().flatten(items[g], grad_root(g), out);
 }
 
 /// The address of a gradient's elements in the order of the parameter's, after every check.
@@ -223,7 +222,7 @@ void NumpyStepper::read(const py::object &grads) {
                               "backward pass fills, RMSProp(params, grads=arrays)");
     refresh();
     forget(given_); // a child forked during a step still has them
-    flatten(grads.is_none() ? bound_ : grads);
+    flatten(grads.is_none() ? bound_ : grads, given_);
     for (std::size_t i = 0; i < slots_.size(); ++i) {
         prefetch(i);
         tensors_[i].grad = given_[i] ? gradient(slots_[i], given_[i]) : nullptr;
@@ -280,12 +279,15 @@ void NumpyStepper::traverse(Visitor &visit) const {
     visit.each(given_);
     for (const Slot &slot : slots_)
         visit(slot.ordered_grad);
+    if (leaves_)
+        visit(leaves_->slots);
 }
 
 void NumpyStepper::clear() {
     // Moved out first: destroying an object may run code, which must find nothing here.
     const auto groups = std::exchange(groups_, {});
     const auto slots = std::exchange(slots_, {});
+    const auto leaves = std::exchange(leaves_, {});
     py::object bound = py::none();
     {
         const GilLock lock(mutex);
@@ -321,7 +323,15 @@ void register_numpy(py::module_ &m) {
         .def("discard_accumulated", &NumpyStepper::discard_accumulated)
         .def("change", [](py::object self) { return std::make_unique<Change>(std::move(self)); })
         .def("averages",
-             [](py::object self) { return std::make_unique<Averages>(std::move(self)); });
+             [](py::object self) { return std::make_unique<Averages>(std::move(self)); })
+        .def(
+            "leafwise",
+            [](py::object self, double grad_scale, std::int64_t after, py::object unknown,
+               py::object nonfinite) {
+                return std::make_unique<Leafwise>(std::move(self), grad_scale, after,
+                                                  std::move(unknown), std::move(nonfinite));
+            },
+            py::arg("grad_scale"), py::arg("after"), py::arg("unknown"), py::arg("nonfinite"));
 
     const auto add_counter = [&](const char *name, std::int64_t NumpyStepper::*counter) {
         stepper.def_property(
@@ -342,6 +352,7 @@ void register_numpy(py::module_ &m) {
     m.def("zeros_in_order_of", &zeros_in_order_of, py::arg("param"));
     register_change(m);
     register_averages(m);
+    register_leafwise(m);
 }
 
 } // namespace fused_rmsprop::bindings

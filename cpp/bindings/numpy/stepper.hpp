@@ -21,6 +21,8 @@ struct HeldGroup {
 };
 
 class NumpyStepper : public Stepper {
+    friend class Leafwise; // steps the slots one by one
+
 public:
     /// The present groups and the Python objects in the list. Throws if arrays share memory.
     std::vector<HeldGroup> with_groups(const py::list &added) const;
@@ -70,6 +72,9 @@ public:
     void clear();
 
 private:
+    // Below this much work, letting another Python thread in costs more than it gives.
+    static constexpr std::size_t release_gil_from_bytes = 4096;
+
     /// One parameter of one group, and facts derived from it.
     struct Slot {
         Group *group;
@@ -79,10 +84,15 @@ private:
         py::object ordered_grad = {};       ///< for gradients in another memory order
         const Parameter &parameter() const { return group->parameters()[index]; }
     };
+    /// What steps of single slots need beside them.
+    struct Leaves {
+        py::dict slots; ///< the index of each slot by the name of its parameter
+        std::vector<Tuner> tuners;
+    };
 
     std::string grad_root(std::size_t group) const;
     void refresh();
-    void flatten(const py::object &grads);
+    void flatten(const py::object &grads, std::vector<py::object> &out) const;
     void read(const py::object &grads);
     void read_sums();
     const void *gradient(Slot &slot, const py::object &grad);
@@ -95,7 +105,8 @@ private:
     bool grouped_ = false;
     std::vector<Slot> slots_;
     std::vector<Tensor> tensors_;        ///< one per slot
-    std::vector<std::uint64_t> layouts_; ///< of each group, when slots_ and tensors_ were made
+    std::optional<Leaves> leaves_;       ///< made at the first need
+    std::vector<std::uint64_t> layouts_; ///< of each group, when the three were made
     WrittenMemory written_;
     py::object bound_ = py::none();
     std::vector<py::object> given_; ///< of the step under way; kept for its capacity

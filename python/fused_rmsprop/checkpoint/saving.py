@@ -54,7 +54,7 @@ class Saving(GroupedOptimizer):
         Raises
         ------
         RuntimeError
-            If another thread is in the middle of a step, or inside `use_ema`.
+            If another thread is in the middle of a step, or inside `use_ema` or `leafwise`.
         """
         return state_dict_of(self._stepper, self._groups)
 
@@ -95,7 +95,7 @@ class Saving(GroupedOptimizer):
             If the suffix is another, safetensors is not installed, the file cannot be written, or
             an array was reshaped, resized or replaced since the optimizer was made.
         RuntimeError
-            If another thread is in the middle of a step, or inside `use_ema`.
+            If another thread is in the middle of a step, or inside `use_ema` or `leafwise`.
 
         Notes
         -----

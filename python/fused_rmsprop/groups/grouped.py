@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fused_rmsprop import _core
-from fused_rmsprop.base import Optimizer
+from fused_rmsprop.base import Optimizer, unknown_name
 from fused_rmsprop.groups.group import Group, State
 from fused_rmsprop.groups.param_group import ParamGroup
 from fused_rmsprop.groups.specs import checked_container
@@ -155,7 +155,7 @@ class GroupedOptimizer(Optimizer):
                     if options["eps_inside_sqrt"]:
                         return np.asarray(options["lr"] / np.sqrt(v + options["eps"]), v.dtype)
                     return np.asarray(options["lr"] / (np.sqrt(v) + options["eps"]), v.dtype)
-        raise KeyError(f"there is no parameter {name!r}; there are {', '.join(self.state)}")
+        raise unknown_name(name, [*self.state])
 
     @property
     def state(self) -> Mapping[str, State]:
