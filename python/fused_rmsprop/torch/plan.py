@@ -93,10 +93,10 @@ class Plan:
     changed only while the stepper is claimed, and a signal may interrupt that anywhere.
     """
 
-    def __init__(self, stepper: _core.TorchStepper, shared: Set[int] = frozenset()) -> None:
+    def __init__(self, stepper: _core.TorchStepper) -> None:
         self.stepper = stepper
         #: The ids of parameters that share memory with parameters of other plans.
-        self.shared = shared
+        self.shared: Set[int] = frozenset()
         #: The place of the first group among all groups of the optimizer.
         self.first = 0
         #: The options of each group, for the kernel.
