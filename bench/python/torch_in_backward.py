@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch_step import Loss, model
 from tqdm import tqdm
 
 from fused_rmsprop.torch import RMSprop
 
 from report import environment, headline, with_unit
+from torch_step import Loss, model
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "torch": torch.optim.RMSprop,

@@ -115,6 +115,18 @@ def test_a_step_is_made_of_gradients_that_are_set_by_hand() -> None:
     assert_same(act)
 
 
+def test_a_parameter_that_is_no_leaf_is_stepped_by_step() -> None:
+    results = []
+    for in_backward in (True, False):
+        p = torch.ones(3, requires_grad=True) * 2
+        p.retain_grad()
+        opt = RMSprop([p], in_backward=in_backward)
+        (p * 3).sum().backward()
+        opt.step()
+        results.append(p.detach())
+    assert same(*results)
+
+
 def test_each_backward_pass_updates() -> None:
     network, opt = made(True)
     for step in range(3):

@@ -71,6 +71,7 @@ def test_groups_that_are_meddled_with() -> None:
             left = [p for p in network.parameters() if p.grad is not None]
             assert len(left) == 1
             assert left[0] is gone
+            assert not gone._post_accumulate_grad_hooks
         opt.step()
         opt.zero_grad()
         opt.param_groups[0]["params"].append(gone)
@@ -235,6 +236,7 @@ def test_threads_whose_updates_meet_wait_for_one_another(dtype: Any) -> None:
 
 FORK = """
 import os
+import signal
 import threading
 
 import torch
@@ -256,6 +258,7 @@ holds.wait()
 child = os.fork()
 if child == 0:
     code = 1
+    signal.alarm(30)  # in case it waits for ever
     try:
         p.grad = torch.ones(3)
         opt._in_backward.update(opt, p)
