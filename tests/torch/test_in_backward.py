@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import Any
 
@@ -20,28 +21,30 @@ from in_backward_support import (
 )
 from torch_support import RMSprop, torch
 
+TORCHS_OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"momentum": 0.9, "centered": True, "weight_decay": 0.1},
+    {"maximize": True, "foreach": True},
+    {"lr": torch.tensor(0.02)},
+    {"eps": 0},
+]
+OWN_OPTIONS: list[dict[str, Any]] = [
+    {"momentum": 0.9, "nesterov": True, "ema_decay": 0.9, "initial_square_avg": 1.0},
+    {"momentum": 0.5, "lr_in_momentum": True, "eps_inside_sqrt": True},
+    {"bias_correction": True, "decoupled_weight_decay": True, "weight_decay": 0.1},
+    {"max_grad_value": 0.1, "on_nonfinite": "raise", "flush_denormals": False, "threads": 2},
+]
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+
 @pytest.mark.parametrize(
-    "options",
+    ("dtype", "options"),
     [
-        {},
-        {"momentum": 0.9, "centered": True, "weight_decay": 0.1},
-        {"maximize": True, "foreach": True},
-        {"lr": torch.tensor(0.02)},
-        {"eps": 0},
-        {"momentum": 0.9, "nesterov": True, "ema_decay": 0.9, "initial_square_avg": 1.0},
-        {"momentum": 0.5, "lr_in_momentum": True, "eps_inside_sqrt": True},
-        {"bias_correction": True, "decoupled_weight_decay": True, "weight_decay": 0.1},
-        {"max_grad_value": 0.1, "on_nonfinite": "raise", "flush_denormals": False, "threads": 2},
+        *itertools.product([torch.float32, torch.float64], TORCHS_OPTIONS + OWN_OPTIONS),
+        *itertools.product([torch.bfloat16], TORCHS_OPTIONS),  # which torch steps
     ],
     ids=str,
 )
 def test_it_has_the_bits_of_the_ordinary_loop(dtype: Any, options: dict[str, Any]) -> None:
-    own = options.keys() - {"lr", "momentum", "centered", "weight_decay", "maximize", "foreach"}
-    if dtype == torch.bfloat16 and own - {"eps"}:
-        pytest.skip("torch steps bfloat16, and lacks these options")
-
     def act(in_backward: bool) -> Trained:
         network, opt = made(in_backward, dtype, **options)
         train(network, opt, 6)
