@@ -19,7 +19,7 @@ from in_backward_support import (
     train,
     values,
 )
-from torch_support import RMSprop, torch
+from torch_support import RMSprop, private, torch
 
 TORCHS_OPTIONS: list[dict[str, Any]] = [
     {},
@@ -177,9 +177,10 @@ def test_turning_it_on_and_off() -> None:
     assert_same(act)
 
 
-def test_create_graph() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_create_graph(dtype: Any) -> None:
     def act(in_backward: bool) -> Trained:
-        p = torch.arange(1.0, 4.0).requires_grad_()
+        p = torch.arange(1.0, 4.0, dtype=dtype).requires_grad_()
         network = torch.nn.ParameterList([p])
         opt = RMSprop(network.parameters(), in_backward=in_backward)
         for _ in range(2):
@@ -276,3 +277,18 @@ def test_the_norm_is_unknown_and_threads_are_those_of_the_updates() -> None:
     opt.in_backward = False
     train(network, opt, 1)
     assert opt.grad_norm is not None
+
+
+@pytest.mark.parametrize("lacking", [False, True])
+def test_autograd_is_told_of_updates(lacking: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where torch lacks all private names."""
+    expected = made(False)
+    train(*expected, 3)
+    if lacking:
+        monkeypatch.setattr(private, "hidden", frozenset(private.NAMES))
+    network, opt = made(True)
+    train(network, opt, 3)
+    assert same(values((network, opt)), values(expected))
+    assert [p._version for p in network.parameters()] == [
+        p._version for p in expected[0].parameters()
+    ]

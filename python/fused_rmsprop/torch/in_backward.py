@@ -18,7 +18,7 @@ from fused_rmsprop.base import nonfinite_error
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
 from fused_rmsprop.torch import private
 from fused_rmsprop.torch.plan import name_of
-from fused_rmsprop.torch.stepping import step_anew
+from fused_rmsprop.torch.stepping import CHANGED, step_anew
 
 if TYPE_CHECKING:
     from fused_rmsprop.torch.optimizer import RMSprop
@@ -142,7 +142,7 @@ class InBackward:
                 self.follow(optimizer)
                 update = self._updates.get(id(param))
                 if update is not None and not update.make(optimizer, self):
-                    raise RuntimeError("parameters changed during the step")
+                    raise RuntimeError(CHANGED)
 
     def finish(self, optimizer: RMSprop) -> None:
         """Step the parameters that still have a gradient; the optimizer is claimed."""
@@ -155,7 +155,7 @@ class InBackward:
             if p.grad is not None and not (update and update.make(optimizer, self)):
                 self.follow(optimizer)
                 if not self._updates[id(p)].make(optimizer, self):
-                    raise RuntimeError("parameters changed during the step")
+                    raise RuntimeError(CHANGED)
 
 
 class _Update:
@@ -213,7 +213,6 @@ class _Update:
             plan.by_kernel_alone
             and plan.has_options_of([group])
             and self._settings is owner.settings
-            and self._loaded is optimizer._plan
             and (state := states.get(p)) is not None
         ):
             done = self.stepper.step_claimed([self.params], {p: state}, plan.options, 1.0)

@@ -153,7 +153,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     @property
     def grad_norm(self) -> float | None:
-        """As in `fused_rmsprop.RMSProp`; None with `in_backward`."""
+        """The norm of the last step, as in `fused_rmsprop.RMSProp`; None with `in_backward`."""
         return None if self.in_backward else super().grad_norm
 
     @property

@@ -12,7 +12,8 @@ from fused_rmsprop.options import GROUP_OPTIONS
 from fused_rmsprop.torch.plan import Plan
 from fused_rmsprop.torch.state import complete_for_torch
 
-_CHANGED = "parameters or their state changed during the step"
+#: An error of parameters that do not hold still.
+CHANGED = "parameters or their state changed during the step"
 
 
 def step_anew(
@@ -77,7 +78,7 @@ def _step(
         if not stepper.read(*given):  # so that errors come before torch's part
             plan.assign(groups, state)
             if not stepper.read(*given):
-                raise RuntimeError(_CHANGED)
+                raise RuntimeError(CHANGED)
         plan.refuse_for_torch(groups, whole, loss_scale is not None)
         for group, params in zip(groups, plan.for_torch, strict=True):
             if with_grad := [p for p in params if p.grad is not None]:
@@ -87,7 +88,7 @@ def _step(
         plan.assign(groups, state)
         done = stepper.step_claimed(*given, grad_scale)
         if done is None:
-            raise RuntimeError(_CHANGED)
+            raise RuntimeError(CHANGED)
     return done
 
 
