@@ -79,6 +79,15 @@ def test_settings_reach_the_updates() -> None:
         train(network, opt, 1)
 
 
+def test_flush_denormals_decides_what_the_kernel_takes() -> None:
+    p = torch.ones(2, requires_grad=True)
+    opt = RMSprop([p], eps=1e-40, eps_inside_sqrt=True, flush_denormals=False, in_backward=True)
+    p.sum().backward()
+    opt.flush_denormals = True
+    with pytest.raises(ValueError, match="is not supported for"):
+        p.sum().backward()
+
+
 def test_a_closure_hooks_and_the_loss() -> None:
     def act(in_backward: bool) -> Trained:
         network, opt = made(in_backward)

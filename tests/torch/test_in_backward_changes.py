@@ -48,6 +48,8 @@ def test_parameters_that_share_memory_are_stepped_by_torch() -> None:
             other.step()
         assert torch.equal(memory, theirs)
     alone.sum().backward()
+    opt.load_state_dict(opt.state_dict())
+    (p.sum() + q.sum() + alone.sum()).backward()
     assert stepped_by_torch(opt) == [True, True, False]
 
     p.data, q.data = p.data.clone(), q.data.clone()  # they share no longer
