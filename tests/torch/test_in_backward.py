@@ -186,6 +186,15 @@ def test_turning_it_on_and_off() -> None:
     assert_same(act)
 
 
+def test_a_step_after_it_was_turned_on_frees_gradients_too() -> None:
+    network, opt = made(False)
+    train(network, opt, 2)
+    opt.in_backward = True
+    opt.step()
+    assert all(p.grad is None for p in network.parameters())
+    assert opt.state[network.scale]["step"] == 3
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_create_graph(dtype: Any) -> None:
     def act(in_backward: bool) -> Trained:

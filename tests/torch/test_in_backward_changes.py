@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 import weakref
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -85,6 +86,17 @@ def test_groups_that_are_meddled_with() -> None:
         return network, opt
 
     assert_same(act)
+
+
+def test_a_group_that_is_removed() -> None:
+    network = model()
+    opt = RMSprop(in_two_groups(network), in_backward=True)
+    train(network, opt, 2)
+    del opt.param_groups[1]
+    loss_of(network, 2).backward()
+    first, *others = network.parameters()
+    assert first.grad is None
+    assert all(p.grad is not None for p in others if p is not network.unused)
 
 
 def test_state_that_is_meddled_with() -> None:
@@ -209,6 +221,42 @@ def test_a_state_that_is_read_between_updates() -> None:
     (p * q.detach()).sum().backward()
     q.sum().backward()
     assert seen == [[1, 1]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_state_that_is_saved_at_any_line_of_an_update(dtype: Any, steps_before: int) -> None:
+    """As by the handler of a signal: it is the state before the update or after it, or refused."""
+    p = torch.arange(1.0, 4.0, dtype=dtype).requires_grad_()
+    opt = RMSprop([p], lr=0.1, momentum=0.9, in_backward=True)
+    for _ in range(steps_before):
+        p.sum().backward()
+    opt.param_groups[0]["centered"] = True
+    saved: list[Any] = []
+    refused: list[str] = []
+
+    def state() -> Any:
+        return copy.deepcopy(opt.state_dict()["state"].get(0, {}))
+
+    def look(frame: FrameType, event: str, arg: object) -> Any:
+        if "fused_rmsprop" not in frame.f_code.co_filename:
+            return None
+        try:
+            saved.append(state())
+        except RuntimeError as error:
+            refused.append(str(error))
+        return look
+
+    before, loss, tracing = state(), p.sum(), sys.gettrace()
+    sys.settrace(look)
+    loss.backward()
+    sys.settrace(tracing)
+    after = state()
+    assert len(saved) > 5
+    assert all(same(each, before) or same(each, after) for each in saved)
+    assert refused
+    assert all(text.startswith("this optimizer is in the middle of") for text in refused)
+    assert after["step"] == steps_before + 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
