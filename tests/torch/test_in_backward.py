@@ -180,10 +180,25 @@ def test_turning_it_on_and_off() -> None:
             train(network, opt, 1, step)
             opt.param_groups[0]["lr"] *= 0.9
             opt.threads = 1 + step % 2
+            hooks = [len(p._post_accumulate_grad_hooks or ()) for p in network.parameters()]
+            assert hooks == [int(opt.in_backward)] * len(hooks)
         opt.in_backward = in_backward
         return network, opt
 
     assert_same(act)
+
+
+def test_options_that_changed_while_it_was_on_are_in_force_when_it_is_off() -> None:
+    p = torch.ones(3, requires_grad=True)
+    opt = RMSprop([p])
+    opt.load_state_dict(opt.state_dict())
+    opt.in_backward = True
+    opt.param_groups[0]["bias_correction"] = True  # there is no state yet
+    p.sum().backward()
+    opt.in_backward = False
+    p.sum().backward()
+    opt.step()
+    assert opt.state[p]["step"] == 2
 
 
 def test_a_step_after_it_was_turned_on_frees_gradients_too() -> None:
@@ -295,6 +310,8 @@ def test_the_norm_is_unknown_and_threads_are_those_of_the_updates() -> None:
     opt.in_backward = False
     train(network, opt, 1)
     assert opt.grad_norm is not None
+    opt.in_backward = True
+    assert opt.grad_norm is None
 
 
 @pytest.mark.parametrize("lacking", [False, True])

@@ -109,6 +109,15 @@ def test_grad_scaler_is_refused(unscale: bool, infinite: bool) -> None:
     disabled.step(opt)
 
 
+@pytest.mark.parametrize(("name", "value"), [("grad_scale", 2.0), ("found_inf", 0.0)])
+def test_what_a_grad_scaler_sets_is_refused(name: str, value: float) -> None:
+    network, opt = made(True)
+    setattr(opt, name, torch.tensor(value))
+    with pytest.raises(RuntimeError, match="scale of a GradScaler"):
+        opt.step()
+    train(network, opt, 1)
+
+
 def test_a_gradient_that_is_not_finite_comes_out_of_backward() -> None:
     p = torch.tensor([1.0, 2.0], requires_grad=True)
     q = torch.tensor([1.0, 0.0], requires_grad=True)

@@ -75,10 +75,6 @@ class InBackward:
         self.follow(optimizer)
 
     def __del__(self) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """Remove all hooks."""
         for update in self._updates.values():
             update.unhook()
 

@@ -146,10 +146,9 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
                 new = InBackward(self)
                 self._plan.forget_assignment()  # so that no step takes the short way
                 self._in_backward = new
-            elif self._in_backward is not None:
-                ended, self._in_backward = self._in_backward, None
-                self._plan = Plan(self._stepper)
-                ended.end()
+            else:
+                self._plan = Plan(self._stepper)  # the old one has not seen the updates' options
+                self._in_backward = None
 
     @property
     def grad_norm(self) -> float | None:
