@@ -21,7 +21,8 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(rf"in use +{config['instruction_sets']['in_use']}\b", out)
     assert "default threads" in out
     assert re.search(rf"plan +{config['plan']['forced'] or 'measured'}", out)
-    assert ("ns per element" in out) == (config["plan"]["refined_ns"] > 0)
+    for dtype, ns in config["plan"]["nanoseconds"].items():
+        assert (f"{dtype} in cache" in out) == (ns["refined"] > 0) == (ns["division"] > 0)
 
 
 def test_show_config_refuses_other_modes() -> None:

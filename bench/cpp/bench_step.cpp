@@ -12,7 +12,8 @@
 // average of the parameters; the norm takes a second read of the gradients (40 bytes).
 //
 // Names are step|streams/case/dtype/set/threads/elements and divider/dtype/set: yardstick_ratios.py
-// reads them. Each step is checked against the tests' scalar reference before it is timed.
+// and thread_scaling.py read them. Each step is checked against the tests' scalar reference before
+// it is timed.
 
 #include "yardsticks.hpp"
 
@@ -183,15 +184,23 @@ void bench_divider(benchmark::State &state, InstructionSet set) {
     count(state, divider_values<T> * rounds, 0);
 }
 
+/// Up to all that are available: each number where they are few, or 1, 2, 4, ... and all.
+std::vector<int> numbers_of_threads() {
+    const int all = available_threads();
+    std::vector<int> numbers;
+    for (int n = 1; n < all; n += all <= 8 ? 1 : n)
+        numbers.push_back(n);
+    numbers.push_back(all);
+    return numbers;
+}
+
 template <typename T>
 void register_all() {
     std::vector<InstructionSet> sets;
     for (const InstructionSet set : built_instruction_sets())
         if (supported(set))
             sets.push_back(set);
-    std::vector<int> teams{1};
-    if (available_threads() > 1)
-        teams.push_back(available_threads());
+    const std::vector<int> teams = numbers_of_threads();
 
     for (const InstructionSet set : sets)
         benchmark::RegisterBenchmark(

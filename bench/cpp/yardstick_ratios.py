@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from fused_rmsprop import show_config
+
+from google_benchmark import Rate, number, run, widest_set
 
 MEMORY_SIZES = (1 << 20, 1 << 24, 1 << 26)
 CACHE_SIZE = 1 << 15
@@ -53,39 +54,17 @@ class Ratio(NamedTuple):
         return self.yardstick_ns / self.step_ns
 
 
-def run(executable: Path, pattern: str, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Medians over rounds of the benchmarks whose names match, by name; and the context.
-
-    A round is a process of its own: Google Benchmark 1.7 can interleave repetitions itself, but now
-    and then stops at a check of its own that their iterations are equal.
-    """
-    command = [
-        str(executable),
-        f"--benchmark_filter=^({pattern})/real_time$|^({pattern})$",
-        "--benchmark_format=json",
-        "--benchmark_min_time=0.05",
-    ]
-    rates: dict[str, list[tuple[float, float]]] = {}
-    for _ in range(rounds):
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        report = json.loads(done.stdout)
-        for benchmark in report["benchmarks"]:
-            name = benchmark["name"].removesuffix("/real_time")
-            if benchmark.get("error_occurred"):
-                raise SystemExit(f"{name}: {benchmark['error_message']}")
-            rate = benchmark["items_per_second"], benchmark["bytes_per_second"]
-            rates.setdefault(name, []).append(rate)
-    if not rates:
-        raise SystemExit(f"{executable} has no benchmark {pattern}")
+def medians_of(executable: Path, pattern: str) -> tuple[dict[str, Rate], dict[str, Any]]:
+    """Medians over rounds of the benchmarks whose names match, by name; and the context."""
+    rates, context = run(executable, pattern, ROUNDS)
     medians = {
-        name: {"items_per_second": median(items), "bytes_per_second": median(bytes_)}
-        for name, (items, bytes_) in ((n, zip(*r, strict=True)) for n, r in rates.items())
+        name: Rate(median(r.items for r in each), median(r.bytes for r in each))
+        for name, each in rates.items()
     }
-    context = {k: v for k, v in report["context"].items() if k not in ("executable", "host_name")}
     return medians, context
 
 
-def ratios(medians: dict[str, Any]) -> list[Ratio]:
+def ratios(medians: dict[str, Rate]) -> list[Ratio]:
     """Every step beside its streams, or beside the divider where that was measured."""
     found = []
     for name, step in medians.items():
@@ -100,12 +79,12 @@ def ratios(medians: dict[str, Any]) -> list[Ratio]:
                         case,
                         dtype,
                         isa,
-                        int(threads.removeprefix("threads:")),
-                        int(elements.removeprefix("elements:")),
-                        1e9 / step["items_per_second"],
+                        number(threads),
+                        number(elements),
+                        1e9 / step.items,
                         yardstick.split("/")[0],
-                        1e9 / medians[yardstick]["items_per_second"],
-                        step["bytes_per_second"] / 1e9,
+                        1e9 / medians[yardstick].items,
+                        step.bytes / 1e9,
                     )
                 )
     return sorted(found, key=lambda r: (r.yardstick, r.elements, r.threads, r[:3]))
@@ -113,12 +92,12 @@ def ratios(medians: dict[str, Any]) -> list[Ratio]:
 
 def patterns(check: bool) -> list[str]:
     """What is run: beside the streams (the widest set), and beside the divider (what fits L2)."""
-    widest = show_config("dicts")["instruction_sets"]["supported"][-1]
+    teams = f"threads:(1|{show_config('dicts')['threads']['available']})"
     cases = "plain|all" if check else "plain|momentum|centered|all"
     sizes = "|".join(map(str, MEMORY_SIZES[1:2] if check else MEMORY_SIZES))
     in_cache = f"[a-z0-9]+/threads:1/elements:{CACHE_SIZE}"
     return [
-        f"(step|streams)/({cases}|around)/float32/{widest}/threads:.*/elements:({sizes})",
+        f"(step|streams)/({cases}|around)/float32/{widest_set()}/{teams}/elements:({sizes})",
         f"step/({cases})/float32/{in_cache}|step/plain/float64/{in_cache}|divider/.*",
     ]
 
@@ -147,7 +126,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="fail if a step is too slow")
     arguments = parser.parse_args()
     for _ in range(3 if arguments.check else 1):
-        runs = [run(arguments.executable, p, ROUNDS) for p in patterns(arguments.check)]
+        runs = [medians_of(arguments.executable, p) for p in patterns(arguments.check)]
         results = [ratio for medians, _ in runs for ratio in ratios(medians)]
         print_table(results)
         slow = [r for r in results if arguments.check and too_slow(r)]

@@ -38,9 +38,13 @@ py::dict config() {
 /// Apart from config(), which the import asks for the version: this measures.
 py::dict plan() {
     using namespace pybind11::literals;
-    const Calibration measured = calibration();
-    return py::dict("forced"_a = forced_plan(), "division_ns"_a = measured.division,
-                    "refined_ns"_a = measured.refined);
+    const auto nanoseconds = [](DType dtype) {
+        const Calibration measured = calibration(dtype);
+        return py::dict("division"_a = measured.division, "refined"_a = measured.refined);
+    };
+    return py::dict("forced"_a = forced_plan(),
+                    "nanoseconds"_a = py::dict("float32"_a = nanoseconds(DType::float32),
+                                               "float64"_a = nanoseconds(DType::float64)));
 }
 
 } // namespace

@@ -70,6 +70,11 @@ std::atomic<Forced> &forced() {
     return plan;
 }
 
+bool refined_is_faster(DType dtype) {
+    const Calibration measured = calibration(dtype);
+    return measured.refined < measured.division;
+}
+
 /// The number of threads for work on `bytes`; 0 if nobody wants a certain number.
 int wanted_threads(std::size_t bytes, const Execution &execution) {
     if (bytes < execution.serial_below_bytes || fork_generation() > 0)
@@ -95,7 +100,7 @@ std::string forced_plan() {
     return plan;
 }
 
-Plan plan_of_step(std::size_t bytes, bool refinable, const Execution &execution) {
+Plan plan_of_step(std::size_t bytes, std::optional<DType> refinable, const Execution &execution) {
     const Forced force = forced().load(std::memory_order_relaxed);
     const auto unless_forced = [](Force part, bool otherwise) {
         return part == Force::neither ? otherwise : part == Force::on;
@@ -103,7 +108,7 @@ Plan plan_of_step(std::size_t bytes, bool refinable, const Execution &execution)
     Plan first{.threads = wanted_threads(bytes, execution)};
     first.refined_quotient =
         unless_forced(force.refined_quotient,
-                      refinable && bytes >= calibrated_from_bytes && refined_quotient_is_faster());
+                      refinable && bytes >= calibrated_from_bytes && refined_is_faster(*refinable));
     first.prefetch = unless_forced(force.prefetch, false);
     Plan other = first;
     if (first.threads == 0) {

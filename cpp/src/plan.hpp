@@ -1,22 +1,21 @@
 // The plan of a piece of work, from its size, what is forced, and measurements.
 #pragma once
 
+#include <optional>
+
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
 namespace fused_rmsprop {
 
-/// The plan of a step on `bytes` of parameters, of which some or none can use the refined quotient.
-/// Starts the clock of the tuner, if there is one.
-Plan plan_of_step(std::size_t bytes, bool refinable, const Execution &execution);
+/// The plan of a step on `bytes` of parameters; `refinable` is the dtype of some that can use the
+/// refined quotient. Starts the clock of the tuner, if there is one.
+Plan plan_of_step(std::size_t bytes, std::optional<DType> refinable, const Execution &execution);
 
 /// How many threads other work on `bytes` uses: as many as steps do, where a tuner decides that.
 int threads_beside_steps(std::size_t bytes, const Execution &execution);
 
-/// Whether the instruction set in use has float32 loops without the divider.
+/// Whether the instruction set in use has loops without the divider.
 bool has_refined_quotient();
-
-/// Whether they are faster in the first cache, by calibration().
-bool refined_quotient_is_faster();
 
 #ifdef FUSED_RMSPROP_FUZZING // small arrays, too, take the ways of large ones
 constexpr std::size_t in_cache_up_to_bytes = 4096, calibrated_from_bytes = 64;

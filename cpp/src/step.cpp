@@ -34,8 +34,8 @@ bool has_exact_quotient(const Options &o) {
 }
 
 struct Work {
-    std::size_t bytes = 0;  ///< of parameters to be updated
-    bool refinable = false; ///< whether some of them can be updated without a division
+    std::size_t bytes = 0;          ///< of parameters to be updated
+    std::optional<DType> refinable; ///< of some that can be updated without a division
 };
 
 /// Throws unless every tensor can be stepped.
@@ -58,7 +58,8 @@ Work check(std::span<const Tensor> tensors, const GradientTransform &transform,
             validate(*t.options, t.dtype, flush_denormals);
             validate(transform, t.dtype);
             needed = needed_state(*t.options);
-            work.refinable |= t.dtype == DType::float32 && has_exact_quotient(*t.options);
+            if (has_exact_quotient(*t.options))
+                work.refinable = t.dtype;
             checked = &t;
         }
         for (std::size_t k = 0; k < state_kind_count; ++k)

@@ -16,10 +16,13 @@ class _Threads(TypedDict):
     cgroup: int
     forked: bool
 
+class _Nanoseconds(TypedDict):
+    division: float
+    refined: float
+
 class _Plan(TypedDict):
     forced: str
-    division_ns: float
-    refined_ns: float
+    nanoseconds: dict[str, _Nanoseconds]
 
 class _Config(TypedDict):
     version: str

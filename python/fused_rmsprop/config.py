@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 from fused_rmsprop import _core
@@ -20,9 +21,9 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         Print a summary, or return a dict with ``version``, ``compiler``, ``openmp``,
         ``instruction_sets`` (``built``, ``supported``, ``in_use``) and ``threads`` (``available``
         and its limits: the counts ``openmp``, ``affinity`` and ``cgroup``, 0 for no limit, and
-        ``forked``) and ``plan`` (``forced``: the value of FUSED_RMSPROP_PLAN; ``division_ns`` and
-        ``refined_ns``: nanoseconds per element of a float32 step in the first cache with and
-        without the processor's divider, 0 on instruction sets that always divide).
+        ``forked``) and ``plan`` (``forced``: the value of FUSED_RMSPROP_PLAN; ``nanoseconds``: by
+        dtype, how long a step in the first cache takes per element with the processor's divider,
+        ``division``, and without, ``refined``; 0 on instruction sets that always divide).
 
     Raises
     ------
@@ -55,12 +56,13 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     return None
 
 
-def _describe_plan(forced: str, division_ns: float, refined_ns: float) -> str:
-    chosen = f"{forced} (FUSED_RMSPROP_PLAN)" if forced else "measured"
-    if refined_ns == 0:
-        return chosen
-    faster = "refined quotient" if refined_ns < division_ns else "division"
-    return (
-        f"{chosen}; in cache the {faster} is faster:\n"
-        f"                  {division_ns:.3f} ns per element by division, {refined_ns:.3f} refined"
-    )
+def _describe_plan(forced: str, nanoseconds: Mapping[str, Mapping[str, float]]) -> str:
+    lines = [f"{forced} (FUSED_RMSPROP_PLAN)" if forced else "measured"]
+    for dtype, ns in nanoseconds.items():
+        if ns["refined"] > 0:
+            faster = "the refined quotient" if ns["refined"] < ns["division"] else "division"
+            lines.append(
+                f"{dtype} in cache: {ns['division']:.3f} ns per element by division, "
+                f"{ns['refined']:.3f} refined: {faster}"
+            )
+    return f"\n{'':18}".join(lines)

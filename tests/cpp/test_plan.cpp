@@ -231,10 +231,10 @@ TEST_CASE("plan: work beside steps runs on as many threads as steps do") {
         choose();
     CHECK(threads_beside_steps(large, tuned) == team);
     CHECK(threads_beside_steps(small, tuned) == 1);
-    CHECK(plan_of_step(small, true, tuned).threads == 1);
+    CHECK(plan_of_step(small, DType::float32, tuned).threads == 1);
     CHECK(tuner.chosen().threads == team); // small work leaves it alone
     CHECK(threads_beside_steps(large, {.threads = 3}) == 3);
-    CHECK(plan_of_step(large, true, {.threads = 3}).threads == 3);
+    CHECK(plan_of_step(large, DType::float32, {.threads = 3}).threads == 3);
     CHECK(threads_beside_steps(large, {.threads = 0}) == available_threads());
 }
 
@@ -285,14 +285,15 @@ TEST_CASE("plan: parts are forced by name") {
     constexpr std::size_t large = 1 << 24, small = 1000;
     Tuner tuner;
     const Plan all{3, true, true};
-    CHECK(plan_of_step(large, true, {.threads = 0, .tuner = &tuner}) == all);
-    CHECK(plan_of_step(large, true, {.threads = 0}) == all);
-    CHECK(plan_of_step(large, true, {.threads = 2}) ==
+    CHECK(plan_of_step(large, DType::float32, {.threads = 0, .tuner = &tuner}) == all);
+    CHECK(plan_of_step(large, DType::float32, {.threads = 0}) == all);
+    CHECK(plan_of_step(large, DType::float32, {.threads = 2}) ==
           Plan{2, true, true}); // the caller's own number
-    CHECK(plan_of_step(small, true, {.threads = 0, .tuner = &tuner}) == Plan{1, true, true});
+    CHECK(plan_of_step(small, DType::float32, {.threads = 0, .tuner = &tuner}) ==
+          Plan{1, true, true});
     force_plan("quotient=division,prefetch=off");
     for (int i = 0; i < 100; ++i) {
-        const Plan plan = plan_of_step(large, true, {.threads = 1, .tuner = &tuner});
+        const Plan plan = plan_of_step(large, DType::float32, {.threads = 1, .tuner = &tuner});
         CHECK(plan == Plan{1, false, false});
     }
 }
@@ -300,14 +301,15 @@ TEST_CASE("plan: parts are forced by name") {
 TEST_CASE("plan: without a tuner, the measured loop and no prefetching") {
     const Unforced unforced;
     force_plan("");
-    for (const std::size_t bytes : {std::size_t{1} << 13, std::size_t{1} << 24}) {
-        const Plan plan = plan_of_step(bytes, true, {.threads = 2, .serial_below_bytes = 0});
-        const Calibration measured = calibration();
-        CHECK(plan == Plan{2, measured.refined < measured.division, false});
-        CHECK((measured.refined > 0) == has_refined_quotient());
-        CHECK((measured.division > 0) == has_refined_quotient());
-        CHECK(measured.division < 100); // nanoseconds for an element
-    }
+    for (const DType dtype : {DType::float32, DType::float64})
+        for (const std::size_t bytes : {std::size_t{1} << 13, std::size_t{1} << 24}) {
+            const Plan plan = plan_of_step(bytes, dtype, {.threads = 2, .serial_below_bytes = 0});
+            const Calibration measured = calibration(dtype);
+            CHECK(plan == Plan{2, measured.refined < measured.division, false});
+            CHECK((measured.refined > 0) == has_refined_quotient());
+            CHECK((measured.division > 0) == has_refined_quotient());
+            CHECK(measured.division < 100); // nanoseconds for an element
+        }
 }
 
 TEST_CASE("plan: the tuner is asked to prefetch only from memory") {
@@ -319,7 +321,8 @@ TEST_CASE("plan: the tuner is asked to prefetch only from memory") {
         for (int i = 0; i < 1000; ++i) {
             const std::size_t bytes = large ? 1 << 24 : 1 << 18;
             prefetched =
-                prefetched || plan_of_step(bytes, true, {.threads = 1, .tuner = &tuner}).prefetch;
+                prefetched ||
+                plan_of_step(bytes, DType::float32, {.threads = 1, .tuner = &tuner}).prefetch;
             tuner.finished();
         }
         CHECK(prefetched == large);

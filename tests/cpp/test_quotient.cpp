@@ -1,6 +1,7 @@
 // The quotient that is computed without a division is the division's, to the bit. docs/quotient.md
-// shows that only those pairs can differ whose quotient lies nearest to the middle of two numbers:
-// they are all tried here, with every estimate of 1 / d that a processor may make.
+// shows that only those pairs can differ whose quotient lies nearest to the middle of two numbers.
+// In float32 they are all tried here, with every estimate of 1 / d that a processor may make; in
+// float64, where the proof needs no trial, a sample of them.
 
 #if defined(__x86_64__)
 
@@ -13,6 +14,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <random>
 
@@ -24,23 +26,30 @@ namespace avx512 {
 
 #include "kernels/avx512.inl"
 
-using Refined = RefinedQuotient<float>;
-
-[[gnu::noinline]] float quotient(float n, float d) {
-    return Refined::quotient(broadcast(n), broadcast(d))[0];
+template <typename T>
+[[gnu::noinline]] T quotient(T n, T d) {
+    return RefinedQuotient<T>::quotient(broadcast(n), broadcast(d))[0];
 }
 
-[[gnu::noinline]] float quotient(float n, float d, float r) {
-    return Refined::quotient(broadcast(n), broadcast(d), broadcast(r))[0];
+template <typename T>
+[[gnu::noinline]] T quotient(T n, T d, T r) {
+    return RefinedQuotient<T>::quotient(broadcast(n), broadcast(d), broadcast(r))[0];
 }
 
-[[gnu::noinline]] float estimate(float d) {
-    return _mm512_cvtss_f32(_mm512_rcp14_ps(broadcast(d)));
+template <typename T>
+[[gnu::noinline]] T estimate(T d) {
+    return estimated_reciprocal(broadcast(d))[0];
 }
 
-[[gnu::noinline]] bool is_exact(float g, float d) {
-    Refined refined;
-    refined.note<true>(broadcast(g * g), broadcast(d));
+template <typename T>
+[[gnu::noinline]] T reciprocal(T d, T from) {
+    return RefinedQuotient<T>::reciprocal(broadcast(d), broadcast(from))[0];
+}
+
+template <typename T>
+[[gnu::noinline]] bool is_exact(T g, T d) {
+    RefinedQuotient<T> refined;
+    refined.template note<true>(broadcast<T>(g * g), broadcast(d));
     return refined.is_exact();
 }
 
@@ -56,7 +65,7 @@ void for_each_other_reciprocal(float d, float nearest, const Body &body) {
             _mm512_set1_epi32(std::bit_cast<int>(nearest) + ulp),
             _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
         const Vector<float> estimates = _mm512_castsi512_ps(bits);
-        const Vector<float> r = Refined::reciprocal(broadcast(d), estimates);
+        const Vector<float> r = RefinedQuotient<float>::reciprocal(broadcast(d), estimates);
         if (_mm512_cmp_ps_mask(r, broadcast(nearest), _CMP_NEQ_UQ) == 0)
             continue;
         for (std::size_t k = 0; k < lanes<float>; ++k) {
@@ -84,26 +93,34 @@ constexpr std::uint64_t every = 1;
 constexpr std::uint64_t every = 101;
 #endif
 
-constexpr std::uint64_t one = 1 << 23; // the significands of float32 are one ... 2 * one - 1
+__extension__ using Wide = unsigned __int128;
 
-bool same(float a, float b) {
-    return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b) ||
-           (std::isnan(a) && std::isnan(b));
+/// The significands are the integers from this to just below its double, divided by it.
+template <typename T>
+constexpr std::uint64_t one = std::uint64_t{1} << (std::numeric_limits<T>::digits - 1);
+
+template <typename T>
+bool same(T a, T b) {
+    return std::memcmp(&a, &b, sizeof a) == 0 || (std::isnan(a) && std::isnan(b));
 }
 
-float significand(std::uint64_t integer) { return static_cast<float>(integer) / one; }
+template <typename T>
+T significand(std::uint64_t integer) {
+    return static_cast<T>(integer) / static_cast<T>(one<T>);
+}
 
 /// 2^-k modulo an odd number.
 std::uint64_t inverse_power_of_two(int k, std::uint64_t odd) {
-    std::uint64_t inverse = odd; // of odd modulo 2^3, then 2^6, 2^12, 2^24, 2^48
-    for (int i = 0; i < 4; ++i)
+    std::uint64_t inverse = odd; // of odd modulo 2^3, then 2^6, 2^12, 2^24, 2^48, 2^64
+    for (int i = 0; i < 5; ++i)
         inverse *= 2 - odd * inverse;
     const std::uint64_t mask = (std::uint64_t{1} << k) - 1;
-    return (1 + odd * (-inverse & mask)) >> k; // the multiple of odd makes it divisible by 2^k
+    // The multiple of odd makes it divisible by 2^k.
+    return static_cast<std::uint64_t>((1 + Wide{odd} * (-inverse & mask)) >> k);
 }
 
 /// Calls `body(n)` for each significand n with n * 2^shift - d * (2 k + 1) == remainder, any k.
-template <typename Body>
+template <typename T, typename Body>
 void for_each_numerator(std::uint64_t d, int shift, std::int64_t remainder, const Body &body) {
     for (; d % 2 == 0; d /= 2, remainder /= 2, --shift)
         if (remainder % 2 != 0)
@@ -113,19 +130,20 @@ void for_each_numerator(std::uint64_t d, int shift, std::int64_t remainder, cons
     const auto modulus = static_cast<std::int64_t>(d);
     const auto residue =
         static_cast<std::uint64_t>((remainder % modulus + modulus) % modulus); // 0 ... d - 1
-    std::uint64_t n = residue * inverse_power_of_two(shift, d) % d;
-    for (n += (one - std::min(n, one) + d - 1) / d * d; n < 2 * one; n += d)
+    auto n = static_cast<std::uint64_t>(Wide{residue} * inverse_power_of_two(shift, d) % d);
+    for (n += (one<T> - std::min(n, one<T>) + d - 1) / d * d; n < 2 * one<T>; n += d)
         body(n);
 }
 
 /// Calls `body(n, d)` for all pairs whose quotient lies nearest to the middle of two numbers.
-template <typename Body>
+template <typename T, typename Body>
 void for_each_hard_numerator(std::uint64_t d, const Body &body) {
+    constexpr int digits = std::numeric_limits<T>::digits;
     for (const bool at_least_one : {true, false}) // the quotient
         for (std::int64_t remainder = -6; remainder <= 6; ++remainder)
-            for_each_numerator(d, at_least_one ? 24 : 25, remainder, [&](std::uint64_t n) {
+            for_each_numerator<T>(d, digits + !at_least_one, remainder, [&](std::uint64_t n) {
                 if ((n >= d) == at_least_one)
-                    body(significand(n));
+                    body(significand<T>(n));
             });
 }
 
@@ -138,14 +156,14 @@ bool avx512_is_missing() {
 
 } // namespace
 
-TEST_CASE("quotient: every quotient nearest to the middle of two numbers") {
+TEST_CASE("quotient: every float32 quotient nearest to the middle of two numbers") {
     if (avx512_is_missing())
         return;
     std::uint64_t tried = 0, wrong = 0, bad_estimates = 0;
-    for (std::uint64_t i = one; i < 2 * one; i += every) {
-        const float d = significand(i);
+    for (std::uint64_t i = one<float>; i < 2 * one<float>; i += every) {
+        const float d = significand<float>(i);
         bad_estimates += std::abs(static_cast<double>(d) * avx512::estimate(d) - 1) > 0x1p-14;
-        for_each_hard_numerator(i, [&](float n) {
+        for_each_hard_numerator<float>(i, [&](float n) {
             ++tried;
             wrong += !same(avx512::quotient(n, d), n / d) + !same(avx512::quotient(-n, d), -n / d);
             wrong += !same(avx512::quotient(n, d, 1 / d), n / d); // as another processor may do it
@@ -153,19 +171,19 @@ TEST_CASE("quotient: every quotient nearest to the middle of two numbers") {
     }
     CHECK(bad_estimates == 0);
     CHECK(wrong == 0);
-    CHECK(tried > 4 * one / every);
+    CHECK(tried > 4 * one<float> / every);
 }
 
-TEST_CASE("quotient: the same from every estimate within the bound") {
+TEST_CASE("quotient: the same float32 from every estimate within the bound") {
     if (avx512_is_missing())
         return;
     std::uint64_t others = 0, wrong = 0;
-    for (std::uint64_t i = one; i < 2 * one; i += every) {
-        const float d = significand(i);
+    for (std::uint64_t i = one<float>; i < 2 * one<float>; i += every) {
+        const float d = significand<float>(i);
         avx512::for_each_other_reciprocal(d, 1 / d, [&](float r) {
             ++others;
             CHECK(std::abs(static_cast<double>(d) * r - 1) < 0x1.01p-24);
-            for_each_hard_numerator(
+            for_each_hard_numerator<float>(
                 i, [&](float n) { wrong += !same(avx512::quotient(n, d, r), n / d); });
         });
     }
@@ -173,37 +191,72 @@ TEST_CASE("quotient: the same from every estimate within the bound") {
     CHECK((others > 0 || every > 1));
 }
 
-TEST_CASE("quotient: every exponent within the bounds, and the bounds") {
+TEST_CASE("quotient: float64 quotients nearest to the middle of two numbers") {
     if (avx512_is_missing())
         return;
-    std::mt19937 engine(1);
-    const auto any = [&](int least, int most) { // with a random significand and exponent
-        const auto bits = static_cast<std::uint32_t>(engine());
-        auto exponent = std::uniform_int_distribution<std::uint32_t>(
-            static_cast<std::uint32_t>(least + 127), static_cast<std::uint32_t>(most + 127));
-        return std::bit_cast<float>((bits & 0x807FFFFFu) | exponent(engine) << 23);
+    std::mt19937_64 engine(1);
+    std::uint64_t tried = 0, wrong = 0, bad_estimates = 0, far = 0;
+    const auto try_all = [&](std::uint64_t i) {
+        const double d = significand<double>(i);
+        const double own = avx512::estimate(d);
+        bad_estimates += std::abs(std::fma(d, own, -1)) > 0x1p-14;
+        const double part = 0x1p-78 * static_cast<double>(engine() >> 1); // of 2^-14, less than 1/2
+        for (const double estimate :
+             {own, (1 - 0x1.fffp-15) / d, (1 + 0x1.fffp-15) / d, (1 - part) / d, (1 + part) / d}) {
+            const double r = avx512::reciprocal(d, estimate);
+            far += std::abs(std::fma(d, r, -1)) > 0x1.0001p-53;
+            for_each_hard_numerator<double>(i, [&](double n) {
+                ++tried;
+                wrong += !same(avx512::quotient(n, d, r), n / d);
+            });
+        }
+    };
+    // The reciprocals of the largest lie nearest to the middle of two numbers.
+    for (std::uint64_t i = 0; i < 40'000; i += every)
+        for (const std::uint64_t d :
+             {2 * one<double> - 1 - i, one<double> + i, one<double> + engine() % one<double>})
+            try_all(d);
+    CHECK(bad_estimates == 0);
+    CHECK(far == 0);
+    CHECK(wrong == 0);
+    CHECK(tried > 1'000'000 / every);
+}
+
+TEST_CASE_TEMPLATE("quotient: every exponent within the bounds, and the bounds", T, float, double) {
+    if (avx512_is_missing())
+        return;
+    constexpr bool wide = sizeof(T) == sizeof(double);
+    constexpr int least_g = wide ? -400 : -50, end_of_d = wide ? 400 : 40,
+                  end_of_n = wide ? 522 : 74;
+    std::mt19937_64 engine(1);
+    const auto any = [&](int least, int end) { // a random significand and exponent
+        const T x = significand<T>(one<T> + engine() % one<T>);
+        const int exponent = std::uniform_int_distribution(least, end - 1)(engine);
+        return std::ldexp(engine() % 2 != 0 ? x : -x, exponent);
     };
     for (const bool flush_denormals : {true, false}) {
         const ScopedFpEnvironment environment(flush_denormals);
         std::uint64_t wrong = 0;
         for (int i = 0; i < 1'000'000; ++i) {
-            const float d = std::abs(any(-50, 39)), n = any(-78, 73);
+            const T d = std::abs(any(-50, end_of_d)), n = any(least_g - 28, end_of_n);
             wrong += !same(avx512::quotient(n, d), n / d);
         }
         CHECK(wrong == 0);
     }
 
-    using Limits = std::numeric_limits<float>;
-    const float nan = Limits::quiet_NaN();
-    CHECK(std::isnan(avx512::quotient(1, nan)));
-    CHECK(std::isnan(avx512::quotient(nan, 1)));
-    for (const float g : {0x1p-50f, -1e-8f, 1.0f, 1e18f, Limits::max(), nan})
-        for (const float d : {0x1p-50f, 1.0f, std::nextafter(0x1p40f, 0.0f), nan, -nan})
+    using Limits = std::numeric_limits<T>;
+    const T nan = Limits::quiet_NaN();
+    const auto power = [](int exponent) { return std::ldexp(T(1), exponent); };
+    const T end = power(end_of_d);
+    CHECK(std::isnan(avx512::quotient(T(1), nan)));
+    CHECK(std::isnan(avx512::quotient(nan, T(1))));
+    for (const T g : {power(least_g), T(-1e-8), T(1), T(1e18), Limits::max(), nan})
+        for (const T d : {power(-50), T(1), std::nextafter(end, T(0)), nan, -nan})
             CHECK(avx512::is_exact(g, d));
-    for (const float g : {0.0f, -0.0f, Limits::denorm_min(), 0x1p-51f, -0x1p-60f})
-        CHECK_FALSE(avx512::is_exact(g, 1));
-    for (const float d : {0.0f, Limits::denorm_min(), 0x1p40f, Limits::infinity()})
-        CHECK_FALSE(avx512::is_exact(1, d));
+    for (const T g : {T(0), -T(0), Limits::denorm_min(), power(least_g - 1), -power(least_g - 10)})
+        CHECK_FALSE(avx512::is_exact(g, T(1)));
+    for (const T d : {T(0), Limits::denorm_min(), end, Limits::infinity()})
+        CHECK_FALSE(avx512::is_exact(T(1), d));
 }
 
 #endif

@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include <fused_rmsprop/options.hpp>
+
 namespace fused_rmsprop {
 
 struct Plan {
@@ -29,15 +31,15 @@ void force_plan(std::string_view plan);
 /// What is forced now, as force_plan() takes it. Throws for a bad FUSED_RMSPROP_PLAN.
 std::string forced_plan();
 
-/// The time per element, in nanoseconds, of a float32 step in the first cache with the divider and
-/// without; 0 where the instruction set in use has one way only.
+/// The time per element, in nanoseconds, of a step in the first cache with the divider and without;
+/// 0 where the instruction set in use has one way only.
 struct Calibration {
     float division = 0, refined = 0;
 };
 
-/// Measured by the first call, or the first step of 1024 elements, in less than a tenth of a
+/// Measured by the first call for a dtype, or the first step on 4 KiB of it, in a tenth of a
 /// millisecond.
-Calibration calibration();
+Calibration calibration(DType dtype);
 
 /// Finds the best plan for a repeated step by measuring it.
 ///

@@ -1,56 +1,108 @@
-// n / d of float32 on AVX-512, to the last bit, without the divider: by multiplications and
-// additions, which run beside the square root that keeps the divider busy. docs/quotient.md proves
-// it, and tests/cpp/test_quotient.cpp tries every case that could round wrongly.
+// n / d on AVX-512, to the last bit, without the divider: by multiplications and additions, which
+// run beside the square root that keeps the divider busy. docs/quotient.md proves it, and
+// tests/cpp/test_quotient.cpp tries the cases that could round wrongly.
 
 namespace {
 
-template <>
-class RefinedQuotient<float> {
+// The instructions, by the type of the numbers; as unsigned integers, numbers from 0 on have their
+// own order, and NaN comes last.
+
+inline Vector<float> estimated_reciprocal(Vector<float> d) { return _mm512_rcp14_ps(d); }
+inline Vector<double> estimated_reciprocal(Vector<double> d) { return _mm512_rcp14_pd(d); }
+
+constexpr int up = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;
+
+inline Vector<float> one_minus_rounded_up(Vector<float> a, Vector<float> b) {
+    return _mm512_fnmadd_round_ps(a, b, _mm512_set1_ps(1), up);
+}
+inline Vector<double> one_minus_rounded_up(Vector<double> a, Vector<double> b) {
+    return _mm512_fnmadd_round_pd(a, b, _mm512_set1_pd(1), up);
+}
+inline Vector<float> plus_square_rounded_up(Vector<float> x) {
+    return _mm512_fmadd_round_ps(x, x, x, up);
+}
+inline Vector<double> plus_square_rounded_up(Vector<double> x) {
+    return _mm512_fmadd_round_pd(x, x, x, up);
+}
+
+inline Vector<float> add_product(Vector<float> a, Vector<float> b, Vector<float> c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+inline Vector<double> add_product(Vector<double> a, Vector<double> b, Vector<double> c) {
+    return _mm512_fmadd_pd(a, b, c);
+}
+inline Vector<float> subtract_product(Vector<float> a, Vector<float> b, Vector<float> c) {
+    return _mm512_fnmadd_ps(a, b, c);
+}
+inline Vector<double> subtract_product(Vector<double> a, Vector<double> b, Vector<double> c) {
+    return _mm512_fnmadd_pd(a, b, c);
+}
+
+inline __m512i smaller_bits(__m512i a, Vector<float> b) {
+    return _mm512_min_epu32(a, _mm512_castps_si512(b));
+}
+inline __m512i smaller_bits(__m512i a, Vector<double> b) {
+    return _mm512_min_epu64(a, _mm512_castpd_si512(b));
+}
+inline Vector<float> larger(Vector<float> x, Vector<float> y) { return _mm512_max_ps(x, y); }
+inline Vector<double> larger(Vector<double> x, Vector<double> y) { return _mm512_max_pd(x, y); }
+
+inline bool all_within(__m512i smallest, Vector<float> largest) {
+    const auto least = _mm512_castps_si512(_mm512_set1_ps(0x1p-100f));
+    return (_mm512_cmp_epu32_mask(smallest, least, _MM_CMPINT_LT) |
+            _mm512_cmp_ps_mask(largest, _mm512_set1_ps(0x1p40f), _CMP_GE_OQ)) == 0;
+}
+inline bool all_within(__m512i smallest, Vector<double> largest) {
+    const auto least = _mm512_castpd_si512(_mm512_set1_pd(0x1p-800));
+    return (_mm512_cmp_epu64_mask(smallest, least, _MM_CMPINT_LT) |
+            _mm512_cmp_pd_mask(largest, _mm512_set1_pd(0x1p400), _CMP_GE_OQ)) == 0;
+}
+
+template <typename T>
+    requires std::is_floating_point_v<T>
+class RefinedQuotient<T> {
 public:
     static constexpr bool exists = true;
 
     /// 1 / d from an estimate that is off by up to 2^-14 of it. Rounding up, Halley's step errs to
     /// the side from which the quotient rounds correctly.
-    static Vector<float> reciprocal(Vector<float> d, Vector<float> estimate) {
-        constexpr int up = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;
-        const Vector<float> e = _mm512_fnmadd_round_ps(d, estimate, _mm512_set1_ps(1), up);
-        const Vector<float> step = _mm512_fmadd_round_ps(e, e, e, up);
-        return _mm512_fmadd_ps(estimate, step, estimate);
+    static Vector<T> reciprocal(Vector<T> d, Vector<T> estimate) {
+        const Vector<T> r = halley(d, estimate); // off by 2^-42 before it is rounded
+        return sizeof(T) == sizeof(float) ? r : halley(d, r);
     }
 
     /// n / d if r is what `reciprocal` makes of d.
-    static Vector<float> quotient(Vector<float> n, Vector<float> d, Vector<float> r) {
-        const Vector<float> q = n * r;
-        return _mm512_fmadd_ps(_mm512_fnmadd_ps(d, q, n), r, q);
+    static Vector<T> quotient(Vector<T> n, Vector<T> d, Vector<T> r) {
+        const Vector<T> q = n * r;
+        return add_product(subtract_product(d, q, n), r, q);
     }
 
-    static Vector<float> quotient(Vector<float> n, Vector<float> d) {
-        return quotient(n, d, reciprocal(d, _mm512_rcp14_ps(d)));
+    static Vector<T> quotient(Vector<T> n, Vector<T> d) {
+        return quotient(n, d, reciprocal(d, estimated_reciprocal(d)));
     }
 
     RefinedQuotient() : smallest_(_mm512_set1_epi32(-1)), largest_{} {}
 
     /// Takes note of a numerator `lr * g` and its denominator.
     template <bool MayBeZero> // the denominator
-    void note(Vector<float> g_squared, Vector<float> d) {
-        // As unsigned integers, numbers from 0 on have their own order, and NaN comes last.
-        smallest_ = _mm512_min_epu32(smallest_, _mm512_castps_si512(g_squared));
+    void note(Vector<T> g_squared, Vector<T> d) {
+        smallest_ = smaller_bits(smallest_, g_squared);
         if constexpr (MayBeZero)
-            smallest_ = _mm512_min_epu32(smallest_, _mm512_castps_si512(d));
-        largest_ = _mm512_max_ps(d, largest_); // passes over a NaN
+            smallest_ = smaller_bits(smallest_, d);
+        largest_ = larger(d, largest_); // passes over a NaN
     }
 
     /// Whether `quotient` is exact for all of these, within the bounds that step.cpp sets on the
     /// options.
-    bool is_exact() const {
-        const auto least = _mm512_castps_si512(_mm512_set1_ps(0x1p-100f));
-        return (_mm512_cmp_epu32_mask(smallest_, least, _MM_CMPINT_LT) |
-                _mm512_cmp_ps_mask(largest_, _mm512_set1_ps(0x1p40f), _CMP_GE_OQ)) == 0;
-    }
+    bool is_exact() const { return all_within(smallest_, largest_); }
 
 private:
+    static Vector<T> halley(Vector<T> d, Vector<T> r) {
+        return add_product(r, plus_square_rounded_up(one_minus_rounded_up(d, r)), r);
+    }
+
     __m512i smallest_;
-    Vector<float> largest_;
+    Vector<T> largest_;
 };
 
 } // namespace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -32,7 +33,7 @@ _GRADIENT_OPTIONS = [o for o in OPTIMIZER_OPTIONS.values() if o.core == "Gradien
 #: The options that need state of their own.
 _STATE_OPTIONS = tuple(kind.option for kind in KINDS if kind.option)
 #: A change of one of these changes the plan.
-_FOLLOWED = (*GROUP_OPTIONS, *_TORCH_ONLY)
+_followed_of = itemgetter(*GROUP_OPTIONS, *_TORCH_ONLY)
 #: Types whose values do not change.
 _PLAIN = (float, int, bool, type(None))
 
@@ -75,7 +76,7 @@ def _checked_options(group: dict[str, Any]) -> dict[str, Any]:
 
 def _followed(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     # With the number of keys: one may have come that does not belong to a group.
-    return [(len(group), *(group[name] for name in _FOLLOWED)) for group in groups]
+    return [(len(group), *_followed_of(group)) for group in groups]
 
 
 def _kernel_options(group: dict[str, Any]) -> _core.Options:
@@ -118,7 +119,7 @@ class Plan:
     @property
     def is_assigned(self) -> bool:
         """Whether the kernel knows which parameters it steps."""
-        return self._needs is not None and self._needs == self._assigned
+        return self._needs is not None and self._needs is self._assigned
 
     def has_options_of(self, groups: list[dict[str, Any]]) -> bool:
         """Whether these are the options that the kernel knows."""
@@ -165,7 +166,7 @@ class Plan:
         self._checked = extra
         self.options = [_kernel_options(group) for group in groups]
         flush = self.stepper.flush_denormals
-        self._needs = [
+        needs = [
             (
                 not any(group[name] for name in _TORCH_ONLY),
                 {torch.float32: o.suits(False, flush), torch.float64: o.suits(True, flush)},
@@ -173,6 +174,8 @@ class Plan:
             )
             for group, o in zip(groups, self.options, strict=True)
         ]
+        if needs != self._needs:
+            self._needs = needs  # anew only if it differs: steps compare the objects
         # The value of a tensor or an array can change unnoticed, so such options are read at every
         # step.
         if all(type(value) in _PLAIN for values in given for value in values):

@@ -6,6 +6,7 @@ The C++ names are in cpp/bindings/torch/private.cpp.
 from __future__ import annotations
 
 import sys
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import torch
@@ -19,11 +20,12 @@ _AMP_SCALING = "_step_supports_amp_scaling"
 _STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 _GLOBAL_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
 _PROFILER = "_profiler_enabled"
+_OBSERVERS = (*_STEP_HOOKS, *_GLOBAL_HOOKS, _PROFILER)
 _SET_GRAD = "_set_grad_enabled"
 
 #: All of them, but for the mark `wrapped_already` sets, which is not underscored.
 NAMES = (
-    *(_AMP_SCALING, *_STEP_HOOKS, *_GLOBAL_HOOKS, _PROFILER, _SET_GRAD),
+    *(_AMP_SCALING, *_OBSERVERS, _SET_GRAD),
     *_core.torch_private_names(),
 )
 
@@ -31,6 +33,11 @@ Step = TypeVar("Step")
 
 # torch.optim shows its classes, but not the module.
 _optimizer_module = sys.modules[torch.optim.Optimizer.__module__]
+
+# A step asks these every time, after a backward pass has emptied the caches.
+_step_hooks_of = attrgetter(*_STEP_HOOKS)
+_global_hooks_of = attrgetter(*_GLOBAL_HOOKS)
+_profiler_of = attrgetter(_PROFILER)
 
 
 def _get(owner: object, name: str) -> Any:
@@ -41,11 +48,13 @@ def _get(owner: object, name: str) -> Any:
 
 def is_observed(optimizer: Any) -> bool:
     """Whether hooks or the profiler want torch's wrapper around a step; True if nobody can tell."""
+    if not hidden.isdisjoint(_OBSERVERS):
+        return True
     try:
         return bool(
-            any(_get(optimizer, name) for name in _STEP_HOOKS)
-            or any(_get(_optimizer_module, name) for name in _GLOBAL_HOOKS)
-            or _get(torch.autograd, _PROFILER)()
+            any(_step_hooks_of(optimizer))
+            or any(_global_hooks_of(_optimizer_module))
+            or _profiler_of(torch.autograd)()
         )
     except AttributeError:
         return True
