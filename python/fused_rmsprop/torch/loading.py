@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fused_rmsprop.options import GROUP_OPTIONS
+from fused_rmsprop.torch.plan import EXTRA_OPTIONS, check_extra
 from fused_rmsprop.torch.state import TENSORS
 from fused_rmsprop.torch.values import as_number, check_count, check_tensor
 from fused_rmsprop.values import as_flag
@@ -34,6 +35,21 @@ def check_loadable(optimizer: Any, state_dict: Any) -> None:
             if key in states:
                 name = f" ({names[i]})" if names else ""
                 _check_state(f"the state of {where}['params'][{i}]{name}", states[key], param)
+
+
+def keep_extra_options(loaded: dict[str, Any], present_groups: list[dict[str, Any]]) -> None:
+    """Keep the options that a loaded state does not have: it is from torch's own optimizer."""
+    groups = zip(loaded["param_groups"], present_groups, strict=True)
+    for index, (group, present) in enumerate(groups):
+        # torch's formula is that of the defaults; the start of its averages is unknown.
+        before = {
+            n: group.get(n, o.default) for n, o in EXTRA_OPTIONS.items() if o.core or n in group
+        }
+        for name in EXTRA_OPTIONS:
+            group.setdefault(name, present[name])
+        where = f"the state to be loaded into param_groups[{index}]"
+        states = [s for p in group["params"] if (s := loaded["state"].get(p))]
+        check_extra(group, where, before=before, states=states)
 
 
 def _check_state(where: str, state: Any, param: Any) -> None:

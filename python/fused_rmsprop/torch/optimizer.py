@@ -8,16 +8,18 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch.optim.rmsprop import rmsprop
 
 from fused_rmsprop import _core
 from fused_rmsprop.base import NO_AVERAGES, Optimizer, nonfinite_error
 from fused_rmsprop.fp_environment import in_fp_environment
-from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS
+from fused_rmsprop.options import OPTIMIZER_OPTIONS
 from fused_rmsprop.torch import private
-from fused_rmsprop.torch.loading import check_loadable
+from fused_rmsprop.torch.in_backward import NO_GRAD_SCALER, InBackward, check_group, check_setting
+from fused_rmsprop.torch.loading import check_loadable, keep_extra_options
 from fused_rmsprop.torch.plan import EXTRA_OPTIONS, Plan, check_extra, name_of
-from fused_rmsprop.torch.state import complete_for_torch, for_torch_too
+from fused_rmsprop.torch.state import for_torch_too
+from fused_rmsprop.torch.stepping import step_anew
+from fused_rmsprop.values import as_flag
 
 
 class RMSprop(Optimizer, torch.optim.RMSprop):
@@ -56,6 +58,9 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         Count subnormal numbers as zero, which is many times faster on some processors.
     threads : int, optional
         The number of threads for large steps. None: one or all, whichever is measured to be faster.
+    in_backward : bool, default False
+        Step each parameter during ``loss.backward()``, as soon as its gradient is complete, and
+        free the gradient. The training loop stays the same. See `in_backward`.
 
     Notes
     -----
@@ -75,6 +80,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     state: Any  # by parameter, dicts of tensors
     _stepper: _core.TorchStepper
+    _plan: Plan
+    _in_backward: InBackward | None
 
     def __init__(
         self,
@@ -102,6 +109,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         on_nonfinite: str = "propagate",
         flush_denormals: bool = True,
         threads: int | None = None,
+        in_backward: bool = False,
     ) -> None:
         given = locals()
         self._extra_defaults = {name: given[name] for name in EXTRA_OPTIONS}
@@ -111,6 +119,47 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         torchs = inspect.signature(torch.optim.RMSprop).parameters
         super().__init__(**{name: given[name] for name in torchs if name in given})
         self.defaults.update(self._extra_defaults)
+        self.in_backward = in_backward
+
+    @property
+    def in_backward(self) -> bool:
+        """Whether backward passes step the parameters; it can be set.
+
+        Each parameter is stepped when its gradient is complete, and the gradient is freed.
+        ``step()`` then steps the parameters that still have a gradient. Several backward passes
+        make several updates; to accumulate gradients over them, turn this off for all but the last.
+
+        Raises
+        ------
+        ValueError
+            If it is turned on with ``max_grad_norm``, ``on_nonfinite="skip"`` or
+            ``differentiable``.
+        """
+        return self._in_backward is not None
+
+    @in_backward.setter
+    def in_backward(self, value: bool) -> None:
+        if as_flag("in_backward", value) == self.in_backward:
+            return
+        with self._stepper.claim():
+            if value:
+                new = InBackward(self)
+                self._plan.forget_assignment()  # so that no step takes the short way
+                self._in_backward = new
+            else:
+                self._plan = Plan(self._stepper)  # the old one has not seen the updates' options
+                self._in_backward = None
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the last step, as in `fused_rmsprop.RMSProp`; None with `in_backward`."""
+        return None if self.in_backward else super().grad_norm
+
+    @property
+    def threads_used(self) -> int:
+        """How many threads the last step used; with `in_backward`, the most for one parameter."""
+        parts = self._in_backward
+        return super().threads_used if parts is None else parts.threads_used
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`."""
@@ -118,31 +167,48 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
             if isinstance(param_group, dict):
                 group = {**self.defaults, **self._extra_defaults, **param_group}
                 check_extra(group, f"param_groups[{len(self.param_groups)}]")
+                if self._in_backward is not None:
+                    check_group(group, f"param_groups[{len(self.param_groups)}]")
                 for name in EXTRA_OPTIONS:
                     param_group.setdefault(name, group[name])
             super().add_param_group(param_group)  # its last action adds the group to the list
+            if self._in_backward is not None:
+                self._in_backward.follow(self)
 
     def _set_up(self) -> None:
         private.take_over_amp_scaling(self)
         self._stepper = private.new_stepper()
         self._plan = Plan(self._stepper)
+        self._in_backward = None
 
     def _set(self, name: str, value: Any) -> None:
-        self._plan.forget_options()  # first, in case a signal comes in between
+        if self._in_backward is not None:
+            check_setting(name, value)
+        self._forget_settings()  # first, in case a signal comes in between
         super()._set(name, value)
-        self._plan.forget_options()  # another thread may have made a step meanwhile
+        self._forget_settings()  # another thread may have made a step meanwhile
+
+    def _forget_settings(self) -> None:
+        self._plan.forget_options()
+        if self._in_backward is not None:
+            self._in_backward.settings = object()
 
     def __getstate__(self) -> dict[str, Any]:
         with self._reading():
             settings = {**self._settings(), "skipped_steps": self.skipped_steps}
-            return {**super().__getstate__(), "_settings": settings}
+            beside = {"_settings": settings, "_in_backward": self.in_backward}
+            return {**super().__getstate__(), **beside}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         with self._stepper.claim() if "_stepper" in self.__dict__ else nullcontext():
             new = object.__new__(type(self))
             new.__dict__.update(self.__dict__)
-            new._take_state(dict(state))
+            state = dict(state)
+            in_backward = state.pop("_in_backward", None)
+            new._take_state(state)
             self.__dict__.update(new.__dict__)  # all at once
+        if in_backward is not None:  # unpickled, or copied
+            self.in_backward = in_backward
 
     def _take_state(self, state: dict[str, Any]) -> None:
         if settings := state.pop("_settings", None):  # unpickled, or copied
@@ -152,25 +218,10 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
             defaults = state["defaults"]
             self._extra_defaults = {n: defaults.get(n, o.default) for n, o in EXTRA_OPTIONS.items()}
         else:  # loaded from a state_dict
-            self._keep_extra_options(state)
+            keep_extra_options(state, self.param_groups)
         super().__setstate__(state)
         self._plan = Plan(self._stepper)
         self._plan.accept_options(self.param_groups)
-
-    def _keep_extra_options(self, loaded: dict[str, Any]) -> None:
-        """Keep the options that a loaded state does not have: it is from torch's own optimizer."""
-        for index, (group, present) in enumerate(
-            zip(loaded["param_groups"], self.param_groups, strict=True)
-        ):
-            # torch's formula is that of the defaults; the start of its averages is unknown.
-            before = {
-                n: group.get(n, o.default) for n, o in EXTRA_OPTIONS.items() if o.core or n in group
-            }
-            for name in EXTRA_OPTIONS:
-                group.setdefault(name, present[name])
-            where = f"the state to be loaded into param_groups[{index}]"
-            states = [s for p in group["params"] if (s := loaded["state"].get(p))]
-            check_extra(group, where, before=before, states=states)
 
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's layout; see `torch.optim.Optimizer.state_dict`.
@@ -213,6 +264,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         part of the step, which may be made.
         """
         begun = self._stepper.has_changed_states or any(self._plan.for_torch)
+        if self._in_backward is not None:
+            begun = begun or self._in_backward.has_begun
         return self._stepper.claim() if begun else self._stepper.reading()
 
     @private.wrapped_already
@@ -239,6 +292,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         try:
             found_inf = getattr(self, "found_inf", 0)  # set by GradScaler, like grad_scale
             if float(found_inf) > 0:
+                if self._in_backward is not None:
+                    raise RuntimeError(NO_GRAD_SCALER)
                 return None
             # torch would wrap this method in what hooks and its profiler need, which takes as long
             # as a step of a hundred tensors. (Around a subclass's own step torch has put it.)
@@ -287,65 +342,14 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
     def _step_anew(self, grad_scale: float) -> tuple[Any, list[Any]]:
         """Make a step with new options or a new assignment, or one of which torch does a part."""
         with self._stepper.claim(), private.grad_mode(self.defaults["differentiable"]):
-            try:
-                return self._step_claimed(grad_scale)
-            finally:
-                self._stepper.abandon()  # unless it was made
-                # Remove states that are still empty. If a signal leaves one, it means the same as
-                # none.
-                for p in self._plan.new:
-                    if not self.state.get(p):
-                        self.state.pop(p, None)
-                self._plan.new = []
-
-    def _step_claimed(self, grad_scale: float) -> tuple[Any, list[Any]]:
-        plan, groups = self._plan, self.param_groups
-        plan.follow_options(groups, self.state)
-        given = [group["params"] for group in groups], self.state, plan.options
-        if plan.by_kernel_alone:
-            done = self._stepper.step_claimed(*given, grad_scale)
-            if done is not None:
-                return done
-            plan.assign(groups, self.state)
-        elif not plan.is_assigned:
-            plan.assign(groups, self.state)
-        if any(plan.for_torch):
-            if not self._stepper.read(*given):  # so that errors come before torch's part
-                plan.assign(groups, self.state)
-                if not self._stepper.read(*given):
-                    raise RuntimeError(_CHANGED)
-            plan.refuse_for_torch(groups, getattr(self, "grad_scale", None) is not None)
-            for group, params in zip(groups, plan.for_torch, strict=True):
-                if with_grad := [p for p in params if p.grad is not None]:
-                    self._step_by_torch(with_grad, group, grad_scale)
-        done = self._stepper.step_claimed(*given, grad_scale)
-        if done is None:  # torch's part made new state, or moved memory
-            plan.assign(groups, self.state)
-            done = self._stepper.step_claimed(*given, grad_scale)
-            if done is None:
-                raise RuntimeError(_CHANGED)
-        return done
-
-    def _step_by_torch(self, params: list[Any], group: dict[str, Any], grad_scale: float) -> None:
-        """One step of parameters as `torch.optim.RMSprop` makes it."""
-        with _core.FpEnvironment():  # but for torch's own step, which takes the user's
-            for p in params:
-                complete_for_torch(self.state[p], p, group)
-            grads = [p.grad if grad_scale == 1 else p.grad * grad_scale for p in params]
-        states = [self.state[p] for p in params]
-        momentum, centered = group["momentum"] > 0, group["centered"]
-        own = [name for name, option in GROUP_OPTIONS.items() if option.in_torch]
-        names = (*own, "foreach", "differentiable", "capturable")
-        rmsprop(
-            params,
-            grads,
-            [state["square_avg"] for state in states],
-            [state["grad_avg"] for state in states] if centered else [],
-            [state["momentum_buffer"] for state in states] if momentum else [],
-            [state["step"] for state in states],
-            has_complex=any(torch.is_complex(p) for p in params),
-            **{name: group[name] for name in names},
-        )
+            if self._in_backward is not None:
+                if hasattr(self, "grad_scale") or hasattr(self, "found_inf"):
+                    raise RuntimeError(NO_GRAD_SCALER)
+                self._in_backward.finish(self)
+                return None, []
+            loss_scale = getattr(self, "grad_scale", None)
+            groups = self.param_groups
+            return step_anew(self._plan, groups, self.state, groups, loss_scale, grad_scale)
 
     def use_ema(self) -> AbstractContextManager[None]:
         """Inside a ``with``, the parameters hold their running averages.
@@ -391,6 +395,3 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
             for p in group["params"]
             if "param_avg" in (state := self.state.get(p, {}))
         ]
-
-
-_CHANGED = "parameters or their state changed during the step"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
@@ -95,7 +95,11 @@ class Plan:
     """
 
     def __init__(self, stepper: _core.TorchStepper) -> None:
-        self._stepper = stepper
+        self.stepper = stepper
+        #: The ids of parameters that share memory with parameters of other plans.
+        self.shared: Set[int] = frozenset()
+        #: The place of the first group among all groups of the optimizer.
+        self.first = 0
         #: The options of each group, for the kernel.
         self.options: list[_core.Options] = []
         #: The parameters of each group that torch steps.
@@ -125,6 +129,16 @@ class Plan:
         """The options must be read anew: a setting that they depend on has changed."""
         self._given = None
 
+    def forget_assignment(self) -> None:
+        """The kernel must be told anew which parameters it steps."""
+        self._assigned = None
+
+    def part(self, index: int, stepper: _core.TorchStepper) -> Plan:
+        """A plan for parameters of one group, whose options are checked as far as they are here."""
+        part = Plan(stepper)
+        part._checked = self._checked[index : index + 1]
+        return part
+
     def accept_options(self, groups: list[dict[str, Any]]) -> None:
         """Take the options of a loaded state for checked: they give it its meaning."""
         self._assigned = self._given = None
@@ -146,12 +160,12 @@ class Plan:
             before = self._checked[index] if index < len(self._checked) else {}
             if extra[index] == before:
                 continue
-            where = f"param_groups[{index}]"
+            where = f"param_groups[{self.first + index}]"
             states = [s for p in group["params"] if (s := state.get(p))]
             check_extra(group, where, group["params"], before, states)
         self._checked = extra
         self.options = [_kernel_options(group) for group in groups]
-        flush = self._stepper.flush_denormals
+        flush = self.stepper.flush_denormals
         needs = [
             (
                 not any(group[name] for name in _TORCH_ONLY),
@@ -172,15 +186,13 @@ class Plan:
         """Tell the kernel which parameters it steps, and which memory is theirs."""
         self._assigned = None
         self.new = []
-        shared: set[int] = set()
+        shared = set(self.shared)
         lists = [group["params"] for group in groups]
         while True:
             for_torch: list[list[Any]] = [[] for _ in groups]
             slots = list(self._slots(groups, state, shared, for_torch))
             # Those that share memory must be updated one after the other.
-            more = {
-                id(slots[i][0]) for i in self._stepper.assign(slots, lists, state, self.options)
-            }
+            more = {id(slots[i][0]) for i in self.stepper.assign(slots, lists, state, self.options)}
             if not more:
                 break
             shared |= more
@@ -199,15 +211,16 @@ class Plan:
         seen = set(shared)
         for index, (group, (usable, by_dtype, *_)) in enumerate(zip(groups, needs, strict=True)):
             for p in group["params"]:
-                if usable and by_dtype.get(p.dtype) and id(p) not in seen and self._can_step(p):
+                if usable and by_dtype.get(p.dtype) and id(p) not in seen and self.can_step(p):
                     yield p, index, *self._state_of(p, group, state)
                 else:
                     for_torch[index].append(p)
                 seen.add(id(p))
 
-    def _can_step(self, p: Any) -> bool:
+    def can_step(self, p: Any) -> bool:
+        """Whether the kernel can step a parameter where it lies, if its options allow it."""
         plain = type(p).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-        return plain and not p.is_inference() and self._stepper.can_step(p) and not p.is_neg()
+        return plain and not p.is_inference() and self.stepper.can_step(p) and not p.is_neg()
 
     def _state_of(
         self, p: Any, group: dict[str, Any], states: Any
@@ -219,11 +232,16 @@ class Plan:
                 return {}, {}
             self.new.append(p)
             state = states[p]  # empty, which means the same as none
-        return state, complete(state, p, group, self._stepper)
+        return state, complete(state, p, group, self.stepper)
 
-    def refuse_for_torch(self, groups: list[dict[str, Any]], scaled: bool) -> None:
-        """Refuse gradients and options that torch's implementation cannot take."""
-        limits = [o.name for o in _GRADIENT_OPTIONS if getattr(self._stepper, o.name) != o.default]
+    def refuse_for_torch(
+        self, groups: list[dict[str, Any]], whole: list[dict[str, Any]], scaled: bool
+    ) -> None:
+        """Refuse gradients and options that torch's implementation cannot take.
+
+        ``whole`` has all groups of the optimizer, for the names of parameters.
+        """
+        limits = [o.name for o in _GRADIENT_OPTIONS if getattr(self.stepper, o.name) != o.default]
         for group, params in zip(groups, self.for_torch, strict=True):
             extra = [name for name in EXTRA_OPTIONS if group[name]] + limits
             for p in params:
@@ -235,7 +253,7 @@ class Plan:
                     raise ValueError("Attempting to unscale FP16 gradients.")  # as GradScaler does
                 if extra:
                     raise ValueError(
-                        f"{extra[0]} is not supported for {name_of(p, groups)}, which falls back "
+                        f"{extra[0]} is not supported for {name_of(p, whole)}, which falls back "
                         f"to torch.optim.RMSprop because {_why_for_torch(p, group)}"
                     )
 

@@ -1,0 +1,279 @@
+"""Steps each parameter as soon as backward() has its gradient, and frees the gradient.
+
+A parameter has a stepper and a plan of its own here. All of it happens under the optimizer's claim.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fused_rmsprop import _core
+from fused_rmsprop.base import nonfinite_error
+from fused_rmsprop.options import OPTIMIZER_OPTIONS
+from fused_rmsprop.torch import private
+from fused_rmsprop.torch.plan import name_of
+from fused_rmsprop.torch.stepping import CHANGED, step_anew
+
+if TYPE_CHECKING:
+    from fused_rmsprop.torch.optimizer import RMSprop
+
+_MODE = "in_backward=True steps each parameter as soon as its gradient is complete"
+NO_GRAD_SCALER = (
+    f"{_MODE}: backward() knows neither the scale of a GradScaler nor whether another gradient is "
+    "infinite. Leave the scaler out, which autocast to bfloat16 does not need, or set "
+    "in_backward=False"
+)
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Refuse a setting of an optimizer that needs all gradients before the first update."""
+    if name == "max_grad_norm" and value is not None:
+        raise ValueError(
+            f"{_MODE}, and max_grad_norm={value!r} needs the norm of all gradients first: use "
+            "max_grad_value, which limits each element, or in_backward=False"
+        )
+    if name == "on_nonfinite" and value == "skip":
+        raise ValueError(
+            f"{_MODE}, and on_nonfinite='skip' leaves out a step as a whole, when parameters may "
+            "have been stepped already: use on_nonfinite='raise', or in_backward=False"
+        )
+
+
+def check_group(group: dict[str, Any], where: str) -> None:
+    """Refuse options of a group that have no meaning during a backward pass."""
+    if group["differentiable"]:
+        raise ValueError(
+            f"{where}: {_MODE}, and differentiable=True would record the update in a graph while "
+            "backward() is still reading one: use in_backward=False"
+        )
+
+
+class InBackward:
+    """The updates of an optimizer's parameters during backward passes.
+
+    The hooks of the parameters do not keep the optimizer alive. It owns this object, which removes
+    them when it is freed.
+    """
+
+    def __init__(self, optimizer: RMSprop) -> None:
+        #: Another one means that the settings of the optimizer have changed.
+        self.settings = object()
+        self._updates: dict[int, _Update] = {}  # by the parameter's id; replaced, never changed
+        # A backward pass runs a thread for each kind of device, whose hooks come at any time.
+        self._lock = threading.RLock()
+        _living.add(self)
+        for name in OPTIMIZER_OPTIONS:
+            check_setting(name, getattr(optimizer, name))
+        for index, group in enumerate(optimizer.param_groups):
+            check_group(group, f"param_groups[{index}]")
+        self.follow(optimizer)
+
+    def __del__(self) -> None:
+        for update in self._updates.values():
+            update.unhook()
+
+    def renew_lock(self) -> None:
+        """In a forked child, forget a thread that does not exist here."""
+        self._lock = threading.RLock()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an update has changed states and is not made yet, or torch makes a part of it."""
+        return any(
+            update.stepper.has_changed_states or any(update.plan.for_torch)
+            for update in self._updates.values()
+        )
+
+    @property
+    def threads_used(self) -> int:
+        """The largest number of threads of the parameters' last updates."""
+        return max((update.stepper.threads_used for update in self._updates.values()), default=1)
+
+    def follow(self, optimizer: RMSprop) -> None:
+        """Take up the parameters that the groups now have; the optimizer is claimed."""
+        updates: dict[int, _Update] = {}
+        for index, group in enumerate(optimizer.param_groups):
+            for position, p in enumerate(group["params"]):
+                if update := updates.get(id(p)):
+                    update.params.append(p)  # given twice
+                    continue
+                update = self._updates.get(id(p)) or _Update(p, optimizer, index)
+                update.index, update.position, update.params = index, position, [p]
+                updates[id(p)] = update
+        former, self._updates = self._updates, updates
+        for key in former.keys() - updates.keys():
+            former[key].unhook()
+        hook = _hook_of(optimizer)
+        for update in updates.values():
+            update.hook(hook)
+        self._find_shared_memory()
+
+    def _find_shared_memory(self) -> None:
+        """Leave parameters that share memory to torch, as a step of all of them together does."""
+        shared: set[int] = set()
+        scratch = private.new_stepper()
+        options = [_core.Options(**_core.Options.defaults())]
+        none: dict[str, Any] = {}
+        able = [u.param for u in self._updates.values() if u.plan.can_step(u.param)]
+        while True:
+            slots = [(p, 0, none, none) for p in able if id(p) not in shared]
+            more = {id(slots[i][0]) for i in scratch.assign(slots, [], {}, options)}
+            if not more:
+                break
+            shared |= more
+        for key, update in self._updates.items():
+            update.take_memory(frozenset(shared & {key}))
+
+    def update(self, optimizer: RMSprop, param: Any) -> None:
+        """Step a parameter whose gradient is complete, and free the gradient."""
+        with self._lock, optimizer._stepper.claim():
+            update = self._updates.get(id(param))
+            if update is not None and not update.make(optimizer, self):
+                self.follow(optimizer)
+                update = self._updates.get(id(param))
+                if update is not None and not update.make(optimizer, self):
+                    raise RuntimeError(CHANGED)
+
+    def finish(self, optimizer: RMSprop) -> None:
+        """Step the parameters that still have a gradient; the optimizer is claimed."""
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        updates = [self._updates.get(id(p)) for p in params]
+        if not all(update is not None and update.is_hooked for update in updates):
+            self.follow(optimizer)
+        for p in params:
+            update = self._updates.get(id(p))
+            if p.grad is not None and not (update and update.make(optimizer, self)):
+                self.follow(optimizer)
+                if not self._updates[id(p)].make(optimizer, self):
+                    raise RuntimeError(CHANGED)
+
+
+class _Update:
+    """The update of one parameter."""
+
+    def __init__(self, param: Any, optimizer: RMSprop, index: int) -> None:
+        self.param = param
+        self.params = [param]  # once for each time that it was given
+        self.index, self.position = index, 0  # where it is in the groups
+        self.stepper = private.new_stepper()
+        self._loaded = optimizer._plan  # the optimizer has a new one for a loaded state
+        self.plan = self._loaded.part(index, self.stepper)
+        self._settings: object = None  # not taken over yet
+        self._memory: object = None
+        self._handle: Any = None
+
+    def hook(self, hook: Callable[[Any], None]) -> None:
+        """Let backward passes call a function, if the parameter can have a gradient of them."""
+        if not self.is_hooked:
+            self._handle = self.param.register_post_accumulate_grad_hook(hook)
+
+    def unhook(self) -> None:
+        """Undo that."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.remove()
+
+    @property
+    def is_hooked(self) -> bool:
+        """Whether backward passes call the hook; True if there is nothing to call it for."""
+        return self._handle is not None or not (self.param.requires_grad and self.param.is_leaf)
+
+    def take_memory(self, shared: frozenset[int]) -> None:
+        """Take over whether the parameter, where it now is, shares its memory with another."""
+        self._memory = self._memory_now()
+        if self.plan.shared != shared:
+            self.plan.shared = shared
+            self.plan.forget_assignment()
+
+    def _memory_now(self) -> object:
+        p = self.param
+        return (p.data_ptr(), p.dtype, p.shape, p.stride()) if self.plan.can_step(p) else None
+
+    def make(self, optimizer: RMSprop, owner: InBackward) -> bool:
+        """Step the parameter and free its gradient; False if it is not where it was followed."""
+        groups, states, p = optimizer.param_groups, optimizer.state, self.param
+        if self.index >= len(groups):
+            return False
+        group = groups[self.index]
+        params = group["params"]
+        if self.position >= len(params) or params[self.position] is not p:
+            return False
+        done, plan = None, self.plan
+        if (
+            plan.by_kernel_alone
+            and plan.has_options_of([group])
+            and self._settings is owner.settings
+            and (state := states.get(p)) is not None
+        ):
+            done = self.stepper.step_claimed([self.params], {p: state}, plan.options, 1.0)
+        if done is None:
+            if self._memory != self._memory_now():
+                return False
+            done = self._make_anew(optimizer, owner, group)
+        nonfinite, unversioned = done
+        if unversioned:
+            torch.autograd.graph.increment_version(unversioned)
+        if nonfinite is not None:
+            what = f"the gradient of {name_of(p, groups)}"
+            raise nonfinite_error(what, p.grad.detach().resolve_neg().numpy())
+        p.grad = None
+        return True
+
+    def _make_anew(
+        self, optimizer: RMSprop, owner: InBackward, group: dict[str, Any]
+    ) -> tuple[Any, list[Any]]:
+        check_group(group, f"param_groups[{self.index}]")
+        self._take_over(optimizer, owner)
+        p = self.param
+        state = {p: optimizer.state[p]}
+        try:
+            with private.grad_mode(False):
+                alone = [{**group, "params": self.params}]
+                return step_anew(self.plan, alone, state, optimizer.param_groups)
+        finally:
+            if not state.get(p):
+                optimizer.state.pop(p, None)
+
+    def _take_over(self, optimizer: RMSprop, owner: InBackward) -> None:
+        """Take over what has changed of the optimizer."""
+        if self._loaded is not optimizer._plan:
+            loaded = optimizer._plan
+            plan = loaded.part(self.index, self.stepper)
+            plan.shared = self.plan.shared
+            self.plan, self._loaded = plan, loaded
+        if self._settings is not owner.settings:
+            settings = owner.settings
+            self.plan.forget_options()
+            for name in OPTIMIZER_OPTIONS:
+                setattr(self.stepper, name, getattr(optimizer, name))
+            self._settings = settings
+        self.plan.first = self.index
+
+
+def _hook_of(optimizer: RMSprop) -> Callable[[Any], None]:
+    reference = weakref.ref(optimizer)
+
+    def update(param: Any) -> None:
+        optimizer = reference()
+        if optimizer is not None and optimizer._in_backward is not None:
+            optimizer._in_backward.update(optimizer, param)
+
+    return update
+
+
+_living: weakref.WeakSet[InBackward] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for each in _living:
+        each.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
