@@ -56,7 +56,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     return None
 
 
-def _describe_plan(forced: str, nanoseconds: Mapping[str, Mapping[str, float]]) -> str:
+def _describe_plan(forced: str, nanoseconds: Mapping[str, Any]) -> str:
     lines = [f"{forced} (FUSED_RMSPROP_PLAN)" if forced else "measured"]
     for dtype, ns in nanoseconds.items():
         if ns["refined"] > 0:
