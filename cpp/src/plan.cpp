@@ -79,8 +79,7 @@ bool refined_is_faster(DType dtype) {
 int wanted_threads(std::size_t bytes, const Execution &execution) {
     if (bytes < execution.serial_below_bytes || fork_generation() > 0)
         return 1;
-    return execution.threads != 0 ? execution.threads
-                                  : forced().load(std::memory_order_relaxed).threads;
+    return execution.threads != 0 ? execution.threads : forced_threads();
 }
 
 } // namespace
@@ -99,6 +98,8 @@ std::string forced_plan() {
         add(force.prefetch == Force::on ? "prefetch=on" : "prefetch=off");
     return plan;
 }
+
+int forced_threads() { return forced().load(std::memory_order_relaxed).threads; }
 
 Plan plan_of_step(std::size_t bytes, std::optional<DType> refinable, const Execution &execution) {
     const Forced force = forced().load(std::memory_order_relaxed);

@@ -1,5 +1,6 @@
 #include "leafwise.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace fused_rmsprop::bindings {
@@ -44,9 +45,13 @@ void Leafwise::enter() {
     stepper_.refresh();
     const std::vector<NumpyStepper::Slot> &slots = stepper_.slots_;
     if (!stepper_.leaves_) {
-        NumpyStepper::Leaves leaves{.slots = {}, .tuners = std::vector<Tuner>(slots.size())};
-        for (std::size_t i = 0; i < slots.size(); ++i)
-            leaves.slots[slots[i].parameter().name] = i;
+        NumpyStepper::Leaves leaves;
+        leaves.tuners.resize(slots.size());
+        for (std::size_t i = 0; i < slots.size(); ++i) {
+            const Parameter &p = slots[i].parameter();
+            leaves.slots[p.name] = i;
+            leaves.largest = std::max(leaves.largest, p.size * item_size(p.dtype));
+        }
         stepper_.leaves_ = std::move(leaves);
     }
     std::vector<py::object> bound;
@@ -54,6 +59,9 @@ void Leafwise::enter() {
         stepper_.flatten(stepper_.bound_, bound);
     updated_.assign(slots.size(), false);
     bound_ = std::move(bound);
+    Execution &execution = settings_.execution;
+    if (stepper_.leaves_->largest >= execution.serial_below_bytes)
+        execution.threads = stepper_.leaves_->threads.begin(execution.threads);
     claim_ = std::move(claim);
     entered_ = true;
 }
@@ -135,6 +143,8 @@ void Leafwise::exit(bool normally) {
 void Leafwise::leave(bool counts) noexcept {
     if (!claim_)
         return;
+    if (stepper_.leaves_)
+        stepper_.leaves_->threads.end();
     if (counts) {
         const GilLock lock(stepper_.mutex);
         ++stepper_.step_count;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../series_threads.hpp"
 #include "../stepper.hpp"
 #include "group.hpp"
 
@@ -86,8 +87,10 @@ private:
     };
     /// What steps of single slots need beside them.
     struct Leaves {
-        py::dict slots; ///< the index of each slot by the name of its parameter
-        std::vector<Tuner> tuners;
+        py::dict slots;          ///< the index of each slot by the name of its parameter
+        std::size_t largest = 0; ///< slot, in bytes
+        SeriesThreads threads;
+        std::vector<Tuner> tuners; ///< of all else, for each slot
     };
 
     std::string grad_root(std::size_t group) const;

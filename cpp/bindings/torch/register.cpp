@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "../register.hpp"
+#include "../series_threads.hpp"
 #include "averages.hpp"
 #include "entries.hpp"
 #include "grad_mode.hpp"
@@ -18,6 +19,17 @@ void register_torch(py::module_ &m) {
              py::arg("before"))
         .def("__enter__", &GradMode::enter)
         .def("__exit__", [](GradMode &mode, const py::args &) { mode.exit(); });
+
+    py::class_<SeriesThreads>(m, "SeriesThreads", py::is_final())
+        .def(py::init<>())
+        .def(
+            "begin",
+            [](SeriesThreads &threads, std::optional<int> wanted) {
+                const int chosen = threads.begin(wanted.value_or(0));
+                return chosen == 0 ? std::nullopt : std::optional(chosen);
+            },
+            py::arg("wanted"))
+        .def("end", &SeriesThreads::end);
 
     py::class_<TorchStepper, Stepper>(m, "TorchStepper", py::is_final(), collected<TorchStepper>())
         .def(py::init<const py::object &, const std::set<std::string> &>(), py::arg("probe"),

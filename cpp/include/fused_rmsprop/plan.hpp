@@ -31,6 +31,9 @@ void force_plan(std::string_view plan);
 /// What is forced now, as force_plan() takes it. Throws for a bad FUSED_RMSPROP_PLAN.
 std::string forced_plan();
 
+/// The number of threads that is forced now, or 0.
+int forced_threads();
+
 /// The time per element, in nanoseconds, of a step in the first cache with the divider and without;
 /// 0 where the instruction set in use has one way only.
 struct Calibration {

@@ -64,6 +64,11 @@ class InBackward:
     def __init__(self, optimizer: RMSprop) -> None:
         #: Another one means that the settings of the optimizer have changed.
         self.settings = object()
+        #: The number of threads for updates; None: as many as a step of its own would use.
+        self.threads: int | None = None
+        self._series = _core.SeriesThreads()
+        self._round = 0  # the number of series so far, of updates that make one step
+        self._open = False  # whether one has begun
         self._updates: dict[int, _Update] = {}  # by the parameter's id; replaced, never changed
         # A backward pass runs a thread for each kind of device, whose hooks come at any time.
         self._lock = threading.RLock()
@@ -134,14 +139,28 @@ class InBackward:
         """Step a parameter whose gradient is complete, and free the gradient."""
         with self._lock, optimizer._stepper.claim():
             update = self._updates.get(id(param))
+            if update is not None and (not self._open or update.round == self._round):
+                self._begin_round(optimizer)  # perhaps nobody calls step()
             if update is not None and not update.make(optimizer, self):
                 self.follow(optimizer)
                 update = self._updates.get(id(param))
                 if update is not None and not update.make(optimizer, self):
                     raise RuntimeError(CHANGED)
 
+    def _begin_round(self, optimizer: RMSprop) -> None:
+        if self._open:
+            self._series.end()
+        threads = self._series.begin(optimizer.threads)
+        if threads != self.threads:
+            self.threads = threads
+            self.settings = object()
+        self._open = True
+        self._round += 1
+
     def finish(self, optimizer: RMSprop) -> None:
         """Step the parameters that still have a gradient; the optimizer is claimed."""
+        if not self._open:
+            self._begin_round(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"]]
         updates = [self._updates.get(id(p)) for p in params]
         if not all(update is not None and update.is_hooked for update in updates):
@@ -152,6 +171,8 @@ class InBackward:
                 self.follow(optimizer)
                 if not self._updates[id(p)].make(optimizer, self):
                     raise RuntimeError(CHANGED)
+        self._series.end()
+        self._open = False
 
 
 class _Update:
@@ -166,6 +187,7 @@ class _Update:
         self.plan = self._loaded.part(index, self.stepper)
         self._settings: object = None  # not taken over yet
         self._memory: object = None
+        self.round = 0  # of the owner, in which it was last made
         self._handle: Any = None
 
     def hook(self, hook: Callable[[Any], None]) -> None:
@@ -223,6 +245,7 @@ class _Update:
             what = f"the gradient of {name_of(p, groups)}"
             raise nonfinite_error(what, p.grad.detach().resolve_neg().numpy())
         p.grad = None
+        self.round = owner._round
         return True
 
     def _make_anew(
@@ -252,6 +275,7 @@ class _Update:
             self.plan.forget_options()
             for name in OPTIMIZER_OPTIONS:
                 setattr(self.stepper, name, getattr(optimizer, name))
+            self.stepper.threads = owner.threads
             self._settings = settings
         self.plan.first = self.index
 
