@@ -23,7 +23,7 @@ from collections import Counter
 # Momentum (none, classical, nesterov) x weight decay (none, coupled, decoupled) x centered or not
 # x eps inside the root or outside.
 VARIANTS = 36
-REFINED = {("avx512", "float32"): 18}  # additional variants without division, not centered
+REFINED = {("avx512", dtype): 18 for dtype in ("float32", "float64")}  # not centered, no division
 FULL_WIDTH = {  # by instruction set and dtype: square roots of full-width vectors
     "sse2": {"float32": r"^sqrtps\s.*%xmm\d+$", "float64": r"^sqrtpd\s.*%xmm\d+$"},
     "avx2": {"float32": r"^vsqrtps\s.*%ymm\d+$", "float64": r"^vsqrtpd\s.*%ymm\d+$"},
