@@ -80,13 +80,50 @@ def test_names() -> None:
             update("Layer3.W", np.ones(2))
         with pytest.raises(KeyError, match="no parameter 'x'; there are layer3.W, layer3.b"):
             update("x", np.ones(2))
-        with pytest.raises(TypeError, match=r"named by a str, as in opt\.state, not by a int"):
+        with pytest.raises(TypeError, match=r"named by a str, as in opt\.state; got int"):
             update(0, np.ones(2))  # type: ignore[arg-type]
         update(Name("layer3.W"), np.ones(2))
         update("\ud800", np.ones(1))
-        with pytest.raises(ValueError, match=r"'W'\] has been updated .* already: add up"):
+        with pytest.raises(ValueError, match=r"'W'\] has been updated .* already\. A block is one"):
             update("layer3.W", np.ones(2))
     assert [int(state["step"]) for state in opt.state.values()] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("layer1.w", "'layer1.W' meant"), ("w", "'layer1.W' meant"), ("W2", "there are layer1.W"),
+        ("layer1", "'layer1.W' or 'layer1.b' meant"), ("layer1.weight", "there are layer1.W"),
+        ("a10", "'a1' or 'a0' meant|'a1' meant|there are"),
+    ],
+)  # fmt: skip
+def test_hints_at_names(name: str, hint: str) -> None:
+    many = {f"a{i}": np.ones(1) for i in range(30) if i != 10}
+    opt = RMSProp({"layer1": {"W": np.ones(2), "b": np.ones(2)}, **many})
+    with opt.leafwise() as update, pytest.raises(KeyError, match=hint) as error:
+        update(name, np.ones(2))
+    assert "and 11 others" in str(error.value)
+    with pytest.raises(KeyError, match=hint):
+        opt.effective_lr(name)
+
+
+def test_calls_with_other_arguments() -> None:
+    p, g = np.ones(2), np.ones(2)
+    opt = RMSProp({"W": p})
+    with opt.leafwise() as update:
+        call: Any = update
+        for wrong in (
+            lambda: call(), lambda: call("W", g, 0.5), lambda: call("W", g, grad_scale=0.5),
+            lambda: call(name="W", gradient=g),
+        ):  # fmt: skip
+            with pytest.raises(TypeError, match=r"update\(name, grad\); grad_scale belongs to opt"):
+                wrong()
+        assert (p == 1).all()
+        update(name="W", grad=g)
+    leafwise: Any = opt.leafwise
+    for gradients_ in ({"W": g}, [g], g):
+        with pytest.raises(TypeError, match="leafwise\\(\\) takes no gradients: with opt.leafwise"):
+            leafwise(gradients_)
 
 
 def test_a_gradient_that_is_not_finite() -> None:

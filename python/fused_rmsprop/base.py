@@ -37,6 +37,10 @@ class Setting(Generic[T]):
         optimizer._set(self._name, OPTIMIZER_OPTIONS[self._name].read(self._name, value))
 
 
+#: How many names an error lists.
+_LISTED = 20
+
+
 class Optimizer:
     """An optimizer that steps through ``_stepper``."""
 
@@ -81,10 +85,19 @@ class Optimizer:
 
 
 def unknown_name(name: str, known: Sequence[str]) -> KeyError:
-    """The error for a name that no parameter has, with the one that is probably meant."""
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"is {near[0]!r} meant? There" if near else "there"
-    return KeyError(f"there is no parameter {name!r}; {hint} are {', '.join(known)}")
+    """The error for a name that no parameter has, with those that are probably meant."""
+
+    def ends_alike(one: str) -> bool:
+        a, b = one.lower(), name.lower()
+        return a == b or a.endswith("." + b) or a.startswith(b + ".")
+
+    near = [one for one in known if ends_alike(one)] or difflib.get_close_matches(
+        name, known, 1, 0.8
+    )
+    hint = f"is {' or '.join(map(repr, near[:3]))} meant? There" if near else "there"
+    listed = ", ".join(known[:_LISTED])
+    more = f" and {len(known) - _LISTED} others" if len(known) > _LISTED else ""
+    return KeyError(f"there is no parameter {name!r}; {hint} are {listed}{more}")
 
 
 def nonfinite_error(

@@ -42,6 +42,9 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         f"the affinity mask ({affinity}), the control group's CPU quota ({cgroup});\n"
         "                  each optimizer measures whether more than one is faster"
     )
+    plan = _core.plan()
+    if "threads" in plan["forced"]:
+        default = "pinned by the plan, below"
     if threads["forked"]:
         default = "1: an OpenMP team would hang in a forked child process"
     print(f"fused-rmsprop     {config['version']}")
@@ -52,14 +55,14 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     print(f"  supported here  {', '.join(sets['supported'])}")
     print(f"  in use          {sets['in_use']}  (FUSED_RMSPROP_ISA=name chooses another)")
     print(f"default threads   {default}")
-    print(f"plan              {_describe_plan(**_core.plan())}")
+    print(f"plan              {_describe_plan(**plan)}")
     return None
 
 
 def _describe_plan(forced: str, nanoseconds: Mapping[str, Any]) -> str:
     lines = [f"{forced} (FUSED_RMSPROP_PLAN)" if forced else "measured"]
     for dtype, ns in nanoseconds.items():
-        if ns["refined"] > 0:
+        if ns["refined"] > 0 and "quotient" not in forced:
             faster = "the refined quotient" if ns["refined"] < ns["division"] else "division"
             lines.append(
                 f"{dtype} in cache: {ns['division']:.3f} ns per element by division, "

@@ -125,7 +125,10 @@ def test_a_gradient_that_is_not_finite_comes_out_of_backward() -> None:
     (p.sum() + q.sum()).backward()
     state = {key: value.clone() for key, value in opt.state[q].items()}
     before = q.detach().clone()
-    with pytest.raises(FloatingPointError, match=r"\['params'\]\[1\] \(bad\) has 1 .* index \(1,"):
+    message = (
+        r"\['params'\]\[1\] \(bad\) has 1 .* index \(1,.*before it stay stepped; call zero_grad"
+    )
+    with pytest.raises(FloatingPointError, match=message):
         (q * torch.tensor([1.0, torch.inf])).sum().backward()
     assert torch.equal(q, before)
     assert same(opt.state[q], state)
@@ -134,6 +137,50 @@ def test_a_gradient_that_is_not_finite_comes_out_of_backward() -> None:
     opt.zero_grad()
     (p.sum() + q.sum()).backward()
     assert (opt.state[p]["step"], opt.state[q]["step"]) == (2, 2)
+
+
+def test_a_gradient_that_comes_back_is_refused() -> None:
+    network, opt = made(True)
+    train(network, opt, 2)
+    loss_of(network, 2).backward()
+    network.last.bias.grad = torch.ones(2, dtype=torch.float64)
+    network.unused.grad = torch.ones(3, dtype=torch.float64)
+    before = values((network, opt))
+    with pytest.raises(RuntimeError, match=r"\[6\] was stepped during backward\(\) and has a grad"):
+        opt.step()
+    assert same(values((network, opt)), before)
+    network.last.bias.grad = None
+    opt.step()
+    assert opt.state[network.unused]["step"] == 1
+    train(network, opt, 2, begin=3)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is not distributed")
+def test_distributed_data_parallel_is_refused(tmp_path: Any) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        network = torch.nn.Linear(3, 2)
+        parallel = torch.nn.parallel.DistributedDataParallel(network)
+        opt = RMSprop(network.parameters(), in_backward=True)
+        parallel(torch.ones(4, 3)).sum().backward()
+        with pytest.raises(RuntimeError, match="DistributedDataParallel, which averages"):
+            opt.step()
+        assert opt.state[network.weight]["step"] == 1
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_the_option_belongs_to_the_whole_optimizer() -> None:
+    p = torch.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match="in_backward belongs to the whole optimizer"):
+        RMSprop([{"params": [p], "in_backward": True}])
+    opt = RMSprop([p])
+    opt.param_groups[0]["in_backward"] = True
+    p.grad = torch.ones(2)
+    with pytest.raises(ValueError, match="in_backward belongs to the whole optimizer"):
+        opt.step()
 
 
 def test_a_sparse_gradient_is_refused() -> None:

@@ -68,7 +68,7 @@ void Leafwise::enter() {
 
 std::size_t Leafwise::slot_of(const py::object &name) const {
     if (!PyUnicode_Check(name.ptr()))
-        throw py::type_error(std::string("a leaf is named by a str, as in opt.state, not by a ") +
+        throw py::type_error(std::string("a leaf is named by a str, as in opt.state; got ") +
                              Py_TYPE(name.ptr())->tp_name);
     // A subclass of str could hash and compare in its own way.
     const auto exact = py::reinterpret_steal<py::object>(PyUnicode_FromObject(name.ptr()));
@@ -106,8 +106,9 @@ void Leafwise::update(const py::object &name, const py::object &grad) {
     NumpyStepper::Slot &slot = stepper_.slots_[i];
     if (updated_[i])
         throw py::value_error(slot.parameter().what +
-                              " has been updated in this leafwise() block already: add up its "
-                              "gradients, and update it once");
+                              " has been updated in this leafwise() block already. A block is one "
+                              "step: open one for each, or add up the gradients of a leaf that is "
+                              "used twice");
     const py::object given = grad.is_none() ? bound_gradient(i) : grad;
     Tensor tensor = stepper_.tensors_[i];
     tensor.grad = stepper_.gradient(slot, given);
@@ -172,7 +173,12 @@ void register_leafwise(py::module_ &m) {
              [](Leafwise &block, const py::args &error) {
                  block.exit(error.empty() || error[0].is_none());
              })
-        .def("__call__", &Leafwise::update, py::arg("name"), py::arg("grad") = py::none());
+        .def("__call__", &Leafwise::update, py::arg("name"), py::arg("grad") = py::none())
+        .def("__call__", [](Leafwise &, const py::args &, const py::kwargs &) {
+            throw py::type_error("an update takes the name of a leaf and its gradient, "
+                                 "update(name, grad); grad_scale belongs to "
+                                 "opt.leafwise(grad_scale=...)");
+        });
 }
 
 } // namespace fused_rmsprop::bindings

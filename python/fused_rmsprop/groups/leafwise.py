@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fused_rmsprop import _core
@@ -79,6 +80,10 @@ class Leafwise(GroupedOptimizer):
         >>> opt.step_count
         1
         """
+        if isinstance(grad_scale, (np.ndarray, list, tuple, dict)):
+            raise TypeError(
+                "leafwise() takes no gradients: with opt.leafwise() as update: update(name, grad)"
+            )
         scale = as_scale("grad_scale", grad_scale)
         scheduled = [group for group in self._groups if group.scheduled]
         after = self._stepper.step_count if scheduled else -1

@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 _MODE = "in_backward=True steps each parameter as soon as its gradient is complete"
 NO_GRAD_SCALER = (
     f"{_MODE}: backward() knows neither the scale of a GradScaler nor whether another gradient is "
-    "infinite. Leave the scaler out, which autocast to bfloat16 does not need, or set "
-    "in_backward=False"
+    "infinite, and has stepped the parameters with scaled gradients. Leave the scaler out, which "
+    "autocast to bfloat16 does not need, or set in_backward=False"
+)
+
+
+_ONE_REFUSED = (
+    "its parameter has not changed, and those stepped before it stay stepped; call zero_grad() "
+    "before the next backward pass"
 )
 
 
@@ -159,10 +165,18 @@ class InBackward:
 
     def finish(self, optimizer: RMSprop) -> None:
         """Step the parameters that still have a gradient; the optimizer is claimed."""
-        if not self._open:
-            self._begin_round(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"]]
         updates = [self._updates.get(id(p)) for p in params]
+        if not self._open:
+            self._begin_round(optimizer)
+        for p, update in zip(params, updates, strict=True):
+            if p.grad is not None and update is not None and update.round == self._round:
+                raise RuntimeError(
+                    f"{name_of(p, optimizer.param_groups)} was stepped during backward() and has a "
+                    "gradient again; step() would update it a second time. "
+                    "DistributedDataParallel, which averages gradients later, needs "
+                    "in_backward=False. If an interrupt left the gradient, call zero_grad()"
+                )
         if not all(update is not None and update.is_hooked for update in updates):
             self.follow(optimizer)
         for p in params:
@@ -243,7 +257,8 @@ class _Update:
             torch.autograd.graph.increment_version(unversioned)
         if nonfinite is not None:
             what = f"the gradient of {name_of(p, groups)}"
-            raise nonfinite_error(what, p.grad.detach().resolve_neg().numpy())
+            grad = p.grad.detach().resolve_neg().numpy()
+            raise nonfinite_error(what, grad, _ONE_REFUSED)
         p.grad = None
         self.round = owner._round
         return True

@@ -47,7 +47,7 @@ def check_extra(
     states: Iterable[Mapping[str, Any]] = (),
 ) -> None:
     """Raise an error if an extra option is fixed or out of its bounds; torch checks its own."""
-    for name in OPTIMIZER_OPTIONS:
+    for name in (*OPTIMIZER_OPTIONS, "in_backward"):
         if name in group:
             raise ValueError(
                 f"{where}: {name} belongs to the whole optimizer, not to a group: "
