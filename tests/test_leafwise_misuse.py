@@ -112,12 +112,13 @@ def test_calls_with_other_arguments() -> None:
     opt = RMSProp({"W": p})
     with opt.leafwise() as update:
         call: Any = update
-        for wrong in (
-            lambda: call(), lambda: call("W", g, 0.5), lambda: call("W", g, grad_scale=0.5),
-            lambda: call(name="W", gradient=g),
-        ):  # fmt: skip
+        wrong: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+            ((), {}), (("W", g, 0.5), {}), (("W", g), {"grad_scale": 0.5}),
+            ((), {"name": "W", "gradient": g}),
+        ]  # fmt: skip
+        for args, kwargs in wrong:
             with pytest.raises(TypeError, match=r"update\(name, grad\); grad_scale belongs to opt"):
-                wrong()
+                call(*args, **kwargs)
         assert (p == 1).all()
         update(name="W", grad=g)
     leafwise: Any = opt.leafwise
