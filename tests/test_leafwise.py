@@ -110,6 +110,17 @@ def test_the_number_of_threads_is_measured_for_the_block() -> None:
         used |= in_block
 
 
+def test_a_scale_may_be_an_array_and_the_norm_is_unknown() -> None:
+    p, twin = np.ones(3), np.ones(3)
+    opt, other = RMSProp(p, on_nonfinite="raise"), RMSProp(twin)
+    other.step(np.ones(3), grad_scale=0.5)
+    with opt.leafwise(grad_scale=np.array(0.5)) as update:
+        update("param", np.ones(3))
+        assert opt.grad_norm is None
+    assert opt.grad_norm is None
+    assert same_bits(p, twin)
+
+
 def test_a_single_array_and_a_subclass() -> None:
     class Own(RMSProp):
         pass

@@ -23,18 +23,16 @@ public:
     /// Throws std::runtime_error if the optimizer is claimed.
     Token acquire(Reason reason) {
         const Token mine = token(reason);
-        Token owner = owner_.load(std::memory_order_relaxed);
+        Token owner = owner_.load();
         do {
             if (owner != nobody && (same_process(owner, mine) || is_for_block(owner)))
                 throw std::runtime_error(refusal(owner, mine));
-        } while (!owner_.compare_exchange_weak(owner, mine, std::memory_order_acquire,
-                                               std::memory_order_relaxed));
+        } while (!owner_.compare_exchange_weak(owner, mine));
         return mine;
     }
 
     void release(Token claim) noexcept {
-        owner_.compare_exchange_strong(claim, nobody, std::memory_order_release,
-                                       std::memory_order_relaxed);
+        owner_.compare_exchange_strong(claim, nobody); // before a later look at another flag
     }
 
     /// Whether this thread is in the middle of a change. As long as Python code runs, the change

@@ -26,7 +26,7 @@ void Stepper::set_on_nonfinite(const std::string &name) {
 Execution Stepper::tuned_execution() {
     const GilLock lock(mutex);
     Execution tuned = execution;
-    tuned.tuner = &tuner_;
+    tuned.tuner = &tuner(tuned.threads);
     return tuned;
 }
 
@@ -42,7 +42,7 @@ Stepper::Settings Stepper::settings(double grad_scale) const {
 Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, double grad_scale,
                                    std::size_t release_gil_from_bytes) {
     Settings tuned = settings(grad_scale);
-    tuned.execution.tuner = &tuner_;
+    tuned.execution.tuner = &tuner(tuned.execution.threads);
     return run_step(tensors, tuned, release_gil_from_bytes);
 }
 

@@ -72,7 +72,10 @@ private:
     enum OnNonfiniteName : std::uint8_t { propagate, skip, raise };
     static constexpr const char *on_nonfinite_names[] = {"propagate", "skip", "raise"};
 
-    Tuner tuner_;
+    /// The tuner for this number of threads: what is the best with one is not with a team.
+    Tuner &tuner(int threads) { return tuners_[threads != 1]; }
+
+    Tuner tuners_[2];
     OnNonfiniteName on_nonfinite_ = propagate;
     std::size_t nonfinite_ = no_tensor;
 };

@@ -7,8 +7,8 @@
 
 namespace fused_rmsprop {
 
-/// The plan of a step on `bytes` of parameters; `refinable` is the dtype of some that can use the
-/// refined quotient. Starts the clock of the tuner, if there is one.
+/// The plan of a step on `bytes` of parameters; `refinable` is the dtype of those that can use the
+/// refined quotient, or of most of them. Starts the clock of the tuner, if there is one.
 Plan plan_of_step(std::size_t bytes, std::optional<DType> refinable, const Execution &execution);
 
 /// How many threads other work on `bytes` uses: as many as steps do, where a tuner decides that.

@@ -34,8 +34,17 @@ bool has_exact_quotient(const Options &o) {
 }
 
 struct Work {
-    std::size_t bytes = 0;          ///< of parameters to be updated
-    std::optional<DType> refinable; ///< of some that can be updated without a division
+    std::size_t bytes = 0; ///< of parameters to be updated
+    /// The same of those that can be updated without a division, by dtype.
+    std::size_t refinable_bytes[2] = {};
+
+    /// The dtype of most of these.
+    std::optional<DType> refinable() const {
+        const auto &[float32, float64] = refinable_bytes;
+        if (float32 + float64 == 0)
+            return std::nullopt;
+        return float32 >= float64 ? DType::float32 : DType::float64;
+    }
 };
 
 /// Throws unless every tensor can be stepped.
@@ -44,6 +53,7 @@ Work check(std::span<const Tensor> tensors, const GradientTransform &transform,
     Work work;
     const Tensor *checked = nullptr; // whose options and dtype were validated last
     unsigned needed = 0;             // by these options
+    bool refinable = false;          // likewise
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         const Tensor &t = tensors[i];
         if (t.bytes_to_step() == 0)
@@ -58,14 +68,15 @@ Work check(std::span<const Tensor> tensors, const GradientTransform &transform,
             validate(*t.options, t.dtype, flush_denormals);
             validate(transform, t.dtype);
             needed = needed_state(*t.options);
-            if (has_exact_quotient(*t.options))
-                work.refinable = t.dtype;
+            refinable = has_exact_quotient(*t.options);
             checked = &t;
         }
         for (std::size_t k = 0; k < state_kind_count; ++k)
             if (needed >> k & 1)
                 required(t.*state_kinds[k].array, state_kinds[k].name);
         work.bytes += t.bytes_to_step();
+        if (refinable)
+            work.refinable_bytes[t.dtype == DType::float64] += t.bytes_to_step();
     }
     return work;
 }
@@ -215,7 +226,7 @@ double clip_factor(double norm, double most) {
 int update(std::span<const Tensor> tensors, const Work &work, const Execution &execution,
            const GradientTransform &transform, double clip_factor) {
     const InstructionSet set = instruction_set();
-    const Plan plan = plan_of_step(work.bytes, work.refinable, execution);
+    const Plan plan = plan_of_step(work.bytes, work.refinable(), execution);
     const int used =
         run_kernels(plan.threads, execution.flush_denormals, [&](int index, int count) {
             const Shared shared{

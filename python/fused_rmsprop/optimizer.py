@@ -9,7 +9,7 @@ from typing import Any
 from fused_rmsprop import _core
 from fused_rmsprop.base import NO_AVERAGES, nonfinite_error
 from fused_rmsprop.checkpoint.saving import Saving
-from fused_rmsprop.groups.leafwise import Leafwise
+from fused_rmsprop.groups.leafwise import LeafwiseOptimizer
 from fused_rmsprop.groups.specs import is_group, is_list_of_groups
 from fused_rmsprop.options import (
     GROUP_OPTIONS,
@@ -23,7 +23,7 @@ from fused_rmsprop.values import Number, Schedulable, as_scale
 _ONE = 1.0
 
 
-class RMSProp(Leafwise, Saving):
+class RMSProp(LeafwiseOptimizer, Saving):
     r"""RMSProp for NumPy arrays, updated where they lie in one fused pass.
 
     .. math::

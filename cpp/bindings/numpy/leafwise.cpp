@@ -46,7 +46,8 @@ void Leafwise::enter() {
     const std::vector<NumpyStepper::Slot> &slots = stepper_.slots_;
     if (!stepper_.leaves_) {
         NumpyStepper::Leaves leaves;
-        leaves.tuners.resize(slots.size());
+        for (auto &tuners : leaves.tuners)
+            tuners.resize(slots.size());
         for (std::size_t i = 0; i < slots.size(); ++i) {
             const Parameter &p = slots[i].parameter();
             leaves.slots[p.name] = i;
@@ -113,10 +114,14 @@ void Leafwise::update(const py::object &name, const py::object &grad) {
     Tensor tensor = stepper_.tensors_[i];
     tensor.grad = stepper_.gradient(slot, given);
     tensor.step = slot.group->step(slot.index);
-    settings_.execution.tuner = &stepper_.leaves_->tuners[i];
+    settings_.execution.tuner = &stepper_.leaves_->tuners[settings_.execution.threads != 1][i];
     if (stepper_.run_step(std::span(&tensor, 1), settings_, stepper_.release_gil_from_bytes) ==
         NumpyStepper::Outcome::refused)
         raise(nonfinite_(slot.grad_what, given));
+    {
+        const GilLock lock(stepper_.mutex);
+        stepper_.grad_norm.reset(); // it was this gradient's alone
+    }
     slot.group->count_step(slot.index);
     updated_[i] = true;
     ++updates_;
@@ -149,7 +154,7 @@ void Leafwise::leave(bool counts) noexcept {
     if (counts) {
         const GilLock lock(stepper_.mutex);
         ++stepper_.step_count;
-        stepper_.grad_norm.reset(); // only norms of single gradients were taken
+        stepper_.grad_norm.reset();
     }
     claim_.reset();
     const auto bound = std::exchange(bound_, {}); // destroying an object may run code

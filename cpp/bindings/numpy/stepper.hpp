@@ -90,7 +90,7 @@ private:
         py::dict slots;          ///< the index of each slot by the name of its parameter
         std::size_t largest = 0; ///< slot, in bytes
         SeriesThreads threads;
-        std::vector<Tuner> tuners; ///< of all else, for each slot
+        std::vector<Tuner> tuners[2]; ///< of all else: for each slot by one thread, and by more
     };
 
     std::string grad_root(std::size_t group) const;

@@ -25,16 +25,16 @@ inline Vector<double> plus_square_rounded_up(Vector<double> x) {
     return _mm512_fmadd_round_pd(x, x, x, up);
 }
 
-inline Vector<float> add_product(Vector<float> a, Vector<float> b, Vector<float> c) {
+inline Vector<float> plus_product(Vector<float> c, Vector<float> a, Vector<float> b) {
     return _mm512_fmadd_ps(a, b, c);
 }
-inline Vector<double> add_product(Vector<double> a, Vector<double> b, Vector<double> c) {
+inline Vector<double> plus_product(Vector<double> c, Vector<double> a, Vector<double> b) {
     return _mm512_fmadd_pd(a, b, c);
 }
-inline Vector<float> subtract_product(Vector<float> a, Vector<float> b, Vector<float> c) {
+inline Vector<float> minus_product(Vector<float> c, Vector<float> a, Vector<float> b) {
     return _mm512_fnmadd_ps(a, b, c);
 }
-inline Vector<double> subtract_product(Vector<double> a, Vector<double> b, Vector<double> c) {
+inline Vector<double> minus_product(Vector<double> c, Vector<double> a, Vector<double> b) {
     return _mm512_fnmadd_pd(a, b, c);
 }
 
@@ -68,13 +68,15 @@ public:
     /// the side from which the quotient rounds correctly.
     static Vector<T> reciprocal(Vector<T> d, Vector<T> estimate) {
         const Vector<T> r = halley(d, estimate); // off by 2^-42 before it is rounded
-        return sizeof(T) == sizeof(float) ? r : halley(d, r);
+        if constexpr (sizeof(T) == sizeof(double))
+            return halley(d, r);
+        return r;
     }
 
     /// n / d if r is what `reciprocal` makes of d.
     static Vector<T> quotient(Vector<T> n, Vector<T> d, Vector<T> r) {
         const Vector<T> q = n * r;
-        return add_product(subtract_product(d, q, n), r, q);
+        return plus_product(q, minus_product(n, d, q), r);
     }
 
     static Vector<T> quotient(Vector<T> n, Vector<T> d) {
@@ -98,7 +100,7 @@ public:
 
 private:
     static Vector<T> halley(Vector<T> d, Vector<T> r) {
-        return add_product(r, plus_square_rounded_up(one_minus_rounded_up(d, r)), r);
+        return plus_product(r, r, plus_square_rounded_up(one_minus_rounded_up(d, r)));
     }
 
     __m512i smallest_;

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fused_rmsprop import _core
@@ -14,7 +13,7 @@ from fused_rmsprop.groups.grouped import GroupedOptimizer
 from fused_rmsprop.values import Number, as_scale
 
 
-class Leafwise(GroupedOptimizer):
+class LeafwiseOptimizer(GroupedOptimizer):
     """An optimizer of parameter groups that can step leaf by leaf."""
 
     def leafwise(self, grad_scale: Number = 1.0) -> AbstractContextManager[_core.Leafwise]:
@@ -60,7 +59,7 @@ class Leafwise(GroupedOptimizer):
 
         Options and settings are those of the beginning of the block. Until its end the optimizer
         refuses to step, to accumulate, to be saved, and changes of its groups, `lr` among them.
-        `grad_norm` is None afterwards, and `threads_used` tells of the last leaf.
+        `grad_norm` is None afterwards, and `threads_used` is that of the last update.
 
         Examples
         --------
@@ -80,7 +79,7 @@ class Leafwise(GroupedOptimizer):
         >>> opt.step_count
         1
         """
-        if isinstance(grad_scale, (np.ndarray, list, tuple, dict)):
+        if getattr(grad_scale, "ndim", 0) > 0 or isinstance(grad_scale, (list, tuple, dict)):
             raise TypeError(
                 "leafwise() takes no gradients: with opt.leafwise() as update: update(name, grad)"
             )

@@ -17,7 +17,7 @@ from fused_rmsprop import _core
 from fused_rmsprop.base import nonfinite_error
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
 from fused_rmsprop.torch import private
-from fused_rmsprop.torch.plan import name_of
+from fused_rmsprop.torch.plan import Plan, name_of
 from fused_rmsprop.torch.stepping import CHANGED, step_anew
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ NO_GRAD_SCALER = (
 _ONE_REFUSED = (
     "its parameter has not changed, and those stepped before it stay stepped; call zero_grad() "
     "before the next backward pass"
+)
+
+
+_AGAIN = (
+    "{} was stepped during backward() and has a gradient again; step() would update it a second "
+    "time. DistributedDataParallel, which averages gradients later, needs in_backward=False. If an "
+    "interrupt left the gradient, call zero_grad()"
 )
 
 
@@ -63,18 +70,23 @@ def check_group(group: dict[str, Any], where: str) -> None:
 class InBackward:
     """The updates of an optimizer's parameters during backward passes.
 
-    The hooks of the parameters do not keep the optimizer alive. It owns this object, which removes
-    them when it is freed.
+    The hooks of the parameters do not keep the optimizer alive. It owns this object, with which
+    they end. A round is all the updates that make one step of the training loop.
     """
 
     def __init__(self, optimizer: RMSprop) -> None:
         #: Another one means that the settings of the optimizer have changed.
         self.settings = object()
-        #: The number of threads for updates; None: as many as a step of its own would use.
+        #: The number of threads for the updates of a round; None: each finds its own.
         self.threads: int | None = None
+        #: The number of rounds so far.
+        self.round = 0
+        self._open = False  # whether the last one goes on
+        self._largest = 0  # parameter, in bytes
         self._series = _core.SeriesThreads()
-        self._round = 0  # the number of series so far, of updates that make one step
-        self._open = False  # whether one has begun
+        # Not in __del__: the garbage collector would have cleared what a handle refers to.
+        self._handles: dict[int, Any] = {}  # of the hooks, by the parameter's id
+        weakref.finalize(self, _remove_all, self._handles)
         self._updates: dict[int, _Update] = {}  # by the parameter's id; replaced, never changed
         # A backward pass runs a thread for each kind of device, whose hooks come at any time.
         self._lock = threading.RLock()
@@ -85,17 +97,13 @@ class InBackward:
             check_group(group, f"param_groups[{index}]")
         self.follow(optimizer)
 
-    def __del__(self) -> None:
-        for update in self._updates.values():
-            update.unhook()
-
     def renew_lock(self) -> None:
         """In a forked child, forget a thread that does not exist here."""
         self._lock = threading.RLock()
 
     @property
     def has_begun(self) -> bool:
-        """Whether an update has changed states and is not made yet, or torch makes a part of it."""
+        """Whether an update has prepared states but not been made, or torch makes a part of it."""
         return any(
             update.stepper.has_changed_states or any(update.plan.for_torch)
             for update in self._updates.values()
@@ -114,7 +122,7 @@ class InBackward:
                 if update := updates.get(id(p)):
                     update.params.append(p)  # given twice
                     continue
-                update = self._updates.get(id(p)) or _Update(p, optimizer, index)
+                update = self._updates.get(id(p)) or _Update(p, optimizer, index, self._handles)
                 update.index, update.position, update.params = index, position, [p]
                 updates[id(p)] = update
         former, self._updates = self._updates, updates
@@ -123,6 +131,7 @@ class InBackward:
         hook = _hook_of(optimizer)
         for update in updates.values():
             update.hook(hook)
+        self._largest = max((update.param.nbytes for update in updates.values()), default=0)
         self._find_shared_memory()
 
     def _find_shared_memory(self) -> None:
@@ -141,27 +150,24 @@ class InBackward:
         for key, update in self._updates.items():
             update.take_memory(frozenset(shared & {key}))
 
+    def last_plans(self) -> dict[int, Plan]:
+        """For each group, the plan of the parameter that was updated last."""
+        made = sorted((u for u in self._updates.values() if u.round > 0), key=lambda u: u.round)
+        return {update.index: update.plan for update in made}
+
     def update(self, optimizer: RMSprop, param: Any) -> None:
         """Step a parameter whose gradient is complete, and free the gradient."""
         with self._lock, optimizer._stepper.claim():
             update = self._updates.get(id(param))
-            if update is not None and (not self._open or update.round == self._round):
-                self._begin_round(optimizer)  # perhaps nobody calls step()
-            if update is not None and not update.make(optimizer, self):
-                self.follow(optimizer)
-                update = self._updates.get(id(param))
-                if update is not None and not update.make(optimizer, self):
-                    raise RuntimeError(CHANGED)
-
-    def _begin_round(self, optimizer: RMSprop) -> None:
-        if self._open:
-            self._series.end()
-        threads = self._series.begin(optimizer.threads)
-        if threads != self.threads:
-            self.threads = threads
-            self.settings = object()
-        self._open = True
-        self._round += 1
+            if update is None or optimizer._in_backward is not self:  # turned off meanwhile
+                return
+            if not self._open or update.round == self.round:  # perhaps nobody calls step()
+                self._begin_round(optimizer)
+            try:
+                self._make(param, optimizer)
+            except Exception:
+                self._end_round()
+                raise
 
     def finish(self, optimizer: RMSprop) -> None:
         """Step the parameters that still have a gradient; the optimizer is claimed."""
@@ -169,22 +175,36 @@ class InBackward:
         updates = [self._updates.get(id(p)) for p in params]
         if not self._open:
             self._begin_round(optimizer)
-        for p, update in zip(params, updates, strict=True):
-            if p.grad is not None and update is not None and update.round == self._round:
-                raise RuntimeError(
-                    f"{name_of(p, optimizer.param_groups)} was stepped during backward() and has a "
-                    "gradient again; step() would update it a second time. "
-                    "DistributedDataParallel, which averages gradients later, needs "
-                    "in_backward=False. If an interrupt left the gradient, call zero_grad()"
-                )
-        if not all(update is not None and update.is_hooked for update in updates):
-            self.follow(optimizer)
-        for p in params:
-            update = self._updates.get(id(p))
-            if p.grad is not None and not (update and update.make(optimizer, self)):
+        try:
+            for p, update in zip(params, updates, strict=True):
+                if p.grad is not None and update is not None and update.round == self.round:
+                    raise RuntimeError(_AGAIN.format(name_of(p, optimizer.param_groups)))
+            if not all(update is not None and update.is_hooked for update in updates):
                 self.follow(optimizer)
-                if not self._updates[id(p)].make(optimizer, self):
-                    raise RuntimeError(CHANGED)
+            for p in params:
+                if p.grad is not None:
+                    self._make(p, optimizer)
+        finally:
+            self._end_round()
+
+    def _make(self, param: Any, optimizer: RMSprop) -> None:
+        update = self._updates.get(id(param))
+        if update is None or not update.make(optimizer, self):
+            self.follow(optimizer)
+            update = self._updates.get(id(param))
+            if update is not None and not update.make(optimizer, self):
+                raise RuntimeError(CHANGED)
+
+    def _begin_round(self, optimizer: RMSprop) -> None:
+        if self._open:
+            self._end_round()
+        self.threads = optimizer.threads
+        if self._largest >= optimizer._stepper.serial_below_bytes:
+            self.threads = self._series.begin(self.threads)
+        self._open = True
+        self.round += 1
+
+    def _end_round(self) -> None:
         self._series.end()
         self._open = False
 
@@ -192,7 +212,7 @@ class InBackward:
 class _Update:
     """The update of one parameter."""
 
-    def __init__(self, param: Any, optimizer: RMSprop, index: int) -> None:
+    def __init__(self, param: Any, optimizer: RMSprop, index: int, handles: dict[int, Any]) -> None:
         self.param = param
         self.params = [param]  # once for each time that it was given
         self.index, self.position = index, 0  # where it is in the groups
@@ -201,24 +221,28 @@ class _Update:
         self.plan = self._loaded.part(index, self.stepper)
         self._settings: object = None  # not taken over yet
         self._memory: object = None
-        self.round = 0  # of the owner, in which it was last made
-        self._handle: Any = None
+        self._threads: int | None = None
+        self._handles = handles
+        #: The round in which it was last made.
+        self.round = 0
 
     def hook(self, hook: Callable[[Any], None]) -> None:
         """Let backward passes call a function, if the parameter can have a gradient of them."""
         if not self.is_hooked:
-            self._handle = self.param.register_post_accumulate_grad_hook(hook)
+            handle = self.param.register_post_accumulate_grad_hook(hook)
+            self._handles[id(self.param)] = handle
 
     def unhook(self) -> None:
         """Undo that."""
-        handle, self._handle = self._handle, None
+        handle = self._handles.pop(id(self.param), None)
         if handle is not None:
             handle.remove()
 
     @property
     def is_hooked(self) -> bool:
         """Whether backward passes call the hook; True if there is nothing to call it for."""
-        return self._handle is not None or not (self.param.requires_grad and self.param.is_leaf)
+        can_be = self.param.requires_grad and self.param.is_leaf
+        return id(self.param) in self._handles or not can_be
 
     def take_memory(self, shared: frozenset[int]) -> None:
         """Take over whether the parameter, where it now is, shares its memory with another."""
@@ -233,19 +257,35 @@ class _Update:
 
     def make(self, optimizer: RMSprop, owner: InBackward) -> bool:
         """Step the parameter and free its gradient; False if it is not where it was followed."""
-        groups, states, p = optimizer.param_groups, optimizer.state, self.param
+        groups, p = optimizer.param_groups, self.param
         if self.index >= len(groups):
             return False
         group = groups[self.index]
         params = group["params"]
         if self.position >= len(params) or params[self.position] is not p:
             return False
-        done, plan = None, self.plan
+        before, self.round = self.round, owner.round  # first: an interrupt leaves the gradient
+        try:
+            done = self._step(optimizer, owner, group)
+        except Exception:
+            self.round = before
+            raise
+        if not done:
+            self.round = before
+            return False
+        p.grad = None
+        return True
+
+    def _step(self, optimizer: RMSprop, owner: InBackward, group: dict[str, Any]) -> bool:
+        """Make all of that but free the gradient."""
+        done, plan, p = None, self.plan, self.param
+        if self._threads != owner.threads:
+            self.stepper.threads = self._threads = owner.threads
         if (
             plan.by_kernel_alone
             and plan.has_options_of([group])
             and self._settings is owner.settings
-            and (state := states.get(p)) is not None
+            and (state := optimizer.state.get(p)) is not None
         ):
             done = self.stepper.step_claimed([self.params], {p: state}, plan.options, 1.0)
         if done is None:
@@ -256,11 +296,9 @@ class _Update:
         if unversioned:
             torch.autograd.graph.increment_version(unversioned)
         if nonfinite is not None:
-            what = f"the gradient of {name_of(p, groups)}"
+            what = f"the gradient of {name_of(p, optimizer.param_groups)}"
             grad = p.grad.detach().resolve_neg().numpy()
             raise nonfinite_error(what, grad, _ONE_REFUSED)
-        p.grad = None
-        self.round = owner._round
         return True
 
     def _make_anew(
@@ -289,8 +327,8 @@ class _Update:
             settings = owner.settings
             self.plan.forget_options()
             for name in OPTIMIZER_OPTIONS:
-                setattr(self.stepper, name, getattr(optimizer, name))
-            self.stepper.threads = owner.threads
+                if name != "threads":
+                    setattr(self.stepper, name, getattr(optimizer, name))
             self._settings = settings
         self.plan.first = self.index
 
@@ -300,10 +338,16 @@ def _hook_of(optimizer: RMSprop) -> Callable[[Any], None]:
 
     def update(param: Any) -> None:
         optimizer = reference()
-        if optimizer is not None and optimizer._in_backward is not None:
-            optimizer._in_backward.update(optimizer, param)
+        owner = None if optimizer is None else optimizer._in_backward
+        if optimizer is not None and owner is not None:
+            owner.update(optimizer, param)
 
     return update
+
+
+def _remove_all(handles: dict[int, Any]) -> None:
+    for handle in handles.values():
+        handle.remove()
 
 
 _living: weakref.WeakSet[InBackward] = weakref.WeakSet()

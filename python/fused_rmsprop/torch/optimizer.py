@@ -142,12 +142,13 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         if as_flag("in_backward", value) == self.in_backward:
             return
         with self._stepper.claim():
-            if value:
+            former = self._in_backward
+            if former is None:
                 new = InBackward(self)
                 self._plan.forget_assignment()  # so that no step takes the short way
                 self._in_backward = new
             else:
-                self._plan = Plan(self._stepper)  # the old one has not seen the updates' options
+                self._plan = self._plan.successor(former.last_plans())
                 self._in_backward = None
 
     @property
@@ -182,7 +183,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         self._in_backward = None
 
     def _set(self, name: str, value: Any) -> None:
-        if self._in_backward is not None:
+        if self.in_backward:
             check_setting(name, value)
         self._forget_settings()  # first, in case a signal comes in between
         super()._set(name, value)
@@ -190,8 +191,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     def _forget_settings(self) -> None:
         self._plan.forget_options()
-        if self._in_backward is not None:
-            self._in_backward.settings = object()
+        if (owner := self._in_backward) is not None:
+            owner.settings = object()
 
     def __getstate__(self) -> dict[str, Any]:
         with self._reading():
@@ -264,8 +265,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         part of the step, which may be made.
         """
         begun = self._stepper.has_changed_states or any(self._plan.for_torch)
-        if self._in_backward is not None:
-            begun = begun or self._in_backward.has_begun
+        if (owner := self._in_backward) is not None:
+            begun = begun or owner.has_begun
         return self._stepper.claim() if begun else self._stepper.reading()
 
     @private.wrapped_already

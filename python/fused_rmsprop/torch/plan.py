@@ -139,6 +139,18 @@ class Plan:
         part._checked = self._checked[index : index + 1]
         return part
 
+    def successor(self, parts: Mapping[int, Plan]) -> Plan:
+        """A new plan, whose options are checked as far as they were here, or in parts since."""
+        plan = Plan(self.stepper)
+        count = max([len(self._checked), *(index + 1 for index in parts)])
+        plan._checked = [self._checked_in(index, parts) for index in range(count)]
+        return plan
+
+    def _checked_in(self, index: int, parts: Mapping[int, Plan]) -> dict[str, Any]:
+        if index in parts and parts[index]._checked:
+            return parts[index]._checked[0]
+        return self._checked[index] if index < len(self._checked) else {}
+
     def accept_options(self, groups: list[dict[str, Any]]) -> None:
         """Take the options of a loaded state for checked: they give it its meaning."""
         self._assigned = self._given = None
