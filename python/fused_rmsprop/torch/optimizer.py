@@ -53,7 +53,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         step. The gradients are not changed. `grad_norm` is the norm of the last step.
     on_nonfinite : {"propagate", "skip", "raise"}
         The effect of a NaN or an infinity in a gradient: it spreads; the step is skipped, and
-        counted in `skipped_steps`; a `FloatingPointError`. For the latter two nothing changes.
+        counted in `skipped_steps`; a `FloatingPointError`. For the latter two nothing changes
+        (with `in_backward`, only the parameter itself does not).
     flush_denormals : bool, default True
         Count subnormal numbers as zero, which is many times faster on some processors.
     threads : int, optional
@@ -286,7 +287,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         ------
         RuntimeError
             If a gradient is sparse (nothing has changed then), or another thread is in the middle
-            of a step of this optimizer, or inside `use_ema`.
+            of a step of this optimizer, or inside `use_ema`. With `in_backward`, also if a
+            GradScaler is used, or a parameter has a gradient again after its update.
         FloatingPointError
             With ``on_nonfinite="raise"``, if a gradient is NaN or infinite. Nothing has changed.
         """
