@@ -20,7 +20,7 @@ class LeafwiseOptimizer(GroupedOptimizer):
         """Make one step in the course of a ``with``: each leaf as soon as its gradient is complete.
 
         Its gradient is then still in the processor's cache, and its memory is free for the next.
-        That pays if one layer's arrays fit the last-level cache and all layers' together do not.
+        That can pay if one layer's arrays fit the last-level cache and all layers' do not.
         Otherwise prefer `step`, one call and one parallel pass. The result is, bit for bit, that of
         one `step` with the same gradients, and None for leaves without an update.
 
