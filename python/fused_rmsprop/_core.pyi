@@ -91,9 +91,11 @@ class Stepper:
     flush_denormals: bool
     serial_below_bytes: int
     max_grad_norm: float | None
+    max_grad_norm_per_array: float | None
     max_grad_value: float | None
     on_nonfinite: str
     skipped_steps: int
+    warned_of_spreading: bool
     def claim(self) -> Claim: ...
     def reading(self) -> Claim: ...
     @property

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from fused_rmsprop import _core
-from fused_rmsprop.base import NO_AVERAGES, nonfinite_error
+from fused_rmsprop.base import NO_AVERAGES, nonfinite_error, warn_of_spreading
 from fused_rmsprop.checkpoint.saving import Saving
 from fused_rmsprop.groups.leafwise import LeafwiseOptimizer
 from fused_rmsprop.groups.specs import is_group, is_list_of_groups
@@ -82,13 +82,19 @@ class RMSProp(LeafwiseOptimizer, Saving):
         them, ``0 <= ema_decay < 1``; 0 for none. See `use_ema`.
     max_grad_norm : float or None
         Multiply gradients by ``min(1, max_grad_norm / norm)``, where `grad_norm`, in double, is
-        the 2-norm of all of them together. Infinity: only measure it.
+        the 2-norm of all of them together. Infinity: only measure it. One NaN makes all parameters
+        NaN, of which a warning tells once, unless `on_nonfinite` is ``"skip"`` or ``"raise"``.
+    max_grad_norm_per_array : float or None
+        The same for each array by the norm of its own gradient, as Keras' ``clipnorm``; it comes
+        before `max_grad_norm`, which then takes the norm of the gradients so clipped.
     max_grad_value : float or None
         Limit each element of a gradient to ``+-max_grad_value``, before the norm is taken.
     on_nonfinite : {"propagate", "skip", "raise"}
         The effect of a NaN or an infinity in a gradient: IEEE 754 decides; the step is skipped, and
         counted in `skipped_steps`; a `FloatingPointError` says where it is. For the latter two
-        nothing changes, `step_count` included; skipping drops accumulated gradients.
+        nothing changes, `step_count` included; skipping drops accumulated gradients. They also
+        refuse a finite gradient whose square overflows (float32: from about 2e19), which would
+        make its average infinite and so stop its parameter for ever.
     flush_denormals : bool
         Count subnormal numbers as zero during the step. They make some processors a hundred
         times slower, and the averages of a unit that is no longer used end up there. False:
@@ -152,6 +158,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
         bias_correction: bool = False,
         ema_decay: Number = 0.0,
         max_grad_norm: Number | None = None,
+        max_grad_norm_per_array: Number | None = None,
         max_grad_value: Number | None = None,
         on_nonfinite: str = "propagate",
         flush_denormals: bool = True,
@@ -246,6 +253,9 @@ class RMSProp(LeafwiseOptimizer, Saving):
             scale = as_scale("grad_scale", grad_scale)
             nonfinite = self._stepper.step(grads, scale, after)
         if nonfinite is not None:
+            if self.on_nonfinite == "propagate":
+                warn_of_spreading(nonfinite[0], self._stepper, 2)
+                return RMSProp.step(self, grads, grad_scale)
             sums = self._stepper.accumulated > 0
             kept = ", and the sums are kept: discard_accumulated() drops them" if sums else ""
             raise nonfinite_error(*nonfinite, "nothing has changed" + kept)

@@ -17,7 +17,8 @@ void check(const GradientTransform &transform, bool refuses_nonfinite) {
         throw py::value_error(
             "leafwise() cannot measure or clip the norm of all gradients together, because it "
             "updates the first leaf before the others have theirs: set max_grad_norm = None (and "
-            "perhaps max_grad_value, which limits each element), or call step(grads)");
+            "perhaps max_grad_norm_per_array, which clips each array by its own norm, or "
+            "max_grad_value, which limits each element), or call step(grads)");
     if (transform.on_nonfinite == OnNonfinite::skip && !refuses_nonfinite)
         throw py::value_error(
             "leafwise() cannot skip a step: when it meets a gradient that is not finite, other "

@@ -49,6 +49,7 @@ def check_setting(name: str, value: Any) -> None:
     if name == "max_grad_norm" and value is not None:
         raise ValueError(
             f"{_MODE}, and max_grad_norm={value!r} needs the norm of all gradients first: use "
+            "max_grad_norm_per_array, which clips each parameter's gradient by its own norm, "
             "max_grad_value, which limits each element, or in_backward=False"
         )
     if name == "on_nonfinite" and value == "skip":

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fused_rmsprop import _core
-from fused_rmsprop.base import NO_AVERAGES, Optimizer, nonfinite_error
+from fused_rmsprop.base import NO_AVERAGES, Optimizer, nonfinite_error, warn_of_spreading
 from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
 from fused_rmsprop.torch import private
@@ -51,6 +51,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         Limit the 2-norm of all gradients together, and each element, as
         `torch.nn.utils.clip_grad_norm_` (without its 1e-6) and ``clip_grad_value_`` do before a
         step. The gradients are not changed. `grad_norm` is the norm of the last step.
+    max_grad_norm_per_array : float, optional
+        Limit the 2-norm of each parameter's gradient, before `max_grad_norm`.
     on_nonfinite : {"propagate", "skip", "raise"}
         The effect of a NaN or an infinity in a gradient: it spreads; the step is skipped, and
         counted in `skipped_steps`; a `FloatingPointError`. For the latter two nothing changes
@@ -106,6 +108,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         initial_square_avg: float = 0.0,
         ema_decay: float = 0.0,
         max_grad_norm: float | None = None,
+        max_grad_norm_per_array: float | None = None,
         max_grad_value: float | None = None,
         on_nonfinite: str = "propagate",
         flush_denormals: bool = True,
@@ -337,6 +340,10 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
             torch.autograd.graph.increment_version(unversioned)
         if nonfinite is not None:
             what = f"the gradient of {name_of(nonfinite, self.param_groups)}"
+            if self.on_nonfinite == "propagate":
+                warn_of_spreading(what, self._stepper, 3)
+                self._step()  # again, without the closure
+                return loss
             raise nonfinite_error(what, nonfinite.grad.detach().resolve_neg().numpy())
         return loss
 
