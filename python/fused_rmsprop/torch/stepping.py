@@ -97,7 +97,7 @@ def _step_by_torch(params: list[Any], group: dict[str, Any], state: Any, grad_sc
     with _core.FpEnvironment():  # but for torch's own step, which takes the user's
         for p in params:
             complete_for_torch(state[p], p, group)
-        grads = [p.grad if grad_scale == 1 else p.grad * grad_scale for p in params]
+        grads = [p.grad if grad_scale == 1 else _scaled(p.grad, grad_scale) for p in params]
     states = [state[p] for p in params]
     momentum, centered = group["momentum"] > 0, group["centered"]
     own = [name for name, option in GROUP_OPTIONS.items() if option.in_torch]
@@ -112,3 +112,12 @@ def _step_by_torch(params: list[Any], group: dict[str, Any], state: Any, grad_sc
         has_complex=any(torch.is_complex(p) for p in params),
         **{name: group[name] for name in names},
     )
+
+
+def _scaled(grad: Any, scale: float) -> Any:
+    """A gradient times a scale, by two factors where its dtype would count the scale as zero."""
+    # torch multiplies half precision in float32.
+    tiny = torch.finfo(torch.promote_types(grad.dtype, torch.float32)).tiny
+    if 0 < abs(scale) < tiny:
+        return grad * tiny * (scale / tiny)
+    return grad * scale
