@@ -255,7 +255,8 @@ class RMSProp(LeafwiseOptimizer, Saving):
         if nonfinite is not None:
             if self.on_nonfinite == "propagate":
                 warn_of_spreading(nonfinite[0], self._stepper, 2)
-                return RMSProp.step(self, grads, grad_scale)
+                RMSProp.step(self, grads, grad_scale)
+                return
             sums = self._stepper.accumulated > 0
             kept = ", and the sums are kept: discard_accumulated() drops them" if sums else ""
             raise nonfinite_error(*nonfinite, "nothing has changed" + kept)
