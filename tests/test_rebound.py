@@ -43,18 +43,19 @@ def ones(*shape: int) -> Any:
 def test_a_rebound_variable_is_warned_of_once(
     contain: Any, grads: Any, leaf: str, steps: int
 ) -> None:
-    W, b = ones(), ones()
-    opt = RMSProp(contain(W, b))
+    w, b = ones(), ones()
+    opt = RMSProp(contain(w, b))
     for _ in range(steps):
         opt.step(grads)
-    W = W * 2
-    kept = W.copy()
+    w = w * 2
+    kept = w.copy()
     with pytest.warns(UserWarning, match=TRAINED.format(leaf)) as warned:
         for _ in range(steps, 20):
             opt.step(grads)
     assert len(warned) == 1
     assert warned[0].filename == __file__
-    assert (b != 1).all() and (W == kept).all()
+    assert (b != 1).all()
+    assert (w == kept).all()
 
 
 def test_a_rebound_attribute_is_warned_of() -> None:
@@ -66,13 +67,13 @@ def test_a_rebound_attribute_is_warned_of() -> None:
 
 
 def test_a_rebound_single_array_is_warned_of_once_it_was_seen() -> None:
-    W = ones()
-    opt = RMSProp(W)
+    w = ones()
+    opt = RMSProp(w)
     opt.step(ones())
-    W = W * 2
+    w = w * 2
     with pytest.warns(UserWarning, match=TRAINED.format("params")):
         opt.step(ones())
-    assert (W < 2).all()
+    assert (w < 2).all()
 
 
 def test_a_rebound_container_is_warned_of_once_it_was_seen() -> None:
@@ -87,33 +88,35 @@ def test_a_rebound_container_is_warned_of_once_it_was_seen() -> None:
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_a_rebound_gradient_is_warned_of(steps: int) -> None:
-    W, gW, gb = {"W": ones(), "b": ones()}, ones(), ones()
-    opt = RMSProp(W, grads={"W": gW, "b": gb})
+    params, gw, gb = {"W": ones(), "b": ones()}, ones(), ones()
+    opt = RMSProp(params, grads={"W": gw, "b": gb})
     if steps == 0:  # those of one look; before it, nobody has counted
         opt.step()
     for _ in range(steps):
         opt.step()
-    gW = gW * 2
+    gw = gw * 2
     with pytest.warns(UserWarning, match=READ.format(r"grads\['W'\]")) as warned:
         for _ in range(8):
             opt.step()
-    assert len(warned) == 1 and (gW == 2).all()
+    assert len(warned) == 1
+    assert (gw == 2).all()
 
 
 def test_a_rebound_variable_is_warned_of_on_entering_leafwise() -> None:
-    W, b = ones(), ones()
-    opt = RMSProp({"W": W, "b": b})
-    W = W * 2
+    w, b = ones(), ones()
+    opt = RMSProp({"W": w, "b": b})
+    w = w * 2
     with pytest.warns(UserWarning, match="only the optimizer") as warned, opt.leafwise() as update:
         update("b", ones())
-    assert warned[0].filename == __file__ and (W == 2).all()
+    assert warned[0].filename == __file__
+    assert (w == 2).all()
 
 
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_as_an_error_the_warning_changes_nothing(accumulate: bool) -> None:
-    W, b = ones(), ones()
-    opt = RMSProp({"W": W, "b": b}, grads={"W": ones(), "b": ones()})
-    W = W * 2
+    w, b = ones(), ones()
+    opt = RMSProp({"W": w, "b": b}, grads={"W": ones(), "b": ones()})
+    w = w * 2
     before = opt.state_dict()["state"]["b"]["square_avg"], b.copy()
     if accumulate:
         opt.accumulate()
@@ -122,16 +125,19 @@ def test_as_an_error_the_warning_changes_nothing(accumulate: bool) -> None:
             warnings.simplefilter("error")
             with pytest.raises(UserWarning, match="only the optimizer"):
                 opt.step()
-        assert (opt.state["b"]["square_avg"] == before[0]).all() and (b == before[1]).all()
+        assert (opt.state["b"]["square_avg"] == before[0]).all()
+        assert (b == before[1]).all()
         assert opt.step_count == 0
     with pytest.warns(UserWarning, match="only the optimizer"):
         opt.step()
-    assert opt.step_count == 1 and (b < 1).all() and (W == 2).all()
+    assert opt.step_count == 1
+    assert (b < 1).all()
+    assert (w == 2).all()
 
 
 def made() -> RMSProp:
-    W = ones()
-    return RMSProp({"W": W})
+    w = ones()
+    return RMSProp({"W": w})
 
 
 def view_of(array: Any) -> tuple[RMSProp, Any]:
@@ -139,8 +145,8 @@ def view_of(array: Any) -> tuple[RMSProp, Any]:
 
 
 def part_of(buffer: Any) -> tuple[RMSProp, Any]:
-    W = buffer[:3].reshape(3, 1)[:, 0]
-    return RMSProp({"W": W}), buffer
+    w = buffer[:3].reshape(3, 1)[:, 0]
+    return RMSProp({"W": w}), buffer
 
 
 def memory_of(array: Any) -> tuple[RMSProp, Any]:

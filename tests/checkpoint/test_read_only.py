@@ -114,7 +114,8 @@ def test_it_can_be_read_and_not_stepped(
     again = pickle.loads(pickle.dumps(opt))
     assert again.step_count == 1
     opt.param_groups[0]["lr"] = 0.1
-    assert (opt.state_dict()["state"]["W"]["step"] == 1).all() and counted
+    assert (opt.state_dict()["state"]["W"]["step"] == 1).all()
+    assert counted
 
 
 @ways
@@ -132,7 +133,8 @@ def test_a_deep_copy_trains_on(
     if way is by_joblib:  # which does not keep the identity of arrays
         model = opt.param_groups[0]["params"]
     for name, param in pair[0].items():
-        assert (model[name] == param).all() and (arrays[name] == param).all()
+        assert (model[name] == param).all()
+        assert (arrays[name] == param).all()
 
 
 def test_construction_refuses_a_read_only_array() -> None:
