@@ -4,7 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def memory_mapped(pair: Pair, folder: Path) -> Pair:
             return name, value.dtype.str, value.shape
 
     class Unpickler(pickle.Unpickler):
-        arrays: dict[str, Any] = {}
+        arrays: ClassVar[dict[str, Any]] = {}
 
         def persistent_load(self, value: Any) -> Any:
             name, dtype, shape = value
@@ -46,8 +46,8 @@ def memory_mapped(pair: Pair, folder: Path) -> Pair:
     path = folder / "pickle"
     with path.open("wb") as file:
         Pickler(file, protocol=5).dump(pair)
-    with path.open("rb") as file:
-        model, opt = Unpickler(file).load()
+    with path.open("rb") as saved:
+        model, opt = Unpickler(saved).load()
     return model, opt
 
 

@@ -208,7 +208,8 @@ class Saving(GroupedOptimizer):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._build(*state["build"], from_pickle=True)
+        specs, grouped, defaults, settings, steps = state["build"]
+        self._build(specs, grouped, defaults, settings, steps, from_pickle=True)
         self.load_state_dict(state["state_dict"])
         self.bind_grads(state["grads"])
         vars(self).update(state["attributes"])
