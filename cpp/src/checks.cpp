@@ -1,6 +1,7 @@
 // The bounds of options, gradient transforms and executions, and the check of an array.
 
 #include "checks.hpp"
+#include "exact_math.hpp"
 
 #include <fused_rmsprop/fp_environment.hpp>
 

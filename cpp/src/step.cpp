@@ -5,6 +5,7 @@
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
 #include "checks.hpp"
+#include "exact_math.hpp"
 #include "gradients.hpp"
 #include "kernels/kernels.hpp"
 #include "plan.hpp"

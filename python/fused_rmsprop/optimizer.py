@@ -41,6 +41,8 @@ class RMSProp(LeafwiseOptimizer, Saving):
         groups: the other keys are options of that group, and ``"name"`` names it. None is no
         parameter. Training updates these very arrays: write new values into them
         (``params["W"][...] = w``); `step` refuses an array put in the place of one.
+        If a variable is rebound (``W = W * 2``), the old array is trained; `step` warns once where
+        it can tell that nothing else refers to that array any more.
     lr : float or callable
         Step size, ``>= 0``, or a function of the number of completed steps that returns it: one of
         `fused_rmsprop.schedules`, of optax's, or your own.
@@ -206,6 +208,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
         defaults: dict[str, Any],
         settings: dict[str, Any],
         step_count: int = 0,
+        from_pickle: bool = False,
     ) -> None:
         self.defaults = parse_options(defaults, "RMSProp")
         self._stepper = _core.NumpyStepper()
@@ -213,7 +216,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
         self._groups, self._views, self._grouped = [], (), grouped
         for name, value in settings.items():
             setattr(self, name, value)
-        self._add(specs, grouped)
+        self._add(specs, grouped, from_pickle)
 
     def step(self, grads: object = None, grad_scale: Number = _ONE) -> None:
         """Update all parameters in place.

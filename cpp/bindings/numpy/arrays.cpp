@@ -97,13 +97,13 @@ DType dtype_of(const py::array &array) {
     return array.dtype().num() == py::dtype::num_of<float>() ? DType::float32 : DType::float64;
 }
 
-py::array updatable_array(py::handle value, const std::string &what) {
+py::array updatable_array(py::handle value, const std::string &what, bool read_only) {
     py::array array = as_array(value, what);
     if (!is_float(array))
         throw py::type_error(what + " has dtype " + text(array.dtype()) +
                              "; only float32 and float64 (in native byte order) can be updated" +
                              advice(array, "np.float64"));
-    if (!array.writeable())
+    if (!array.writeable() && !read_only)
         throw py::value_error(what + " is read-only, so it cannot be updated in place; pass a "
                                      "writable array, e.g. array.copy()");
     if (!(array.flags() & aligned))

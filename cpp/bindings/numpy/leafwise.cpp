@@ -44,6 +44,8 @@ void Leafwise::enter() {
         throw py::value_error("gradients have been accumulated, and leafwise() would ignore them: "
                               "step() takes their mean, discard_accumulated() drops them");
     stepper_.refresh();
+    if (stepper_.look_for_lost(false, 1))
+        stepper_.refresh(); // the warning may have run code
     const std::vector<NumpyStepper::Slot> &slots = stepper_.slots_;
     if (!stepper_.leaves_) {
         NumpyStepper::Leaves leaves;

@@ -60,6 +60,7 @@ void NumpyStepper::exchange(std::vector<HeldGroup> &groups, bool grouped,
     groups_.swap(groups);
     grouped_ = grouped;
     layouts_.clear(); // stale
+    grad_holders_.forget();
     const GilLock lock(mutex);
     std::swap(bound_, bound);
 }
@@ -145,6 +146,7 @@ void NumpyStepper::bind(const py::object &grads) {
     if (!grads.is_none())
         read(grads);
     py::object bound = grads;
+    grad_holders_.forget();
     const GilLock lock(mutex);
     std::swap(bound_, bound); // the old ones end when the lock is gone: that may run code
 }
@@ -161,11 +163,15 @@ py::object NumpyStepper::step(const py::object &grads, double grad_scale, std::i
                                   "others; accumulate(grads) adds these, discard_accumulated() "
                                   "drops those");
         read_sums();
+        if (look_for_lost(false, 2))
+            read_sums(); // the warning may have run code
         double of_sum = 0;
         in_fp_environment(false, [&] { of_sum = grad_scale / static_cast<double>(accumulated); });
         return run(of_sum);
     }
     read(grads);
+    if (look_for_lost(grads.is_none(), 2))
+        read(grads); // the warning may have run code
     return run(grad_scale);
 }
 
@@ -227,6 +233,28 @@ void NumpyStepper::read(const py::object &grads) {
         prefetch(i);
         tensors_[i].grad = given_[i] ? gradient(slots_[i], given_[i]) : nullptr;
     }
+}
+
+/// Warns once if other code could reach an array before, and no longer can: the user has most
+/// likely put a new array in its place, in a variable. The warning is in the frame of that level.
+/// Returns whether it has warned.
+bool NumpyStepper::look_for_lost(bool reads_bound, Py_ssize_t level) {
+    if (!warns_of_lost_ || !Holders::looks_at(step_count))
+        return false;
+    std::vector<std::string> params, grads;
+    for (const HeldGroup &group : groups_)
+        group->find_lost(params);
+    if (reads_bound) {
+        const auto found = unreachable(bound_, 1, 2); // their container and given_ refer to them
+        for (std::size_t i = 0; i < slots_.size(); ++i)
+            if (given_[i] && grad_holders_.lost(i, given_[i].ptr(), found))
+                grads.push_back(slots_[i].grad_what);
+    }
+    if (params.empty() && grads.empty())
+        return false;
+    warn_of_lost(params, grads, level);
+    warns_of_lost_ = false;
+    return true;
 }
 
 /// Asks for what gradient() will read of later leaves: their arrays lie anywhere, and a step over
@@ -300,8 +328,8 @@ void NumpyStepper::clear() {
 
 void register_numpy(py::module_ &m) {
     py::class_<Group>(m, "Group", py::is_final(), collected<Group>())
-        .def(py::init<const py::object &, const std::string &, const py::str &>(),
-             py::arg("params"), py::arg("root"), py::arg("name"))
+        .def(py::init<const py::object &, const std::string &, const py::str &, bool>(),
+             py::arg("params"), py::arg("root"), py::arg("name"), py::arg("from_pickle") = false)
         .def_property_readonly("names", [](const Group &g) { return g.each(&Parameter::name); })
         .def_property_readonly("arrays", [](const Group &g) { return g.each(&Parameter::array); })
         .def_property_readonly("dtypes", &Group::dtypes)
@@ -321,6 +349,7 @@ void register_numpy(py::module_ &m) {
              py::arg("grad_scale") = 1.0, py::arg("after") = -1)
         .def("accumulate", &NumpyStepper::accumulate, py::arg("grads") = py::none())
         .def("discard_accumulated", &NumpyStepper::discard_accumulated)
+        .def("read_here", &NumpyStepper::read_here)
         .def("change", [](py::object self) { return std::make_unique<Change>(std::move(self)); })
         .def("averages",
              [](py::object self) { return std::make_unique<Averages>(std::move(self)); })

@@ -65,10 +65,14 @@ struct StepResult {
 StepResult step(std::span<const Tensor> tensors, const Execution &execution = {},
                 const GradientTransform &transform = {});
 
-/// The same for the arrays of a single parameter.
-template <typename T>
-StepResult step(const Arrays<T> &arrays, const Options &options = {},
-                const Execution &execution = {}, const GradientTransform &transform = {}) {
+/// The same for the arrays of a single parameter, `step({param, grad, square_avg}, options)`.
+inline StepResult step(const Arrays<float> &arrays, const Options &options = {},
+                       const Execution &execution = {}, const GradientTransform &transform = {}) {
+    const Tensor tensor(arrays, options);
+    return step(std::span(&tensor, 1), execution, transform);
+}
+inline StepResult step(const Arrays<double> &arrays, const Options &options = {},
+                       const Execution &execution = {}, const GradientTransform &transform = {}) {
     const Tensor tensor(arrays, options);
     return step(std::span(&tensor, 1), execution, transform);
 }

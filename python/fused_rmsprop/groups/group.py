@@ -46,7 +46,7 @@ class Group:
     """Arrays in a user's containers that share options, and the state of each.
 
     In errors the containers are called ``root`` and the group ``where``; the names of the arrays
-    begin with ``name``.
+    begin with ``name``. Only arrays from a pickle may be read-only.
     """
 
     def __init__(
@@ -59,11 +59,12 @@ class Group:
         root: str,
         name: str,
         where: str,
+        from_pickle: bool = False,
     ) -> None:
         self.name = name
         self.params = _snapshot(params)
         self.stepper = stepper
-        self.core = _core.Group(params, root, name)
+        self.core = _core.Group(params, root, name, from_pickle)
         #: The state of each parameter by its name, as users see it.
         self.state: dict[str, State] = dict.fromkeys(self.core.names, MappingProxyType({}))
         self._where = where

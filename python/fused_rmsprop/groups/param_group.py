@@ -40,7 +40,10 @@ class ParamGroup(MutableMapping[str, Any]):
         return self._group.state_nbytes
 
     def __getitem__(self, key: str) -> Any:
-        return self._group.params if key == "params" else self._group.options[key]
+        if key == "params":
+            self._group.stepper.read_here()
+            return self._group.params
+        return self._group.options[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})
