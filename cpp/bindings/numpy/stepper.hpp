@@ -95,8 +95,8 @@ private:
 
     std::string grad_root(std::size_t group) const;
     void refresh();
-    void flatten(const py::object &grads, std::vector<py::object> &out) const;
-    void read(const py::object &grads);
+    void flatten(const py::object &grads, std::vector<py::object> &out, bool bound) const;
+    void read(const py::object &grads, bool bound = false);
     void read_sums();
     const void *gradient(Slot &slot, const py::object &grad);
     void prefetch(std::size_t leaf) const;
