@@ -38,23 +38,36 @@ bool is_true(py::handle value, const char *attribute) {
     return has(value, attribute) && py::object(value.attr(attribute)).ptr() == Py_True;
 }
 
+/// Torch has devices without a number in DLPack.
+bool is_on_cpu(py::handle value) {
+    constexpr int cpu = 1; // kDLCPU
+    if (!has(value, "__dlpack_device__"))
+        return true;
+    try {
+        const auto device = py::tuple(value.attr("__dlpack_device__")());
+        return device.empty() || py::int_(device[0]).cast<int>() == cpu;
+    } catch (py::error_already_set &error) {
+        if (!error.matches(PyExc_Exception))
+            throw;
+        return !has(value, "detach");
+    }
+}
+
 /// What to pass instead of an array whose export failed with that error.
 std::string after_failure(py::handle value, const std::string &error) {
     const bool torch = has(value, "detach");
     if (is_true(value, "requires_grad"))
         return " requires a gradient of its own; pass tensor.detach()";
-    if (has(value, "__dlpack_device__")) {
-        const auto device = py::tuple(value.attr("__dlpack_device__")());
-        constexpr int cpu = 1; // kDLCPU
-        if (!device.empty() && py::int_(device[0]).cast<int>() != cpu)
-            return std::string(" is not in the memory of the CPU; pass ") +
-                   (torch ? "tensor.cpu()" : "a copy: np.asarray(array)");
-    }
+    if (!is_on_cpu(value))
+        return std::string(" is not in the memory of the CPU; pass ") +
+               (torch ? "tensor.cpu()" : "a copy: np.asarray(array)");
     const std::string dtype =
         has(value, "dtype") ? py::str(value.attr("dtype")).cast<std::string>() : "";
     if (dtype.find("bfloat16") != std::string::npos || dtype.find("float8") != std::string::npos)
         return " has dtype " + dtype + ", which NumPy does not have; convert it: " +
                (torch ? "tensor.float()" : "array.astype(np.float32)");
+    if (type_name(value).find("Tracer") != std::string::npos)
+        return " has no values yet: step outside the function that JAX transforms or compiles";
     return " does not export its memory (" + error + "); pass a copy: np.array(array)";
 }
 

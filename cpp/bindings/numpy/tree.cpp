@@ -190,8 +190,10 @@ void Tree::flatten_sequence(py::handle nest, const std::string &root, std::vecto
     const auto size = static_cast<std::size_t>(size_of(nest));
     if (size != children_.size())
         throw py::value_error(
-            root + path_ + " has " + std::to_string(size) + " items; the parameters there have " +
-            std::to_string(children_.size()) + " (give None for one without a gradient)");
+            root + path_ + " has " + std::to_string(size) + " items; the parameters there had " +
+            std::to_string(children_.size()) +
+            " when the optimizer was made (give None for one "
+            "without a gradient; add_param_group() or a new optimizer takes one added since)");
     for (std::size_t i = 0; i < size; ++i) {
         const py::object value = item(nest, static_cast<Py_ssize_t>(i));
         if (!value)
@@ -216,8 +218,11 @@ void Tree::flatten_dict(py::handle nest, const std::string &root, std::vector<py
         parameters.add(key);
     for (const py::object &key : keys_of(nest))
         if (!parameters.contains(key))
-            throw py::value_error(root + path_ + key_in_brackets(key) +
-                                  " has no parameter of that name");
+            throw py::value_error(
+                root + path_ + key_in_brackets(key) +
+                " has no parameter of that name: none was there when the optimizer was "
+                "made (add_param_group() or a new optimizer takes one added "
+                "since)");
 }
 
 } // namespace fused_rmsprop::bindings
