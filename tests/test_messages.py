@@ -89,7 +89,7 @@ def params_and_grads(opt: RMSProp) -> None:
 
 
 def two_grads(opt: RMSProp) -> None:
-    opt.step(np.ones(2), np.ones(2))  # type: ignore[arg-type]
+    opt.step(np.ones(2), np.ones(2))
 
 
 def set_attribute(name: str) -> Callable[[RMSProp], None]:
