@@ -134,3 +134,9 @@ def test_a_container_that_has_grown() -> None:
     params.append(np.ones(1))
     with pytest.raises(ValueError, match="had 1 when the optimizer was made.*a new optimizer"):
         opt.step([np.ones(1), np.ones(1)])
+
+
+def test_an_update_without_a_gradient_says_what_to_do() -> None:
+    opt = RMSProp({"W": np.ones(2)})
+    with opt.leafwise() as update, pytest.raises(ValueError, match=r"pass it, update\(name, grad"):
+        update("W", None)

@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def main() -> None:
     sizes = arguments.sizes
     start: Params = [
         {"W": rng.standard_normal((n, m), np.float32) / n**0.5, "b": np.zeros(m, np.float32)}
-        for n, m in zip(sizes, sizes[1:], strict=False)
+        for n, m in pairwise(sizes)
     ]
     x = rng.standard_normal((arguments.batch, sizes[0]), np.float32)
     y = rng.standard_normal((arguments.batch, sizes[-1]), np.float32)

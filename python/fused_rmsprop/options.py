@@ -56,7 +56,7 @@ OPTIONS: tuple[Option, ...] = (
            in_torch=True, in_repr=True, aliases=("learning_rate", "step_size")),
     Option("alpha", as_number, 0.99,
            "`v = alpha * v + ...`: the average looks back about `1 / (1 - alpha)` steps",
-           in_torch=True, in_repr=True, aliases=("rho", "gamma")),
+           in_torch=True, in_repr=True, aliases=("rho", "decay", "gamma")),
     Option("eps", as_number, 1e-8, "added to the root",
            in_torch=True, in_repr=True, aliases=("epsilon",)),
     Option("weight_decay", as_schedulable, 0.0, "adds `weight_decay * p` to the gradient",
