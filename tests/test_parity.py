@@ -299,5 +299,8 @@ def test_two_threads_are_refused_alike() -> None:
         for thread in threads:
             thread.join()
         texts.append({*errors})
-    message = "this optimizer is in the middle of a step, or of a change, in another thread"
+    message = (
+        "this optimizer is in the middle of a step, or of a change, in another thread"
+        ": call it from one thread at a time, say under a threading.Lock()"
+    )
     assert texts == [{f"RuntimeError: {message}"}] * 2

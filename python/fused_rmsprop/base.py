@@ -3,19 +3,56 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import warnings
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, overload
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import OPTIMIZER_OPTIONS
+from fused_rmsprop.options import OPTIMIZER_OPTIONS, unknown_option
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 NO_AVERAGES = "there are no averages: make the optimizer with ema_decay=0.999, say"
+
+
+def helps_with_options(
+    function: Callable[P, T],
+    where: str = "",
+    hint: Callable[[str, str, Iterable[str]], str] = unknown_option,
+) -> Callable[P, T]:
+    """Let a function answer unknown keywords with the option that is probably meant.
+
+    Parameters
+    ----------
+    function : callable
+        Its signature and docstring are kept.
+    where : str
+        Its name in errors; by default its own, or that of the class that it makes.
+    hint : callable
+        ``hint(name, where, known)`` returns the message.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.name not in ("self", "params")]
+    named = {p.name for p in parameters}
+    where = where or function.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(function)
+    def helping(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except TypeError:
+            unknown = [name for name in kwargs if name not in named]
+            if not unknown:
+                raise
+        raise TypeError(hint(unknown[0], where, known))
+
+    return helping
 
 
 class Setting(Generic[T]):

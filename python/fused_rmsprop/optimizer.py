@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fused_rmsprop import _core
-from fused_rmsprop.base import NO_AVERAGES, nonfinite_error, warn_of_spreading
+from fused_rmsprop.base import (
+    NO_AVERAGES,
+    helps_with_options,
+    nonfinite_error,
+    warn_of_spreading,
+)
 from fused_rmsprop.checkpoint.saving import Saving
 from fused_rmsprop.groups.leafwise import LeafwiseOptimizer
-from fused_rmsprop.groups.specs import is_group, is_list_of_groups
+from fused_rmsprop.groups.specs import check_order, is_group, is_list_of_groups, is_nest
 from fused_rmsprop.options import (
     GROUP_OPTIONS,
     OPTIMIZER_OPTIONS,
@@ -35,7 +40,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
 
     Parameters
     ----------
-    params : array, or list, tuple or dict of arrays, nested at will, or list of dicts
+    params : array, or sequence or mapping of arrays, nested at will, or list of dicts
         The arrays to train: float32 or float64, writable, aligned, contiguous in any order of
         their axes, of any shape. A list of dicts with the key ``"params"`` makes parameter
         groups: the other keys are options of that group, and ``"name"`` names it. None is no
@@ -141,6 +146,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
 
     _REBUILT = frozenset(("defaults", "_stepper", "_groups", "_views", "_grouped"))
 
+    @helps_with_options
     def __init__(
         self,
         params: object,
@@ -168,6 +174,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
         grads: object = None,
     ) -> None:
         given = locals()
+        check_order(params, lr)
         self._build(
             params if is_list_of_groups(params) else [{"params": params}],
             is_list_of_groups(params),
@@ -228,6 +235,8 @@ class RMSProp(LeafwiseOptimizer, Saving):
             position, dicts by key, parameter groups as a list of one item each. A None leaf
             leaves its parameter and state as they are. Gradients are only read. One in another
             memory order than its parameter is copied into order first, which is slower.
+            Arrays of other libraries on the CPU, and NumPy numbers for 0-d parameters, are read
+            through DLPack or the buffer protocol.
             None: the mean of the accumulated gradients, or else the bound gradients.
         grad_scale : float
             A factor of the gradients, ``> 0``, say ``1 / loss_scale``.
@@ -253,6 +262,11 @@ class RMSProp(LeafwiseOptimizer, Saving):
         if grad_scale is _ONE and after < 0:  # less to convert in a call of half a microsecond
             nonfinite = self._stepper.step(grads)
         else:
+            if is_nest(grad_scale):
+                raise TypeError(
+                    "step takes the gradients alone, opt.step(grads): the optimizer has had the "
+                    "parameters since it was made"
+                )
             scale = as_scale("grad_scale", grad_scale)
             nonfinite = self._stepper.step(grads, scale, after)
         if nonfinite is not None:
@@ -295,7 +309,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
         Parameters
         ----------
         grads : like the parameters, or None
-            As for `step`.
+            As for `step`, but NumPy arrays only: others may never change.
         """
         self._stepper.bind(grads)
 
@@ -342,6 +356,20 @@ class RMSProp(LeafwiseOptimizer, Saving):
         if not any(group.options["ema_decay"] for group in self._groups):
             raise ValueError(NO_AVERAGES)
         return self._stepper.averages()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Only called for names that are not there."""
+            if name in GROUP_OPTIONS:
+                raise AttributeError(
+                    f"options belong to the groups: opt.param_groups[0][{name!r}]", name=name
+                )
+            if name == "zero_grad":
+                raise AttributeError(
+                    "there is no zero_grad, because no gradients are kept: delete the line"
+                )
+            return super().__getattribute__(name)  # raises its own error
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in GROUP_OPTIONS and name != "lr":

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "foreign.hpp"
+
 namespace fused_rmsprop::bindings {
 namespace {
 
@@ -60,7 +62,7 @@ void Leafwise::enter() {
     }
     std::vector<py::object> bound;
     if (!stepper_.bound_.is_none())
-        stepper_.flatten(stepper_.bound_, bound);
+        stepper_.flatten(stepper_.bound_, bound, true);
     updated_.assign(slots.size(), false);
     bound_ = std::move(bound);
     Execution &execution = settings_.execution;
@@ -113,7 +115,9 @@ void Leafwise::update(const py::object &name, const py::object &grad) {
                               " has been updated in this leafwise() block already. A block is one "
                               "step: open one for each, or add up the gradients of a leaf that is "
                               "used twice");
-    const py::object given = grad.is_none() ? bound_gradient(i) : grad;
+    const py::object given = grad.is_none()   ? bound_gradient(i)
+                             : is_array(grad) ? grad
+                                              : readable(grad, slot.grad_what);
     Tensor tensor = stepper_.tensors_[i];
     tensor.grad = stepper_.gradient(slot, given);
     tensor.step = slot.group->step(slot.index);

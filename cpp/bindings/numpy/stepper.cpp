@@ -9,6 +9,7 @@
 #include "../register.hpp"
 #include "averages.hpp"
 #include "change.hpp"
+#include "foreign.hpp"
 #include "leafwise.hpp"
 
 namespace fused_rmsprop::bindings {
@@ -107,14 +108,15 @@ void NumpyStepper::refresh() {
 }
 
 /// Appends the gradients of all parameters to `out`.
-void NumpyStepper::flatten(const py::object &grads, std::vector<py::object> &out) const {
+void NumpyStepper::flatten(const py::object &grads, std::vector<py::object> &out,
+                           bool bound) const {
     if (groups_.empty())
         throw py::value_error("there are no parameter groups");
     if (!grouped_) {
-        groups_.front()->tree().flatten(grads, grad_root(0), out);
+        groups_.front()->tree().flatten(grads, grad_root(0), out, bound);
         return;
     }
-    if (!PyList_Check(grads.ptr()) && !PyTuple_Check(grads.ptr()))
+    if (container_of(grads) != Container::sequence)
         throw py::value_error(std::string("grads is a ") + Py_TYPE(grads.ptr())->tp_name +
                               "; with parameter groups it is a list of one item per group");
     const auto items = py::reinterpret_borrow<py::sequence>(grads);
@@ -122,7 +124,7 @@ void NumpyStepper::flatten(const py::object &grads, std::vector<py::object> &out
         throw py::value_error("grads has " + std::to_string(items.size()) + " items; there are " +
                               std::to_string(groups_.size()) + " parameter groups");
     for (std::size_t g = 0; g < groups_.size(); ++g)
-        groups_[g]->tree().flatten(items[g], grad_root(g), out);
+        groups_[g]->tree().flatten(items[g], grad_root(g), out, bound);
 }
 
 /// The address of a gradient's elements in the order of the parameter's, after every check.
@@ -144,7 +146,7 @@ void NumpyStepper::bind(const py::object &grads) {
     const Claim claim(ownership);
     const Forget forget{given_};
     if (!grads.is_none())
-        read(grads);
+        read(grads, true);
     py::object bound = grads;
     grad_holders_.forget();
     const GilLock lock(mutex);
@@ -222,13 +224,13 @@ void NumpyStepper::read_sums() {
 }
 
 /// Reads the gradients, or the bound ones, into given_ and tensors_, and checks everything.
-void NumpyStepper::read(const py::object &grads) {
+void NumpyStepper::read(const py::object &grads, bool bound) {
     if (grads.is_none() && bound_.is_none())
         throw py::value_error("no gradients: pass them, step(grads), or bind arrays that your "
                               "backward pass fills, RMSProp(params, grads=arrays)");
     refresh();
     forget(given_); // a child forked during a step still has them
-    flatten(grads.is_none() ? bound_ : grads, given_);
+    flatten(grads.is_none() ? bound_ : grads, given_, bound || grads.is_none());
     for (std::size_t i = 0; i < slots_.size(); ++i) {
         prefetch(i);
         tensors_[i].grad = given_[i] ? gradient(slots_[i], given_[i]) : nullptr;

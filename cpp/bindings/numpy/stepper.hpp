@@ -98,8 +98,8 @@ private:
 
     std::string grad_root(std::size_t group) const;
     void refresh();
-    void flatten(const py::object &grads, std::vector<py::object> &out) const;
-    void read(const py::object &grads);
+    void flatten(const py::object &grads, std::vector<py::object> &out, bool bound) const;
+    void read(const py::object &grads, bool bound = false);
     void read_sums();
     bool look_for_lost(bool reads_bound, Py_ssize_t level);
     const void *gradient(Slot &slot, const py::object &grad);

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fused_rmsprop import _core
+from fused_rmsprop.groups.specs import is_sequence
 from fused_rmsprop.groups.state import (
     GRAD_SUM,
     KINDS,
@@ -62,9 +63,9 @@ class Group:
         from_pickle: bool = False,
     ) -> None:
         self.name = name
-        self.params = _snapshot(params)
         self.stepper = stepper
         self.core = _core.Group(params, root, name, from_pickle)
+        self.params = _snapshot(params)
         #: The state of each parameter by its name, as users see it.
         self.state: dict[str, State] = dict.fromkeys(self.core.names, MappingProxyType({}))
         self._where = where
@@ -226,10 +227,10 @@ class Group:
 
 
 def _snapshot(nest: Any) -> Any:
-    """The same arrays in new containers, which nobody else can change."""
-    if isinstance(nest, dict):
+    """The same arrays in new dicts, lists and tuples, which nobody else can change."""
+    if isinstance(nest, Mapping):
         return {key: _snapshot(value) for key, value in list(nest.items())}
-    if isinstance(nest, (list, tuple)):
+    if is_sequence(nest):
         items = [_snapshot(value) for value in nest]
         return tuple(items) if isinstance(nest, tuple) else items
     return nest
