@@ -18,7 +18,7 @@ class SharesMemory:
 
     _stepper: _core.TorchStepper
     _plan: Plan
-    param_groups: list[dict[str, Any]]
+    param_groups: Any
     state: Any
 
     def share_memory(self) -> None:
