@@ -167,11 +167,7 @@ class TorchStepper(Stepper):
     def same_order(self, a: Any, b: Any) -> bool: ...
     def in_order(self, param: Any, tensor: Any) -> Any: ...
     def step(
-        self,
-        groups: list[list[Any]],
-        state: dict[Any, Any],
-        options: list[Options],
-        grad_scale: float,
+        self, groups: list[list[Any]], state: dict[Any, Any], options: list[Options]
     ) -> tuple[Any, list[Any]] | None: ...
     def assign(
         self,
@@ -184,11 +180,7 @@ class TorchStepper(Stepper):
         self, groups: list[list[Any]], state: dict[Any, Any], options: list[Options]
     ) -> bool: ...
     def step_claimed(
-        self,
-        groups: list[list[Any]],
-        state: dict[Any, Any],
-        options: list[Options],
-        grad_scale: float,
+        self, groups: list[list[Any]], state: dict[Any, Any], options: list[Options]
     ) -> tuple[Any, list[Any]] | None: ...
     @property
     def uses_c_functions(self) -> bool: ...

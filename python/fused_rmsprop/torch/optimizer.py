@@ -14,15 +14,17 @@ from fused_rmsprop.base import NO_AVERAGES, Optimizer, nonfinite_error, warn_of_
 from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
 from fused_rmsprop.torch import private
-from fused_rmsprop.torch.in_backward import NO_GRAD_SCALER, InBackward, check_group, check_setting
+from fused_rmsprop.torch.in_backward import InBackward, check_group, check_setting
 from fused_rmsprop.torch.loading import check_loadable, keep_extra_options
 from fused_rmsprop.torch.plan import EXTRA_OPTIONS, Plan, check_extra, name_of
+from fused_rmsprop.torch.sharing import SharesMemory
 from fused_rmsprop.torch.state import for_torch_too
 from fused_rmsprop.torch.stepping import step_anew
 from fused_rmsprop.values import as_flag
 
 
-class RMSprop(Optimizer, torch.optim.RMSprop):
+@private.answers_grad_scaler(lambda optimizer: optimizer.in_backward)
+class RMSprop(Optimizer, SharesMemory, torch.optim.RMSprop):
     """A drop-in for `torch.optim.RMSprop` that steps all parameters in one fused pass.
 
     Arguments, their order, defaults and errors are torch's. So are parameter groups, hooks,
@@ -181,7 +183,6 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
                 self._in_backward.follow(self)
 
     def _set_up(self) -> None:
-        private.take_over_amp_scaling(self)
         self._stepper = private.new_stepper()
         self._plan = Plan(self._stepper)
         self._in_backward = None
@@ -195,6 +196,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     def _forget_settings(self) -> None:
         self._plan.forget_options()
+        self._plan.forget_assignment()  # which depends on limits where parameters are shards
         if (owner := self._in_backward) is not None:
             owner.settings = object()
 
@@ -295,23 +297,13 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         FloatingPointError
             With ``on_nonfinite="raise"``, if a gradient is NaN or infinite. Nothing has changed.
         """
-        try:
-            found_inf = getattr(self, "found_inf", 0)  # set by GradScaler, like grad_scale
-            if float(found_inf) > 0:
-                if self._in_backward is not None:
-                    raise RuntimeError(NO_GRAD_SCALER)
-                return None
-            # torch would wrap this method in what hooks and its profiler need, which takes as long
-            # as a step of a hundred tensors. (Around a subclass's own step torch has put it.)
-            if type(self).step is RMSprop.step and private.is_observed(self):
-                return self._observed_step(*args, **kwargs)
-            return self._step(*args, **kwargs)
-        except BaseException:  # GradScaler takes its scale away only after a step
-            try:
-                self.__dict__.pop("grad_scale", None)
-            finally:  # also after a signal
-                self.__dict__.pop("found_inf", None)
-            raise
+        if self._in_backward is not None:
+            self._in_backward.refuse_scaler(self)
+        # torch would wrap this method in what hooks and its profiler need, which takes as long
+        # as a step of a hundred tensors. (Around a subclass's own step torch has put it.)
+        if type(self).step is RMSprop.step and private.is_observed(self):
+            return self._observed_step(*args, **kwargs)
+        return self._step(*args, **kwargs)
 
     step.__signature__ = inspect.signature(torch.optim.RMSprop.step)  # type: ignore[attr-defined]
 
@@ -322,19 +314,13 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
                 pass  # refuse before the closure runs
             with private.grad_mode(True):
                 loss = closure()
-        loss_scale = getattr(self, "grad_scale", None)
-        grad_scale = 1.0
-        if loss_scale is not None:
-            with _core.FpEnvironment():
-                grad_scale = 1.0 / float(loss_scale)
-
         plan, groups = self._plan, self.param_groups
         done = None
         if plan.by_kernel_alone and plan.has_options_of(groups):
             lists = [group["params"] for group in groups]
-            done = self._stepper.step(lists, self.state, plan.options, grad_scale)
+            done = self._stepper.step(lists, self.state, plan.options)
         if done is None:  # something has changed since the assignment
-            done = self._step_anew(grad_scale)
+            done = self._step_anew()
         nonfinite, unversioned = done
         if unversioned:
             torch.autograd.graph.increment_version(unversioned)
@@ -349,17 +335,14 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _step_anew(self, grad_scale: float) -> tuple[Any, list[Any]]:
+    def _step_anew(self) -> tuple[Any, list[Any]]:
         """Make a step with new options or a new assignment, or one of which torch does a part."""
         with self._stepper.claim(), private.grad_mode(self.defaults["differentiable"]):
             if self._in_backward is not None:
-                if hasattr(self, "grad_scale") or hasattr(self, "found_inf"):
-                    raise RuntimeError(NO_GRAD_SCALER)
                 self._in_backward.finish(self)
                 return None, []
-            loss_scale = getattr(self, "grad_scale", None)
             groups = self.param_groups
-            return step_anew(self._plan, groups, self.state, groups, loss_scale, grad_scale)
+            return step_anew(self._plan, groups, self.state, groups)
 
     def use_ema(self) -> AbstractContextManager[None]:
         """Inside a ``with``, the parameters hold their running averages.

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from fused_rmsprop import _core
 from fused_rmsprop.fp_environment import in_fp_environment
@@ -19,7 +20,8 @@ from fused_rmsprop.options import (
     core_options,
 )
 from fused_rmsprop.torch import private
-from fused_rmsprop.torch.state import complete
+from fused_rmsprop.torch.shards import find_shard, shard_error
+from fused_rmsprop.torch.state import complete, replaced_in_shared
 from fused_rmsprop.torch.values import as_number
 from fused_rmsprop.values import as_flag
 
@@ -104,6 +106,10 @@ class Plan:
         self.options: list[_core.Options] = []
         #: The parameters of each group that torch steps.
         self.for_torch: list[list[Any]] = []
+        #: Those among them that had neither gradient nor state, so that their kind may change.
+        self.waiting: list[Any] = []
+        #: By id of a parameter, the tensors in shared memory that the kernel would have to replace.
+        self.replacing: dict[int, str] = {}
         #: The parameters that got their first state in the last assignment.
         self.new: list[Any] = []
         self._given: object = None  # the options as the user gave them
@@ -120,6 +126,11 @@ class Plan:
     def is_assigned(self) -> bool:
         """Whether the kernel knows which parameters it steps."""
         return self._needs is not None and self._needs is self._assigned
+
+    @property
+    def is_out_of_date(self) -> bool:
+        """Whether the parameters must be divided anew."""
+        return not self.is_assigned or any(p.grad is not None for p in self.waiting)
 
     def has_options_of(self, groups: list[dict[str, Any]]) -> bool:
         """Whether these are the options that the kernel knows."""
@@ -194,14 +205,21 @@ class Plan:
             self._given = given
 
     @in_fp_environment
-    def assign(self, groups: list[dict[str, Any]], state: Any) -> None:
-        """Tell the kernel which parameters it steps, and which memory is theirs."""
+    def assign(self, groups: list[dict[str, Any]], state: Any, whole: list[dict[str, Any]]) -> None:
+        """Tell the kernel which parameters it steps, and which memory is theirs.
+
+        ``whole`` has all groups of the optimizer, for the names of parameters.
+        """
         self._assigned = None
+        if (found := find_shard(self.stepper, groups)) is not None:
+            limit, shard = found
+            raise shard_error(limit, name_of(shard, whole))
         self.new = []
         shared = set(self.shared)
         lists = [group["params"] for group in groups]
         while True:
             for_torch: list[list[Any]] = [[] for _ in groups]
+            self.replacing = {}
             slots = list(self._slots(groups, state, shared, for_torch))
             # Those that share memory must be updated one after the other.
             more = {id(slots[i][0]) for i in self.stepper.assign(slots, lists, state, self.options)}
@@ -209,6 +227,7 @@ class Plan:
                 break
             shared |= more
         self.for_torch = for_torch
+        self.waiting = [p for ps in for_torch for p in ps if p.grad is None and not state.get(p)]
         self._assigned = self._needs
 
     def _slots(
@@ -224,14 +243,18 @@ class Plan:
         for index, (group, (usable, by_dtype, *_)) in enumerate(zip(groups, needs, strict=True)):
             for p in group["params"]:
                 if usable and by_dtype.get(p.dtype) and id(p) not in seen and self.can_step(p):
-                    yield p, index, *self._state_of(p, group, state)
-                else:
-                    for_torch[index].append(p)
+                    before, entries = self._state_of(p, group, state)
+                    if not (keys := replaced_in_shared(before, entries)):
+                        yield p, index, before, entries
+                        seen.add(id(p))
+                        continue
+                    self.replacing[id(p)] = keys
+                for_torch[index].append(p)
                 seen.add(id(p))
 
     def can_step(self, p: Any) -> bool:
         """Whether the kernel can step a parameter where it lies, if its options allow it."""
-        plain = type(p).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+        plain = type(p).__torch_dispatch__ is torch.Tensor.__torch_dispatch__ and not is_lazy(p)
         return plain and not p.is_inference() and self.stepper.can_step(p) and not p.is_neg()
 
     def _state_of(
@@ -246,9 +269,7 @@ class Plan:
             state = states[p]  # empty, which means the same as none
         return state, complete(state, p, group, self.stepper)
 
-    def refuse_for_torch(
-        self, groups: list[dict[str, Any]], whole: list[dict[str, Any]], scaled: bool
-    ) -> None:
+    def refuse_for_torch(self, groups: list[dict[str, Any]], whole: list[dict[str, Any]]) -> None:
         """Refuse gradients and options that torch's implementation cannot take.
 
         ``whole`` has all groups of the optimizer, for the names of parameters.
@@ -259,15 +280,22 @@ class Plan:
             for p in params:
                 if p.grad is None:
                     continue
-                if p.grad.is_sparse:
+                if p.grad.layout != torch.strided and p.grad.layout != p.layout:
                     raise RuntimeError("RMSprop does not support sparse gradients")
-                if scaled and p.grad.dtype == torch.float16:
-                    raise ValueError("Attempting to unscale FP16 gradients.")  # as GradScaler does
                 if extra:
                     raise ValueError(
                         f"{extra[0]} is not supported for {name_of(p, whole)}, which falls back "
-                        f"to torch.optim.RMSprop because {_why_for_torch(p, group)}"
+                        f"to torch.optim.RMSprop because {self.why_for_torch(p, group)}"
                     )
+
+    def why_for_torch(self, param: Any, group: dict[str, Any]) -> str:
+        """The reason for which torch steps a parameter."""
+        if keys := self.replacing.get(id(param)):
+            return (
+                f"its state lies in shared memory and the kernel needs another {keys}: call "
+                "optimizer.share_memory() before the other processes start"
+            )
+        return _why_for_torch(param, group)
 
 
 def _why_for_torch(param: Any, group: dict[str, Any]) -> str:
