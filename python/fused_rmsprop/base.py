@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import OPTIMIZER_OPTIONS
+from fused_rmsprop.options import OPTIMIZER_OPTIONS, unknown_option
 
 T = TypeVar("T")
+Init = TypeVar("Init", bound=Callable[..., None])
 
 NO_AVERAGES = "there are no averages: make the optimizer with ema_decay=0.999, say"
 
@@ -35,6 +38,22 @@ class Setting(Generic[T]):
 
     def __set__(self, optimizer: Optimizer, value: Any) -> None:
         optimizer._set(self._name, OPTIMIZER_OPTIONS[self._name].read(self._name, value))
+
+
+def helps_with_options(init: Init) -> Init:
+    """Let an ``__init__`` answer an unknown keyword with the option that is probably meant."""
+    signature = inspect.signature(init, eval_str=True)  # help() shows types, not their names
+    known = list(signature.parameters)[1:]
+
+    @functools.wraps(init)
+    def helping(self: Any, *args: Any, **given: Any) -> None:
+        for name in given:
+            if name not in known:
+                raise TypeError(unknown_option(name, type(self).__name__, known))
+        init(self, *args, **given)
+
+    helping.__signature__ = signature  # type: ignore[attr-defined]
+    return helping  # type: ignore[return-value]
 
 
 #: How many names an error lists.

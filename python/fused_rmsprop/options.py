@@ -87,7 +87,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_grad_norm", as_limit, None,
            "clip by the 2-norm of all gradients together; see `opt.grad_norm`",
            of_group=False, core="GradientTransform",
-           aliases=("clipnorm", "global_clipnorm", "max_norm")),
+           aliases=("global_clipnorm", "max_norm")),
     Option("max_grad_value", as_limit, None,
            "limit each element of a gradient, before the norm is taken",
            of_group=False, core="GradientTransform", aliases=("clipvalue", "clip_value")),
@@ -110,11 +110,22 @@ _FORMULA = tuple(o.name for o in OPTIONS if o.core == "Options")
 _ALIASES = {alias: o.name for o in OPTIONS for alias in o.aliases}
 
 
+#: What to write for arguments of other optimizers that are no option by another name.
+_FOREIGN = {
+    "fused": "this class is the fused one; leave the argument out",
+    "amsgrad": "it is Adam's; leave it out",
+    "betas": "it is Adam's; alpha has the place of the second beta, momentum of the first",
+    "clipnorm": "it clips each array by itself, which is max_grad_norm_per_array",
+}
+
+
 def unknown_option(name: str, where: str, known: Iterable[str] = tuple(GROUP_OPTIONS)) -> str:
     """The error for a name that is not an option there, with the one that is probably meant."""
     known = list(known)
     if name in (*OPTIMIZER_OPTIONS, "grads") and name not in known:
         return f"{where} has no option {name!r}: it belongs to the optimizer, RMSProp(..., {name}=)"
+    if name in _FOREIGN:
+        return f"{where} has no option {name!r}: {_FOREIGN[name]}"
     near = [_ALIASES[name]] if name in _ALIASES else difflib.get_close_matches(name, known, 1)
     hint = f"; is {near[0]} meant?" if near else ";"
     return f"{where} has no option {name!r}{hint} The options are {', '.join(known)}"

@@ -9,6 +9,7 @@ from torch.optim.rmsprop import rmsprop
 
 from fused_rmsprop import _core
 from fused_rmsprop.options import GROUP_OPTIONS
+from fused_rmsprop.torch.explanation import warn_of_torch_alone
 from fused_rmsprop.torch.plan import Plan
 from fused_rmsprop.torch.state import complete_for_torch
 
@@ -80,6 +81,9 @@ def _step(
             if not stepper.read(*given):
                 raise RuntimeError(CHANGED)
         plan.refuse_for_torch(groups, whole, loss_scale is not None)
+        if not plan.is_examined:
+            warn_of_torch_alone(plan, whole)
+            plan.is_examined = True
         for group, params in zip(groups, plan.for_torch, strict=True):
             if with_grad := [p for p in params if p.grad is not None]:
                 _step_by_torch(with_grad, group, state, grad_scale)
