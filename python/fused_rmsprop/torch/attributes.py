@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
 from typing import Any
 
 import torch
 
+from fused_rmsprop import _core
 from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS, OPTIONS
 from fused_rmsprop.torch.values import check_not_a_function
 
@@ -24,8 +25,10 @@ def _where(name: str) -> str:
     return f"optimizer.param_groups[0][{name!r}], and of further groups alike"
 
 
+@functools.lru_cache(maxsize=256)  # a GradScaler sets attributes at every step
 def _meant(name: str) -> str | None:
-    near = difflib.get_close_matches(name, _MEANT, 1, _ALIKE)
+    with _core.FpEnvironment():  # difflib divides
+        near = difflib.get_close_matches(name, _MEANT, 1, _ALIKE)
     return _MEANT[near[0]] if near else None
 
 
@@ -34,8 +37,10 @@ def check_attribute(optimizer: Any, name: str) -> None:
 
     Schedulers and users set attributes of their own, which pass.
     """
-    # The quick ways come first: a GradScaler sets attributes at every step.
-    if name in optimizer.__dict__ or name.startswith("_") or hasattr(type(optimizer), name):
+    own = optimizer.__dict__
+    if "param_groups" not in own or name in own:  # being made, or not new
+        return
+    if name.startswith("_") or hasattr(type(optimizer), name):
         return
     if meant := _meant(name):
         raise AttributeError(
@@ -58,7 +63,7 @@ def check_given(given: dict[str, Any]) -> None:
         raise TypeError(
             "params must be the parameters of a model, not the model: RMSprop(model.parameters())"
         )
-    if not isinstance(params, Iterable):
+    if isinstance(params, (int, float)):
         raise TypeError(
             f"params must be an iterable of tensors or dicts, got {type(params).__name__}; the "
             "parameters come first: RMSprop(model.parameters(), lr=0.01)"

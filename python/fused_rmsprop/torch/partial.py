@@ -15,6 +15,8 @@ from fused_rmsprop.values import as_flag
 #: The name here of a saved name; a function may return None to leave it out.
 Rename = Mapping[str, str] | Callable[[str], str | None]
 
+_KINDS = ("missing", "unexpected", "unfitting")
+
 
 class _Saved(NamedTuple):
     state: dict[str, Any] | None  # None: it was never stepped
@@ -182,7 +184,9 @@ class Fitting:
                 f"the state to be loaded has {saved_groups} parameter groups, the optimizer "
                 f"{groups}; strict=False keeps the options here and takes what fits"
             )
-        wrong = [f"{kind}: {', '.join(n)}" for kind, n in self.report._asdict().items() if n]
+        wrong = [
+            f"{kind}: {', '.join(n)}" for kind, n in zip(_KINDS, self.report, strict=True) if n
+        ]
         if wrong:
             raise ValueError(
                 f"the state to be loaded does not fit ({'; '.join(wrong)}); strict=False takes "

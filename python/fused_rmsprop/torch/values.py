@@ -28,8 +28,9 @@ def check_not_a_function(name: str, value: Any) -> None:
     """Raise an error that names torch's schedulers if ``value`` is a function of the step."""
     if callable(value):
         raise TypeError(
-            f"{name} cannot be a function here; torch's schedulers change it: for lr, make the "
-            "optimizer with lr=1.0 and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule), "
+            f"{name} must be a number or a tensor of one, got a function; torch's schedulers "
+            "change options: for lr, make the optimizer with lr=1.0 and "
+            "torch.optim.lr_scheduler.LambdaLR(optimizer, schedule), "
             "and call its step() after optimizer.step()"
         )
 
