@@ -156,13 +156,14 @@ def test_the_warning_as_an_error_leaves_all_as_it_was() -> None:
 def test_it_warns_for_the_kind_of_a_whole_model_alone(case: str) -> None:
     half, plain = ones(2, dtype=torch.bfloat16), ones(2)
     frozen = torch.ones(2)
-    params, options = {
+    cases: dict[str, tuple[list[Any], dict[str, Any]]] = {
         "mixed": ([half, plain], {}),
         "frozen floats": ([half, frozen], {}),
         "eps": ([plain], {"eps": 0}),
         "gaps": ([torch.ones(6)[::2].requires_grad_()], {}),
         "differentiable": ([torch.nn.Parameter(half.detach().clone())], {"capturable": True}),
-    }[case]
+    }
+    params, options = cases[case]
     opt = RMSprop(params, **options)
     for p in params:
         if p.requires_grad:

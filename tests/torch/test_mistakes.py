@@ -58,7 +58,7 @@ def test_params_that_are_none() -> None:
         RMSprop(torch.nn.Linear(1, 1))
 
 
-@pytest.mark.parametrize("lr", [lambda t: 0.1, schedules.Cosine(0.1, 100)])
+@pytest.mark.parametrize("lr", [lambda t: 0.1, schedules.Cosine(0.1, transition_steps=100)])
 def test_a_function_for_lr_names_torchs_scheduler(lr: Any) -> None:
     message = r"lr_scheduler.LambdaLR\(optimizer, schedule\)"
     (p,) = params_of([1.0])
@@ -76,10 +76,10 @@ def test_a_function_for_lr_names_torchs_scheduler(lr: Any) -> None:
 def test_the_way_that_the_message_names() -> None:
     (p,) = params_of([1.0])
     opt = RMSprop([p], lr=1.0)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, schedules.Cosine(0.1, 100))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, schedules.Cosine(0.1, transition_steps=100))
     opt.step()
     scheduler.step()
-    assert opt.param_groups[0]["lr"] == schedules.Cosine(0.1, 100)(1)
+    assert opt.param_groups[0]["lr"] == schedules.Cosine(0.1, transition_steps=100)(1)
 
 
 def test_attributes_that_are_mistaken_options() -> None:
