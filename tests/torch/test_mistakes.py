@@ -113,7 +113,7 @@ def test_attributes_of_others_pass() -> None:
     mine = Mine(params_of([1.0]), 0.5)
     mine.alpha = 1
     assert mine.lr == 0.5
-    assert pickle.loads(pickle.dumps(opt)).note == 1
+    assert pickle.loads(pickle.dumps(opt)).max_grad_norm == 2.0
 
 
 def test_gradients_are_no_closure() -> None:

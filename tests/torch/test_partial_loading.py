@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from torch_support import RMSprop, TorchRMSprop, torch
 
 
-def trained(names: dict[str, tuple[int, ...]], cls: Any = RMSprop, **options: Any) -> Any:
+def trained(names: Mapping[str, tuple[int, ...]], cls: Any = RMSprop, **options: Any) -> Any:
     """An optimizer of named parameters after a step; the state of each is its own."""
     params = {n: torch.ones(shape, requires_grad=True) for n, shape in names.items()}
     opt = cls(params.items(), **options)
@@ -24,7 +25,7 @@ def moments(opt: Any, params: dict[str, Any]) -> dict[str, Any]:
     return {n: opt.state[p]["square_avg"] for n, p in params.items() if p in opt.state}
 
 
-SMALL = {"a": (2,), "b": (3,)}
+SMALL: dict[str, tuple[int, ...]] = {"a": (2,), "b": (3,)}
 
 
 @pytest.mark.parametrize("cls", [RMSprop, TorchRMSprop])
