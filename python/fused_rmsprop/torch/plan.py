@@ -112,6 +112,10 @@ class Plan:
         self.replacing: dict[int, str] = {}
         #: The parameters that got their first state in the last assignment.
         self.new: list[Any] = []
+        #: Whether the assignment was looked at for a warning.
+        self.is_examined = False
+        #: Not empty once the user was warned; plans of one optimizer share it.
+        self.warned: list[bool] = []
         self._given: object = None  # the options as the user gave them
         self._checked: list[dict[str, Any]] = []  # the extra options that were found good
         self._needs: object = None  # all that decides what must be assigned
@@ -147,12 +151,14 @@ class Plan:
     def part(self, index: int, stepper: _core.TorchStepper) -> Plan:
         """A plan for parameters of one group, whose options are checked as far as they are here."""
         part = Plan(stepper)
+        part.warned = self.warned
         part._checked = self._checked[index : index + 1]
         return part
 
     def successor(self, parts: Mapping[int, Plan]) -> Plan:
         """A new plan, whose options are checked as far as they were here, or in parts since."""
         plan = Plan(self.stepper)
+        plan.warned = self.warned
         count = max([len(self._checked), *(index + 1 for index in parts)])
         plan._checked = [self._checked_in(index, parts) for index in range(count)]
         return plan
@@ -211,6 +217,7 @@ class Plan:
         ``whole`` has all groups of the optimizer, for the names of parameters.
         """
         self._assigned = None
+        self.is_examined = False
         if (found := find_shard(self.stepper, groups)) is not None:
             limit, shard = found
             raise shard_error(limit, name_of(shard, whole))
@@ -269,14 +276,18 @@ class Plan:
             state = states[p]  # empty, which means the same as none
         return state, complete(state, p, group, self.stepper)
 
+    def not_for_torch(self, group: dict[str, Any]) -> list[str]:
+        """The options in use that torch's implementation does not have."""
+        limits = [o.name for o in _GRADIENT_OPTIONS if getattr(self.stepper, o.name) != o.default]
+        return [name for name in EXTRA_OPTIONS if group[name]] + limits
+
     def refuse_for_torch(self, groups: list[dict[str, Any]], whole: list[dict[str, Any]]) -> None:
         """Refuse gradients and options that torch's implementation cannot take.
 
         ``whole`` has all groups of the optimizer, for the names of parameters.
         """
-        limits = [o.name for o in _GRADIENT_OPTIONS if getattr(self.stepper, o.name) != o.default]
         for group, params in zip(groups, self.for_torch, strict=True):
-            extra = [name for name in EXTRA_OPTIONS if group[name]] + limits
+            extra = self.not_for_torch(group)
             for p in params:
                 if p.grad is None:
                     continue
@@ -285,24 +296,26 @@ class Plan:
                 if extra:
                     raise ValueError(
                         f"{extra[0]} is not supported for {name_of(p, whole)}, which falls back "
-                        f"to torch.optim.RMSprop because {self.why_for_torch(p, group)}"
+                        f"to torch.optim.RMSprop because {why_for_torch(p, self, group, whole)}"
                     )
 
-    def why_for_torch(self, param: Any, group: dict[str, Any]) -> str:
-        """The reason for which torch steps a parameter."""
-        if keys := self.replacing.get(id(param)):
-            return (
-                f"its state lies in shared memory and the kernel needs another {keys}: call "
-                "optimizer.share_memory() before the other processes start"
-            )
-        return _why_for_torch(param, group)
+
+def is_other_kind(param: Any) -> bool:
+    """Whether a parameter is none that the kernel knows: by its device, dtype or layout."""
+    return param.device.type != "cpu" or param.dtype not in _FLOATS or param.layout != torch.strided
 
 
-def _why_for_torch(param: Any, group: dict[str, Any]) -> str:
+def why_for_torch(param: Any, plan: Plan, group: dict[str, Any], whole: list[Any]) -> str:
+    """The reason why a plan leaves a parameter to torch, to follow "because"."""
+    if keys := plan.replacing.get(id(param)):
+        return (
+            f"its state lies in shared memory and the kernel needs another {keys}: call "
+            "optimizer.share_memory() before the other processes start"
+        )
     for name in _TORCH_ONLY:
         if group[name]:
             return f"{name} is set"
-    if param.device.type != "cpu" or param.dtype not in _FLOATS or param.layout != torch.strided:
+    if is_other_kind(param):
         return f"it is {param.dtype}, {param.layout} on {param.device}"
     for name, bound, good in (
         ("eps", "> 0", float(group["eps"]) > 0),
@@ -311,10 +324,46 @@ def _why_for_torch(param: Any, group: dict[str, Any]) -> str:
     ):
         if not good:
             return f"the kernel needs {name} {bound}, and it is {group[name]}"
-    return (
-        "its memory has gaps or is shared with another parameter, it is an inference tensor or of "
-        f"a subclass that dispatches, or an option is too large or small for {param.dtype}"
-    )
+    try:
+        flush = plan.stepper.flush_denormals
+        _kernel_options(group).validate(param.dtype == torch.float64, flush)
+    except ValueError as error:
+        return f"the kernel refuses an option: {error}"
+    return _why_of_memory(param, plan) or _why_shared(param, whole)
+
+
+def _why_of_memory(param: Any, plan: Plan) -> str | None:
+    if plan.can_step(param):
+        return None
+    if type(param).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return f"its class {type(param).__name__} has a __torch_dispatch__ of its own"
+    if param.is_inference():
+        return "it is an inference tensor"
+    if param.is_neg():
+        return "it is a view of negated memory"
+    if param.data_ptr() % param.element_size():
+        return "its memory is not aligned to its elements"
+    return "its memory has gaps or overlaps itself"
+
+
+def _why_shared(param: Any, whole: list[Any]) -> str:
+    params = [p for group in whole for p in group["params"]]
+    if sum(p is param for p in params) > 1:
+        return "it is given more than once"
+    begin, end = _extent(param)
+    for p in params:
+        if p is not param and not is_other_kind(p) and not is_lazy(p):
+            other_begin, other_end = _extent(p)
+            if begin < other_end and other_begin < end:
+                return f"it shares memory with {name_of(p, whole)}"
+    return "it shares memory with another parameter"
+
+
+def _extent(tensor: Any) -> tuple[int, int]:
+    """The addresses of the first element and after the last one."""
+    begin = tensor.data_ptr()
+    steps = [(n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    return begin, begin + (sum(steps) + 1) * tensor.element_size() * bool(tensor.numel())
 
 
 def name_of(param: Any, groups: list[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from torch.optim.rmsprop import rmsprop
 from fused_rmsprop import _core
 from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.options import GROUP_OPTIONS
+from fused_rmsprop.torch.explanation import warn_of_torch_alone
 from fused_rmsprop.torch.plan import Plan, name_of
 from fused_rmsprop.torch.state import completed_for_torch, replaced_in_shared
 
@@ -73,7 +74,11 @@ def _step(
             if not stepper.read(*given):
                 raise RuntimeError(CHANGED)
         plan.refuse_for_torch(groups, whole)
-        for group, entries in _prepared_for_torch(plan, groups, state, whole):
+        prepared = _prepared_for_torch(plan, groups, state, whole)
+        if not plan.is_examined:
+            warn_of_torch_alone(plan, whole)
+            plan.is_examined = True
+        for group, entries in prepared:
             _step_by_torch(entries, group, state)
     done = stepper.step_claimed(*given)
     if done is None:  # torch's part made new state, or moved memory
