@@ -219,7 +219,7 @@ def test_a_nan_that_clipping_does_not_spread_gives_no_warning() -> None:
         {"max_grad_norm": 1.0, "on_nonfinite": "skip"},
     ):
         params = {"a": np.ones(2), "b": np.ones(3)}
-        assert warnings_of(RMSProp(params, **options), grads) == []  # type: ignore[arg-type]
+        assert warnings_of(RMSProp(params, **options), grads) == []
         assert np.isfinite(params["b"]).all()
 
 
