@@ -25,6 +25,7 @@ def make() -> RMSProp:
         {"params": {"W": np.full((2, 2), 2.0, np.float32)}},
     ]
     opt = RMSProp(params, **OPTIONS, grads=GRADS)
+    _ = opt.param_groups[0]["params"]  # from now on others may hold the arrays
     opt.step()
     opt.accumulate()
     return opt
@@ -46,7 +47,6 @@ def everything(opt: RMSProp) -> Any:
 
 
 OTHER = make()
-OTHER.param_groups[0]["params"]  # from now on, others may have the arrays
 OTHER.step()
 OTHER.param_groups[1].update(momentum=0.25)
 OTHER_STATE = OTHER.state_dict()

@@ -34,8 +34,8 @@ Stepper::Settings Stepper::settings(double grad_scale) const {
     const GilLock lock(mutex);
     Settings now{execution, transform, on_nonfinite_ == raise};
     now.transform.grad_scale = grad_scale;
-    now.transform.on_nonfinite = on_nonfinite_ == propagate ? OnNonfinite::propagate
-                                                            : OnNonfinite::skip;
+    now.transform.on_nonfinite =
+        on_nonfinite_ == propagate ? OnNonfinite::propagate : OnNonfinite::skip;
     if (on_nonfinite_ == propagate && transform.max_grad_norm && !warned_of_spreading) {
         now.transform.on_nonfinite = OnNonfinite::skip_if_it_spreads;
         now.refuses_nonfinite = true;
