@@ -181,9 +181,7 @@ def test_where_a_gradient_of_nan_is_said_quickly() -> None:
 
 def test_a_gradient_that_overflows_when_scaled_is_not_finite() -> None:
     opt = RMSProp(np.zeros(3, np.float32), on_nonfinite="raise")
-    with pytest.raises(
-        FloatingPointError, match="grads is finite, but overflows .* scales or squares it"
-    ):
+    with pytest.raises(FloatingPointError, match="overflows .* scales or squares it"):
         opt.step(np.full(3, 1e38, np.float32), grad_scale=1e3)
     opt.step(np.full(3, 1e18, np.float32))
 
