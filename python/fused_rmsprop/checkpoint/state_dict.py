@@ -32,6 +32,11 @@ class Saved(NamedTuple):
     params: Mapping[str, Any] | None
     source: str  # its name in errors
 
+    @property
+    def kind(self) -> str:
+        """A short name: the source may be a long path."""
+        return "the state_dict" if self.params is None else "the file"
+
 
 def state_dict_of(stepper: _core.NumpyStepper, groups: Sequence[Group]) -> dict[str, Any]:
     """A copy of everything but the parameters, while nobody changes it."""
@@ -142,11 +147,11 @@ def _differences(groups: Sequence[Group], saved: Saved) -> list[str]:
     same = len(groups) == len(saved.groups)
     if not same:
         found.append(
-            f"{saved.source} has {len(saved.groups)} parameter groups, the optimizer {len(groups)}"
+            f"{saved.kind} has {len(saved.groups)} parameter groups, the optimizer {len(groups)}"
         )
     everywhere = [name for part in saved.groups for name in part["params"]]
     for i, group in enumerate(groups):
-        where = f"param_groups[{i}] of {saved.source}" if same else saved.source
+        where = f"param_groups[{i}] of {saved.kind}" if same else saved.kind
         names = saved.groups[i]["params"] if same else everywhere
         found += [f"{n!r} is not in {where}" for n in sorted({*group.core.names} - {*names})]
         if same:
@@ -159,7 +164,7 @@ def _differences(groups: Sequence[Group], saved: Saved) -> list[str]:
                 found += reasons(name, array, saved, group.options | parsed)
     if not same:
         ours = {name for group in groups for name in group.core.names}
-        found += [f"{n!r} is in {saved.source} only" for n in sorted({*everywhere} - ours)]
+        found += [f"{n!r} is in {saved.kind} only" for n in sorted({*everywhere} - ours)]
     if saved.counters["accumulated"] == 0:
         found += [
             f"state[{name!r}] has a grad_sum, and nothing was accumulated"
@@ -171,10 +176,11 @@ def _differences(groups: Sequence[Group], saved: Saved) -> list[str]:
 
 def reasons(name: str, array: Array, saved: Saved, options: Mapping[str, Any]) -> list[str]:
     """The reasons why the saved arrays of a parameter cannot be loaded with these options."""
-    found: list[str] = []
     if saved.params is not None:
-        found += _different(f"the saved parameter {name!r}", saved.params.get(name), array)
-    return found + _different_state(name, saved.state.get(name), array, options)
+        found = _different(f"the saved parameter {name!r}", saved.params.get(name), array)
+        if found:  # its state differs likewise
+            return found
+    return _different_state(name, saved.state.get(name), array, options)
 
 
 def _different(where: str, saved: Any, array: Array) -> list[str]:
