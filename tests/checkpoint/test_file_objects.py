@@ -36,7 +36,7 @@ def test_bytes_io(chosen: Any) -> None:
     opt.save(file, format=chosen)
     assert file.getvalue()[6:8] == b"PK" or chosen == "safetensors"
     file.seek(6)
-    loaded = {"W": np.zeros(3), "b": np.zeros(2, np.float32)}
+    loaded: dict[str, Any] = {"W": np.zeros(3), "b": np.zeros(2, np.float32)}
     other = RMSProp.load(file, loaded)
     assert pickle.dumps(other.state_dict()) == pickle.dumps(opt.state_dict())
     assert all(same_bits(params[name], loaded[name]) for name in params)
@@ -95,7 +95,7 @@ def test_the_parameters_alone(path: Path) -> None:
     with path.open("rb") as file:
         assert bits(load_params(file)) == bits(loaded)
     trained()[1].save(path)
-    with pytest.raises(ValueError, match=r"saved.*has no averages; it was saved without ema_decay"):
+    with pytest.raises(ValueError, match=r"saved.*there are no averages"):
         load_params(path, averages=True)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

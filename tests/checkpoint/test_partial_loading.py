@@ -64,7 +64,7 @@ def test_everything_fits(path: Path) -> None:
 def test_a_state_dict_in_part(tmp_path: Path) -> None:
     _, opt = saved_run(tmp_path / "x.npz")
     saved = opt.state_dict()
-    ours = {"W": np.ones((2, 3), np.float32), "b": np.ones(3), "new": np.ones(1)}
+    ours: dict[str, Any] = {"W": np.ones((2, 3), np.float32), "b": np.ones(3), "new": np.ones(1)}
     other = RMSProp(ours)
     other.step({name: np.ones_like(p) for name, p in ours.items()})
     before = {name: p.copy() for name, p in ours.items()}

@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from fused_rmsprop.base import NO_AVERAGES
 from fused_rmsprop.checkpoint import CheckpointError
 from fused_rmsprop.checkpoint.file import name_of, read
 from fused_rmsprop.checkpoint.state_dict import COUNTERS, SETTINGS
@@ -171,7 +172,7 @@ def load_params(
     path : str, os.PathLike or binary file object
         A file of `RMSProp.save`.
     averages : bool
-        Return the running averages of ``ema_decay`` in the place of the parameters that have one.
+        Return running averages in the place of the parameters that have one.
 
     Returns
     -------
@@ -204,7 +205,7 @@ def load_params(
     if not averages:
         return {name: arrays[f"params/{name}"] for name in names}
     if not any(_AVERAGE in keys for keys in names.values()):
-        raise ValueError(f"{content.where} has no averages; it was saved without ema_decay")
+        raise ValueError(f"cannot load averages from {content.where}: {NO_AVERAGES}")
     return {
         name: arrays[f"state/{name}/{_AVERAGE}" if _AVERAGE in keys else f"params/{name}"]
         for name, keys in names.items()

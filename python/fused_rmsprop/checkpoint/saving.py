@@ -109,9 +109,9 @@ class Saving(GroupedOptimizer):
         return self._load(parts_of(state_dict), strict, rename)
 
     def _load(self, saved: Saved, strict: bool, rename: Rename | None) -> LoadReport | None:
+        saved = renamed(saved, rename)
+        report = None
         with self._stepper.change() as change:
-            report = None
-            saved = renamed(saved, rename)
             if not as_flag("strict", strict):
                 saved, report = fitted(saved, self._groups)
             prepare_loading(change, self._groups, saved)
