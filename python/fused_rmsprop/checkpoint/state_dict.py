@@ -19,6 +19,8 @@ from fused_rmsprop.values import LARGEST_STEP_COUNT
 
 COUNTERS = ("step_count", "skipped_steps", "accumulated")
 SETTINGS = tuple(name for name, option in OPTIMIZER_OPTIONS.items() if option.in_files)
+#: Settings that the state_dicts and pickles of earlier releases lack; they get their default.
+LATER_SETTINGS = ("max_grad_norm_per_array",)
 _MOST_LINES = 20  # of an error
 
 
@@ -246,6 +248,9 @@ def parts_of(
             "fused_rmsprop.exchange.from_torch takes over the state of an optimizer of torch"
         )
     state, groups, settings, counters = (state_dict[key] for key in keys)
+    if isinstance(settings, Mapping):
+        later = {n: OPTIMIZER_OPTIONS[n].default for n in LATER_SETTINGS if n in SETTINGS}
+        settings = {**later, **settings}
     if not isinstance(state, Mapping) or not isinstance(groups, (list, tuple)):
         raise ValueError("in a state_dict of RMSProp, state is a dict and param_groups a list")
     for group in groups:
