@@ -47,9 +47,24 @@ def test_npz_files_are_for_numpy_load_without_pickle(tmp_path: Path) -> None:
     arrays = example()
     write(tmp_path / "x.npz", arrays, {})
     with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
-        numbered = {name: file[str(i)] for i, name in enumerate(arrays)}
-        assert sorted(file) == ["0", "1", "2", "3", "checkpoint.json"]
-    assert bits(numbered) == bits(arrays)
+        found = {name: file[name] for name in arrays}
+        assert sorted(file) == sorted([*arrays, "checkpoint.json"])
+    assert bits(found) == bits(arrays)
+
+
+def test_npz_files_have_the_real_names_where_possible(tmp_path: Path) -> None:
+    impossible = ["a\nb\0", "\ud800", "\ud800_", "1.npy", "checkpoint.json", "x" * 70_000]
+    arrays = {name: np.array(i) for i, name in enumerate([*NAMES, "1"])}
+    write(tmp_path / "x.npz", arrays, {})
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
+        assert len(file.files) == len(arrays) + 1
+        assert all(file[name] == arrays[name] for name in arrays if name not in impossible)
+        assert sorted(int(file[n]) for n in file.files if n != "checkpoint.json") == sorted(
+            map(int, arrays.values())
+        )
+    long = {"x" * 2000 + str(i): np.array(i) for i in range(20)}
+    write(tmp_path / "x.npz", long, {})
+    assert bits(read(tmp_path / "x.npz")[0]) == bits(long)
 
 
 def test_no_arrays_and_no_metadata(path: Path) -> None:
@@ -119,14 +134,30 @@ def test_what_cannot_be_written(path: Path, arrays: Any, metadata: Any, message:
     assert files_beside(path) == [path.name]
 
 
-@pytest.mark.parametrize("name", ["x", "x.npy", "x.npz.gz", ".npz", "x.NPZ", ""])
+@pytest.mark.parametrize("name", ["x", "x.npy", "x.npz.gz", ".npz", ""])
 def test_other_suffixes(tmp_path: Path, name: str) -> None:
     where = os.path.join(tmp_path, name)
-    for call in (lambda: write(where, {}, {}), lambda: read(where)):
-        with pytest.raises(ValueError, match="use .npz or .safetensors") as caught:
-            call()
-        assert not isinstance(caught.value, CheckpointError)
+    with pytest.raises(ValueError, match="use .npz or .safetensors, or pass format=") as caught:
+        write(where, {}, {})
+    assert repr(where) in str(caught.value)
+    assert not isinstance(caught.value, CheckpointError)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("chosen", ["npz", "safetensors"])
+@pytest.mark.parametrize("name", ["x.ckpt", "x", "x.NPZ", "x.SafeTensors"])
+def test_a_format_for_any_name(tmp_path: Path, name: str, chosen: str) -> None:
+    needs("safetensors")
+    path = tmp_path / name
+    if "." in name and path.suffix.lower() not in (".ckpt", f".{chosen}"):
+        with pytest.raises(ValueError, match=f"ends in .*, but format is '{chosen}'"):
+            write(path, example(), {}, format=chosen)
+        return
+    write(path, example(), {}, format=chosen)
+    assert bits(read(path)[0]) == bits(example())
+    assert path.read_bytes().startswith(b"PK") == (chosen == "npz")
+    with pytest.raises(ValueError, match="format must be 'npz' or 'safetensors', got 'zip'"):
+        write(path, example(), {}, format="zip")
 
 
 def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def test_members_that_claim_other_sizes(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     write(path, {"a": np.zeros(3)}, {})
     whole = path.read_bytes()
-    at = whole.index(b"0.npy")
+    at = whole.index(b"a.npy")
     for size in (0, 10, 2**31, 2**62, 2**64 - 1):  # in the local header's Zip64 field
         sizes = struct.pack("<2Q", size, size)
         path.write_bytes(whole[: at + 9] + sizes + whole[at + 25 :])
@@ -134,13 +134,13 @@ def test_duplicate_and_surplus_members(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     array = np.zeros(3)
     member = npy(np.lib.format.header_data_from_array_1_0(array), array.tobytes())
-    for names in (["checkpoint.json"], ["0.npy"], [f"x{i}" for i in range(3000)]):
+    for names in (["checkpoint.json"], ["a.npy"], [f"x{i}" for i in range(3000)]):
         write(path, {"a": array}, {})
         with zipfile.ZipFile(path, "a") as archive:
             for name in names:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # zipfile sees the duplicates
-                    archive.writestr(name, member if name == "0.npy" else b"")
+                    archive.writestr(name, member if name == "a.npy" else b"")
         assert_bounded(path)
 
 

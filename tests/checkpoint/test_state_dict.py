@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fused_rmsprop import RMSProp
+from fused_rmsprop.checkpoint import state_dict as state_dict_module
 from reference import same_bits
 from support import draw
 
@@ -108,3 +109,14 @@ def test_a_state_dict_that_does_not_fit() -> None:
         saved["state"]["b"]["step"] = 0.5
 
     refused(r"(?s)'W'.*shape \(5,\).*'b'.*not a number of steps", two)
+
+
+def test_settings_of_later_releases_get_their_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    opt = RMSProp({"W": draw(4)}, max_grad_norm=2.0, max_grad_value=3.0)
+    saved = opt.state_dict()
+    del saved["settings"]["max_grad_value"]
+    with pytest.raises(ValueError, match="settings are"):
+        opt.load_state_dict(saved)
+    monkeypatch.setattr(state_dict_module, "LATER_SETTINGS", ("max_grad_value",))
+    opt.load_state_dict(saved)
+    assert (opt.max_grad_norm, opt.max_grad_value) == (2.0, None)

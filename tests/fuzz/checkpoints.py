@@ -211,7 +211,10 @@ def zip_entries(rng: random.Random, data: bytes) -> bytes:
     elif kind == 1:
         entries.insert(j, entries[i])
     elif kind == 2:
-        entries[i] = (rng.choice((entries[j][0], "../x", "0.npy", "99.npy", "")), entries[i][1])
+        entries[i] = (
+            rng.choice((entries[j][0], "../x", "0.npy", "params/a.npy", "")),
+            entries[i][1],
+        )
     elif kind == 3:
         entries[i], entries[j] = entries[j], entries[i]
     elif kind == 4:

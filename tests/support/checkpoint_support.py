@@ -35,7 +35,7 @@ def files_beside(path: Path) -> list[str]:
 
 def sealed(body: str) -> str:
     """A header with the right checksum, whatever it says."""
-    guard = {"format": "fused_rmsprop", "version": 1, "crc32": zlib.crc32(body.encode())}
+    guard = {"format": "fused_rmsprop", "version": 2, "crc32": zlib.crc32(body.encode())}
     return f"{json.dumps(guard)}\n{body}"
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fused_rmsprop.checkpoint.content import load_params
     from fused_rmsprop.checkpoint.file import read, write
+    from fused_rmsprop.checkpoint.report import LoadReport
 
-__all__ = ["CheckpointError", "read", "write"]
+__all__ = ["CheckpointError", "LoadReport", "load_params", "read", "write"]
+
+_MODULES = {"LoadReport": "report", "load_params": "content", "read": "file", "write": "file"}
 
 
 class CheckpointError(ValueError):
@@ -16,8 +21,6 @@ class CheckpointError(ValueError):
 
 def __getattr__(name: str) -> Any:
     """Import the file layer on first use: ``import fused_rmsprop`` does without it."""
-    if name in ("read", "write"):
-        from fused_rmsprop.checkpoint import file
-
-        return getattr(file, name)
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,13 +10,15 @@ import os
 import reprlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from fused_rmsprop.base import NO_AVERAGES
 from fused_rmsprop.checkpoint import CheckpointError
-from fused_rmsprop.checkpoint.file import read
-from fused_rmsprop.checkpoint.state_dict import COUNTERS, SETTINGS
+from fused_rmsprop.checkpoint.file import name_of, read
+from fused_rmsprop.checkpoint.state_dict import COUNTERS, LATER_SETTINGS, SETTINGS
+from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.groups.state import GRAD_SUM, KINDS, Array
 from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS, Option
 from fused_rmsprop.schedules.plain import as_plain, from_plain, lost_functions
@@ -30,16 +32,15 @@ _PARTS: _Keys = {
 _GROUP: _Keys = {"params": list, "name": str, "options": dict}
 _OPTIONS: _Keys = dict.fromkeys(GROUP_OPTIONS, object)  # their own functions read them
 _SETTINGS: _Keys = dict.fromkeys(SETTINGS, object)
-#: Files of earlier releases lack them.
-_LATER_SETTINGS = [name for name in ("max_grad_norm_per_array",) if name in SETTINGS]
 _COUNTERS: _Keys = dict.fromkeys(COUNTERS, int)
+_AVERAGE = next(kind.name for kind in KINDS if kind.start == "param")
 _STATE = {"step", *(k.name for k in KINDS), *(k.name_if_centered for k in KINDS), GRAD_SUM} - {""}
 
 
 class Content(NamedTuple):
     """A file whose arrays and metadata belong together."""
 
-    path: str
+    where: str  # the file's name in errors
     arrays: Mapping[str, Array]
     metadata: Mapping[str, Any]
 
@@ -65,15 +66,15 @@ def as_content(
     }
 
 
-def read_content(path: str | os.PathLike[str]) -> Content:
+def read_content(path: str | os.PathLike[str] | IO[bytes]) -> Content:
     """Read a checkpoint of an optimizer; a `CheckpointError` tells what is wrong with it.
 
     The values of options are left to `from_content`, because others may be given in their place.
     """
-    content = Content(os.fsdecode(path), *read(path))
-    with _naming(content.path):
+    content = Content(name_of(path), *read(path))
+    with _naming(content.where):
         if isinstance(saved := content.metadata.get("settings"), dict):
-            for name in _LATER_SETTINGS:
+            for name in LATER_SETTINGS:
                 saved.setdefault(name, OPTIMIZER_OPTIONS[name].default)
         _check_metadata(content.metadata)
         _check_arrays(content.arrays, content.metadata)
@@ -88,11 +89,11 @@ def from_content(
     ``overrides`` replace saved options in all groups; if the option was an unsaved function in some
     groups, only in those. ``specs``, the groups given by the user, can also supply such functions.
     """
-    path, arrays, metadata = content
+    where, arrays, metadata = content
     saved = [group["options"] for group in metadata["param_groups"]]
     lost = {name for options in saved for name in options if lost_functions(options[name])}
     others = {name: value for name, value in overrides.items() if name not in lost}
-    with _naming(path):
+    with _naming(where):
         groups = []
         for i, group in enumerate(metadata["param_groups"]):
             functions = _functions(saved[i], {**overrides, **specs[i]}, f"param_groups[{i}]")
@@ -145,11 +146,73 @@ def _values(
 
 
 @contextmanager
-def _naming(path: str) -> Iterator[None]:
+def _naming(where: str) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{path!r} is not a checkpoint of RMSProp: {error}") from error
+        raise CheckpointError(f"{where} is not a checkpoint of RMSProp: {error}") from error
+
+
+@contextmanager
+def loading(where: str) -> Iterator[None]:
+    """Name the file in errors that come while its content is loaded."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) not in (TypeError, ValueError) or where in str(error):
+            raise
+        raise type(error)(f"cannot load {where}: {error}") from error
+
+
+@in_fp_environment
+def load_params(
+    path: str | os.PathLike[str] | IO[bytes], *, averages: bool = False
+) -> dict[str, Array]:
+    """The parameters of a checkpoint alone, for inference.
+
+    Parameters
+    ----------
+    path : str, os.PathLike or binary file object
+        A file of `RMSProp.save`.
+    averages : bool
+        Return running averages in the place of the parameters that have one.
+
+    Returns
+    -------
+    dict of str to array
+        New arrays by the names in `RMSProp.state`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged or not a checkpoint.
+    ValueError
+        If averages are asked for, and there are none.
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> import io
+    >>> import numpy as np
+    >>> from fused_rmsprop import RMSProp
+    >>> from fused_rmsprop.checkpoint import load_params
+    >>> file = io.BytesIO()
+    >>> RMSProp({"W": np.ones(2)}).save(file)
+    >>> _ = file.seek(0)
+    >>> print(load_params(file))
+    {'W': array([1., 1.])}
+    """
+    content = read_content(path)
+    arrays, names = content.arrays, content.metadata["state"]
+    if not averages:
+        return {name: arrays[f"params/{name}"] for name in names}
+    if not any(_AVERAGE in keys for keys in names.values()):
+        raise ValueError(f"cannot load averages from {content.where}: {NO_AVERAGES}")
+    return {
+        name: arrays[f"state/{name}/{_AVERAGE}" if _AVERAGE in keys else f"params/{name}"]
+        for name, keys in names.items()
+    }
 
 
 def _check_metadata(metadata: Mapping[str, Any]) -> None:

@@ -24,7 +24,8 @@ from fused_rmsprop.checkpoint import CheckpointError
 from fused_rmsprop.groups.state import Array
 
 FORMAT = "fused_rmsprop"
-_NPZ_HEADER = "checkpoint.json"
+#: The entry of an `.npz` file with the header.
+NPZ_HEADER = "checkpoint.json"
 #: Readers of safetensors reject larger headers.
 _SAFETENSORS_HEADER_BYTES = 100_000_000
 #: The dtypes that a checkpoint can hold, and their names in safetensors.
@@ -35,6 +36,7 @@ DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}
 _LOCAL = struct.Struct("<5H3L2H")
 _ZIP64 = struct.Struct("<2H2Q")
 _IN_ZIP64 = 0xFFFFFFFF
+_UTF_8 = 0x800  # the flag of a name that is not ASCII
 _END = 22  # bytes of the record at the end of a zip file
 
 
@@ -52,20 +54,21 @@ class Contents(NamedTuple):
 
     entries: list[Entry]
     metadata: dict[str, Any]
+    version: int
 
 
 Parse = Callable[[str], Contents]
 
 
 def write_npz(file: IO[bytes], arrays: Mapping[str, Array], header: str) -> None:
-    """Write the header and the arrays, named by their index."""
+    """Write the header, and the arrays under their keys."""
     # numpy.savez reserves the names of its own parameters.
     archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
     try:
-        with archive.open(_NPZ_HEADER, "w", force_zip64=True) as member:
+        with archive.open(NPZ_HEADER, "w", force_zip64=True) as member:
             member.write(header.encode())
-        for i, array in enumerate(arrays.values()):
-            with archive.open(f"{i}.npy", "w", force_zip64=True) as member:
+        for key, array in arrays.items():
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
     except BaseException:
         # Not by a `with`: where a member is still open, its error would hide a KeyboardInterrupt.
@@ -78,9 +81,9 @@ def write_npz(file: IO[bytes], arrays: Mapping[str, Array], header: str) -> None
 def read_npz(file: io.BufferedReader, size: int, parse: Parse) -> Contents:
     """Read member after member, in the order in which `write_npz` wrote them."""
     name, length, checksum = _next_member(file, size)
-    if name != _NPZ_HEADER:
+    if name != NPZ_HEADER:
         raise CheckpointError(
-            f"it is not from fused-rmsprop: {_NPZ_HEADER!r} is not its first entry"
+            f"it is not from fused-rmsprop: {NPZ_HEADER!r} is not its first entry"
         )
     header = file.read(length)
     if zlib.crc32(header) != checksum:
@@ -89,11 +92,12 @@ def read_npz(file: io.BufferedReader, size: int, parse: Parse) -> Contents:
     for i, entry in enumerate(contents.entries):
         name, length, _ = _next_member(file, size)
         start = file.tell()
-        if name != f"{i}.npy" or not _has_npy_header(file, entry.array):
-            raise CheckpointError(f"it is damaged: the entry {i}.npy is not array {entry.name!r}")
+        expected = f"{i if contents.version == 1 else entry.key}.npy"  # version 1 numbers them
+        if name != expected or not _has_npy_header(file, entry.array):
+            raise CheckpointError(f"it is damaged: {expected!r} is not array {entry.name!r}")
         _fill(file, entry.array)
         if file.tell() - start != length:
-            raise CheckpointError(f"it is damaged: the entry {i}.npy has another length")
+            raise CheckpointError(f"it is damaged: the entry {expected!r} has another length")
     # Other readers need the directory that follows; here it only shows that the file is whole.
     directory = file.read(4)
     file.seek(-_END, os.SEEK_END)
@@ -106,15 +110,19 @@ def read_npz(file: io.BufferedReader, size: int, parse: Parse) -> Contents:
 def _next_member(file: io.BufferedReader, size: int) -> tuple[str, int, int]:
     """Read the local header of a zip file's next member: its name, length and checksum."""
     if file.read(4) != b"PK\3\4":
-        raise ValueError("an entry of the zip file is missing")
+        raise CheckpointError("it is damaged or foreign: an entry of the zip file is missing")
     fields = _LOCAL.unpack(file.read(_LOCAL.size))
     _, flags, method, _, _, checksum, packed, length, name_length, extra_length = fields
     name = file.read(name_length).decode()
     extra = file.read(extra_length)
     if packed == length == _IN_ZIP64:
         _, _, length, packed = _ZIP64.unpack(extra)
-    if flags or method != zipfile.ZIP_STORED or packed != length or length > size - file.tell():
-        raise ValueError(f"{name!r} is compressed, encrypted, streamed or longer than the file")
+    stored = method == zipfile.ZIP_STORED and packed == length and flags in (0, _UTF_8)
+    if not stored or length > size - file.tell():
+        raise CheckpointError(
+            f"it is damaged or foreign: {name!r} is compressed, encrypted, streamed or longer than "
+            "the file"
+        )
     return name, length, checksum
 
 
@@ -151,7 +159,10 @@ def read_safetensors(file: io.BufferedReader, size: int, parse: Parse) -> Conten
     length = int.from_bytes(file.read(8), "little")
     start = 8 + length
     if length > _SAFETENSORS_HEADER_BYTES or start > size:
-        raise ValueError("its header is longer than the file, or than the format allows")
+        raise CheckpointError(
+            "it is damaged or foreign: its header is longer than the file, or than the format "
+            "allows"
+        )
     index = json.loads(file.read(length).decode())
     metadata = index.pop("__metadata__", {})
     if FORMAT not in metadata:
@@ -184,4 +195,4 @@ def read_safetensors(file: io.BufferedReader, size: int, parse: Parse) -> Conten
 
 def _fill(file: io.BufferedReader, array: Array) -> None:
     if array.nbytes and file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
-        raise ValueError("it ends in the midst of an array")
+        raise CheckpointError("it is damaged or foreign: it ends in the midst of an array")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from fused_rmsprop.checkpoint.partial import Rename, fitted, renamed
+from fused_rmsprop.checkpoint.report import LoadReport
 from fused_rmsprop.checkpoint.state_dict import (
     SETTINGS,
+    Saved,
+    parts_of,
     prepare_loading,
     snapshot_of,
     state_dict_of,
@@ -18,6 +22,10 @@ from fused_rmsprop.groups.grouped import GroupedOptimizer
 from fused_rmsprop.groups.specs import is_list_of_groups
 from fused_rmsprop.groups.state import check_fixed
 from fused_rmsprop.options import GROUP_OPTIONS, parse_options, unknown_option
+from fused_rmsprop.values import as_flag
+
+if TYPE_CHECKING:
+    from fused_rmsprop.checkpoint.content import Content
 
 S = TypeVar("S", bound="Saving")
 
@@ -59,7 +67,9 @@ class Saving(GroupedOptimizer):
         """
         return state_dict_of(self._stepper, self._groups)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, rename: Rename | None = None
+    ) -> LoadReport | None:
         """Go on from a saved state: bit for bit as if there had been no break.
 
         Parameters
@@ -67,17 +77,54 @@ class Saving(GroupedOptimizer):
         state_dict : dict
             From `state_dict` of an optimizer whose parameters have the same names, shapes and
             dtypes. It does not hold the parameters: load those as well, or use `save` and `load`.
+        strict : bool, default True
+            If False, each parameter takes the state that is saved under its name, provided that
+            shape, dtype and options suit it; the others start anew. The saved options of groups
+            are taken if there are as many groups, settings and counters always. Accumulated
+            gradients are kept where state is taken.
+        rename : mapping, or function of str, optional
+            The name here of a saved parameter; a function may return None to leave one out.
+            Names that a mapping lacks stay.
+
+        Returns
+        -------
+        LoadReport or None
+            With ``strict=False``, the names that are missing in the state, unexpected, and
+            unfitting (another shape or dtype, or not the state that the options need); else None.
 
         Raises
         ------
         ValueError
-            If it does not fit, with all differences. Nothing has changed then.
-        """
-        with self._stepper.change() as change:
-            prepare_loading(change, self._groups, state_dict)
-            change.commit()
+            If it does not fit, with all differences, or if `rename` gives a name twice. Nothing has
+            changed then.
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fused_rmsprop import RMSProp
+        >>> saved = RMSProp({"W": np.ones(3)}).state_dict()
+        >>> opt = RMSProp({"weight": np.ones(3), "b": np.ones(2)})
+        >>> opt.load_state_dict(saved, strict=False, rename={"W": "weight"}).missing
+        ['b']
+        """
+        return self._load(parts_of(state_dict), strict, rename)
+
+    def _load(self, saved: Saved, strict: bool, rename: Rename | None) -> LoadReport | None:
+        saved = renamed(saved, rename)
+        report = None
+        with self._stepper.change() as change:
+            if not as_flag("strict", strict):
+                saved, report = fitted(saved, self._groups)
+            prepare_loading(change, self._groups, saved)
+            change.commit()
+        return report
+
+    def save(
+        self,
+        path: str | os.PathLike[str] | IO[bytes],
+        *,
+        format: str | None = None,  # noqa: A002
+    ) -> None:
         """Write the parameters and all that `load` needs into one file.
 
         The new file replaces an old one at once: a crash, at any moment, leaves the old file or
@@ -85,10 +132,13 @@ class Saving(GroupedOptimizer):
 
         Parameters
         ----------
-        path : str or os.PathLike
+        path : str, os.PathLike or binary file object
             Ends in ``.npz``, which `numpy.load` opens and holds no pickle, or in
             ``.safetensors`` (``pip install 'fused-rmsprop[safetensors]'``). It holds parameters
-            as ``params/<name>`` and their state as ``state/<name>/<key>``.
+            as ``params/<name>`` and their state as ``state/<name>/<key>``. A file object, such as
+            `io.BytesIO`, is written in one piece, and not atomically.
+        format : {"npz", "safetensors"}, optional
+            By default that of the path; for a file object ``"npz"``.
 
         Raises
         ------
@@ -109,31 +159,64 @@ class Saving(GroupedOptimizer):
         from fused_rmsprop.checkpoint.file import write
 
         state_dict, params = snapshot_of(self._stepper, self._groups)
-        write(path, *as_content(state_dict, params, self.defaults))
+        write(path, *as_content(state_dict, params, self.defaults), format=format)
+
+    @overload
+    @classmethod
+    def load(
+        cls: type[S],
+        path: str | os.PathLike[str] | IO[bytes],
+        params: Any,
+        *,
+        threads: int | None = None,
+        grads: object = None,
+        strict: Literal[True] = True,
+        rename: Rename | None = None,
+        **options: Any,
+    ) -> S: ...
+
+    @overload
+    @classmethod
+    def load(
+        cls: type[S],
+        path: str | os.PathLike[str] | IO[bytes],
+        params: Any,
+        *,
+        threads: int | None = None,
+        grads: object = None,
+        strict: Literal[False],
+        rename: Rename | None = None,
+        **options: Any,
+    ) -> tuple[S, LoadReport]: ...
 
     @classmethod
     @in_fp_environment
     def load(
         cls: type[S],
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | IO[bytes],
         params: Any,
         *,
         threads: int | None = None,
         grads: object = None,
+        strict: bool = True,
+        rename: Rename | None = None,
         **options: Any,
-    ) -> S:
+    ) -> S | tuple[S, LoadReport]:
         """An optimizer that goes on from a file of `save`, bit for bit.
 
         Parameters
         ----------
-        path : str or os.PathLike
-            The file.
+        path : str, os.PathLike or binary file object
+            The file. A file object is read from its position on.
         params : like `params` of the class
             Arrays with the names, shapes and dtypes of the saved ones, in the same groups. They
             take over the saved values. Options in the groups are ignored, except functions that
             replace unsaved ones.
         threads, grads
             As for the class; they are not saved.
+        strict, rename
+            As for `load_state_dict`. With ``strict=False``, the other parameters keep the values
+            that they have; groups keep the options given here if the file has another number.
         **options
             Options of the class that override the saved ones. Overrides apply to all groups; if
             the option was an unsaved function in some groups, only to those. An option that needs
@@ -144,6 +227,8 @@ class Saving(GroupedOptimizer):
         -------
         RMSProp
             With the saved state, options, settings and counters.
+        LoadReport
+            With ``strict=False``, the second of two: names that were not loaded.
 
         Raises
         ------
@@ -154,41 +239,55 @@ class Saving(GroupedOptimizer):
         OSError
             If the file cannot be read.
         """
-        from fused_rmsprop.checkpoint.content import from_content, read_content
+        from fused_rmsprop.checkpoint.content import loading, read_content
 
-        content = read_content(path)
+        as_flag("strict", strict)
         known = (*GROUP_OPTIONS, *SETTINGS)
         if unknown := options.keys() - {*known}:
             raise ValueError(unknown_option(min(unknown), f"{cls.__name__}.load", known))
-        grouped = is_list_of_groups(params)
-        specs = list(params) if grouped else [{"params": params}]
-        saved_groups = content.metadata["param_groups"]
-        if len(specs) != len(saved_groups):
-            raise ValueError(f"{path} has {len(saved_groups)} parameter groups, not {len(specs)}")
-        state_dict, saved_params, defaults = from_content(content, options, specs)
-        for i, (saved, group) in enumerate(
-            zip(saved_groups, state_dict["param_groups"], strict=True)
-        ):
-            states = [state_dict["state"][name] for name in group["params"]]
-            given = parse_options({name: group[name] for name in GROUP_OPTIONS}, "RMSProp.load")
-            check_fixed(saved["options"], given, states, f"param_groups[{i}]")
+        content = read_content(path)
         opt = cls.__new__(cls)
-        opt._build(
-            [
-                {**saved, "params": spec["params"], "name": spec.get("name", saved["name"])}
-                for spec, saved in zip(specs, state_dict["param_groups"], strict=True)
-            ],
+        with loading(content.where):
+            saved = opt._build_for(content, params, options, threads)
+            if grads is not None:
+                opt.bind_grads(grads)
+            report = opt._load(saved, strict, rename)
+        return opt if report is None else (opt, report)
+
+    def _build_for(
+        self, content: Content, params: Any, options: Mapping[str, Any], threads: int | None
+    ) -> Saved:
+        """Build an optimizer with the options of a file, and return its state and parameters."""
+        from fused_rmsprop.checkpoint.content import from_content
+
+        grouped = is_list_of_groups(params)
+        specs: Sequence[Mapping[str, Any]] = list(params) if grouped else [{"params": params}]
+        saved = content.metadata["param_groups"]
+        same = len(specs) == len(saved)
+        state_dict, saved_params, defaults = from_content(
+            content, options, specs if same else [{}] * len(saved)
+        )
+        groups = state_dict["param_groups"]
+        if same:
+            for i, (before, group) in enumerate(zip(saved, groups, strict=True)):
+                states = [state_dict["state"][name] for name in group["params"]]
+                given = parse_options({name: group[name] for name in GROUP_OPTIONS}, "RMSProp.load")
+                check_fixed(before["options"], given, states, f"param_groups[{i}]")
+            specs = [
+                {**group, "params": spec["params"], "name": spec.get("name", group["name"])}
+                for spec, group in zip(specs, groups, strict=True)
+            ]
+        else:  # the options given here
+            own = {name: value for name, value in options.items() if name in GROUP_OPTIONS}
+            specs = [{**spec, **own} for spec in specs]
+        self._build(
+            specs,
             grouped,
             defaults,
             state_dict["settings"] | {"threads": threads},
             state_dict["counters"]["step_count"],
         )
-        if grads is not None:
-            opt.bind_grads(grads)
-        with opt._stepper.change() as change:
-            prepare_loading(change, opt._groups, state_dict, saved_params)
-            change.commit()
-        return opt
+        return parts_of(state_dict, saved_params, content.where)
 
     def __getstate__(self) -> dict[str, Any]:
         self._stepper.read_here()  # its arrays are in the pickle

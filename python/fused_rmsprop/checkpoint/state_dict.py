@@ -7,7 +7,7 @@ as ``"params"``), ``"settings"`` and ``"counters"``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,26 @@ from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS, parse_option
 from fused_rmsprop.values import LARGEST_STEP_COUNT
 
 COUNTERS = ("step_count", "skipped_steps", "accumulated")
-#: Settings that states saved by earlier releases lack.
-_LATER_SETTINGS = {"max_grad_norm_per_array": None}
 SETTINGS = tuple(name for name, option in OPTIMIZER_OPTIONS.items() if option.in_files)
+#: Settings that files, state_dicts and pickles of earlier releases lack; they get their default.
+LATER_SETTINGS = ("max_grad_norm_per_array",)
+_MOST_LINES = 20  # of an error
+
+
+class Saved(NamedTuple):
+    """The parts of a state_dict, and the parameters if a file has them."""
+
+    state: Mapping[str, Any]
+    groups: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any]
+    counters: Mapping[str, int]
+    params: Mapping[str, Any] | None
+    source: str  # its name in errors
+
+    @property
+    def kind(self) -> str:
+        """A short name: the source may be a long path."""
+        return "the state_dict" if self.params is None else "the file"
 
 
 def state_dict_of(stepper: _core.NumpyStepper, groups: Sequence[Group]) -> dict[str, Any]:
@@ -69,44 +86,32 @@ def _copies(stepper: _core.NumpyStepper, groups: Sequence[Group]) -> dict[str, A
 def prepare_loading(
     change: _core.Change,
     groups: Sequence[Group],
-    state_dict: object,
-    params: Mapping[str, Any] | None = None,
+    saved: Saved,
 ) -> None:
-    """Add a state_dict and the parameters to a change; raise a `ValueError` if they do not fit."""
-    state, saved_groups, settings, counters = _parts_of(state_dict)
+    """Add saved state and parameters to a change; raise a `ValueError` if they do not fit."""
     loaded = _core.NumpyStepper()
     for name in SETTINGS:
-        setattr(loaded, name, OPTIMIZER_OPTIONS[name].read(name, settings[name]))
-    for name, count in counters.items():
+        setattr(loaded, name, OPTIMIZER_OPTIONS[name].read(name, saved.settings[name]))
+    for name, count in saved.counters.items():
         setattr(loaded, name, count)
-    if len(saved_groups) != len(groups):
+    if found := _differences(groups, saved):
+        more = [f"and {len(found) - _MOST_LINES} more"] if len(found) > _MOST_LINES else []
         raise ValueError(
-            f"the state_dict has {len(saved_groups)} parameter groups, the optimizer {len(groups)}"
+            f"{saved.source} does not fit (names come from the structure of the parameters, and "
+            "the names of groups; rename= maps saved names to these, strict=False takes what "
+            "fits):\n  " + "\n  ".join(found[:_MOST_LINES] + more)
         )
-    checked: list[Checked] = []
-    found: list[str] = []
-    for i, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
-        where = f"param_groups[{i}] of the state_dict"
-        if other_names := _other_names(group.core.names, saved["params"], where):
-            found += other_names
-            continue
-        options = _saved_options(saved, where)
-        checked.append(group.validated(options, loaded.flush_denormals, loaded.step_count))
-        found += _differences(group, state, params, options)
-    if counters["accumulated"] == 0:
-        found += [
-            f"state[{name!r}] has a grad_sum, and nothing was accumulated"
-            for name, arrays in state.items()
-            if isinstance(arrays, Mapping) and GRAD_SUM in arrays
-        ]
-    if found:
-        raise ValueError(
-            "the saved state does not fit (names come from the structure of the parameters, "
-            "and the names of groups):\n  " + "\n  ".join(found)
+    checked = [
+        group.validated(
+            saved_options(part, f"param_groups[{i}] of {saved.source}"),
+            loaded.flush_denormals,
+            loaded.step_count,
         )
+        for i, (group, part) in enumerate(zip(groups, saved.groups, strict=True))
+    ]
     change.take_settings(loaded)
     for group, of_group in zip(groups, checked, strict=True):
-        _prepare_group(change, group, of_group, state, params)
+        _prepare_group(change, group, of_group, saved.state, saved.params)
 
 
 def _prepare_group(
@@ -125,32 +130,59 @@ def _prepare_group(
             change.copy(param, params[name])
 
 
-def _saved_options(saved: Mapping[str, Any], where: str) -> dict[str, Any]:
-    options = {k: v for k, v in saved.items() if k not in ("params", "name")}
-    parsed = parse_options(options, where)
+def saved_options(saved: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options of a saved group, or a `ValueError` if some are missing or wrong."""
+    parsed = _parsed_options(saved, where)
     if missing := [key for key in GROUP_OPTIONS if key not in parsed]:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
     return parsed
 
 
-def _differences(
-    group: Group,
-    state: Mapping[str, Any],
-    params: Mapping[str, Any] | None,
-    options: Mapping[str, Any],
-) -> list[str]:
-    """The reasons why saved arrays cannot be loaded into a group."""
+def _parsed_options(saved: Mapping[str, Any], where: str) -> dict[str, Any]:
+    options = {k: v for k, v in saved.items() if k not in ("params", "name")}
+    return parse_options(options, where)
+
+
+def _differences(groups: Sequence[Group], saved: Saved) -> list[str]:
+    """All reasons why saved state cannot be loaded into groups."""
     found: list[str] = []
-    for name, array in zip(group.core.names, group.core.arrays, strict=True):
-        if params is not None:
-            found += _different(f"the saved parameter {name!r}", params.get(name), array)
-        found += _different_state(name, state.get(name), array, options)
+    same = len(groups) == len(saved.groups)
+    if not same:
+        found.append(
+            f"{saved.kind} has {len(saved.groups)} parameter groups, the optimizer {len(groups)}"
+        )
+    everywhere = [name for part in saved.groups for name in part["params"]]
+    for i, group in enumerate(groups):
+        where = f"param_groups[{i}] of {saved.kind}" if same else saved.kind
+        names = saved.groups[i]["params"] if same else everywhere
+        found += [f"{n!r} is not in {where}" for n in sorted({*group.core.names} - {*names})]
+        if same:
+            found += [f"{n!r} is in {where} only" for n in sorted({*names} - {*group.core.names})]
+        parsed = _parsed_options(saved.groups[i], where) if same else group.options
+        if missing := [key for key in GROUP_OPTIONS if key not in parsed]:
+            found.append(f"{where} lacks {', '.join(missing)}")
+        for name, array in zip(group.core.names, group.core.arrays, strict=True):
+            if name in names:
+                found += reasons(name, array, saved, group.options | parsed)
+    if not same:
+        ours = {name for group in groups for name in group.core.names}
+        found += [f"{n!r} is in {saved.kind} only" for n in sorted({*everywhere} - ours)]
+    if saved.counters["accumulated"] == 0:
+        found += [
+            f"state[{name!r}] has a grad_sum, and nothing was accumulated"
+            for name, arrays in saved.state.items()
+            if isinstance(arrays, Mapping) and GRAD_SUM in arrays
+        ]
     return found
 
 
-def _other_names(ours: Sequence[str], theirs: Sequence[str], where: str) -> list[str]:
-    found = [f"{name!r} is not in {where}" for name in sorted(set(ours) - set(theirs))]
-    return found + [f"{name!r} is in {where} only" for name in sorted(set(theirs) - set(ours))]
+def reasons(name: str, array: Array, saved: Saved, options: Mapping[str, Any]) -> list[str]:
+    """The reasons why the saved arrays of a parameter cannot be loaded with these options."""
+    if saved.params is not None:
+        found = _different(f"the saved parameter {name!r}", saved.params.get(name), array)
+        if found:  # its state differs likewise
+            return found
+    return _different_state(name, saved.state.get(name), array, options)
 
 
 def _different(where: str, saved: Any, array: Array) -> list[str]:
@@ -198,9 +230,11 @@ def _is_count(value: Any) -> bool:
     return 0 <= int(array) <= LARGEST_STEP_COUNT
 
 
-def _parts_of(
+def parts_of(
     state_dict: object,
-) -> tuple[dict[str, Any], list[Any], Mapping[str, Any], dict[str, int]]:
+    params: Mapping[str, Any] | None = None,
+    source: str = "the state_dict",
+) -> Saved:
     """The parts of a state_dict, or a `ValueError` that tells the difference from one."""
     keys = ("state", "param_groups", "settings", "counters")
     if not isinstance(state_dict, Mapping) or any(key not in state_dict for key in keys):
@@ -215,7 +249,8 @@ def _parts_of(
         )
     state, groups, settings, counters = (state_dict[key] for key in keys)
     if isinstance(settings, Mapping):
-        settings = {**_LATER_SETTINGS, **settings}
+        later = {name: OPTIMIZER_OPTIONS[name].default for name in LATER_SETTINGS}
+        settings = {**later, **settings}
     if not isinstance(state, Mapping) or not isinstance(groups, (list, tuple)):
         raise ValueError("in a state_dict of RMSProp, state is a dict and param_groups a list")
     for group in groups:
@@ -232,4 +267,5 @@ def _parts_of(
             raise ValueError(
                 f"in a state_dict of RMSProp, {name} is an int >= 0 and <= 2**53, not {count!r}"
             )
-    return dict(state), list(groups), settings, {k: int(v) for k, v in counters.items()}
+    counts = {name: int(count) for name, count in counters.items()}
+    return Saved(dict(state), list(groups), settings, counts, params, source)

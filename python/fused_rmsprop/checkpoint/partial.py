@@ -1,0 +1,117 @@
+"""Saved state by other names, or as much of it as fits the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from fused_rmsprop.checkpoint.report import LoadReport
+from fused_rmsprop.checkpoint.state_dict import Saved, reasons, saved_options
+from fused_rmsprop.groups.group import Group
+from fused_rmsprop.groups.state import KINDS, Array, check_fixed, needed_kinds, new_arrays
+
+#: The name here of a saved name; a function may return None to leave it out.
+Rename: TypeAlias = Mapping[str, str] | Callable[[str], str | None]
+
+
+def renamed(saved: Saved, rename: Rename | None) -> Saved:
+    """Saved state with the names of parameters here; without those that are left out."""
+    if rename is None:
+        return saved
+    if not (callable(rename) or isinstance(rename, Mapping)):
+        raise TypeError(
+            "rename must be a mapping of saved names to names here, or a function of a saved "
+            f"name, got {type(rename).__name__}"
+        )
+    names: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for old in (name for group in saved.groups for name in group["params"]):
+        new = _name(old, rename)
+        if new is None:
+            continue
+        if new in taken:
+            raise ValueError(f"rename gives {taken[new]!r} and {old!r} the same name {new!r}")
+        names[old], taken[new] = new, old
+    groups = [
+        {**group, "params": [names[old] for old in group["params"] if old in names]}
+        for group in saved.groups
+    ]
+    state = {new: saved.state[old] for old, new in names.items() if old in saved.state}
+    params = saved.params
+    if params is not None:
+        params = {new: params[old] for old, new in names.items() if old in params}
+    return saved._replace(state=state, groups=groups, params=params)
+
+
+def _name(old: str, rename: Rename) -> str | None:
+    name = rename.get(old, old) if isinstance(rename, Mapping) else rename(old)
+    if name is None or isinstance(name, str):
+        return name
+    raise TypeError(
+        f"rename must give a str, or None to leave {old!r} out, got a {type(name).__name__}"
+    )
+
+
+def fitted(saved: Saved, groups: Sequence[Group]) -> tuple[Saved, LoadReport]:
+    """What fits of saved state, with new state for the other parameters, and the names of those.
+
+    The options are the saved ones if there are as many groups, otherwise those of the groups.
+    """
+    report = LoadReport([], [], [])
+    options_of: dict[str, dict[str, Any]] = {}
+    sources = [
+        saved_options(group, f"param_groups[{i}] of {saved.source}")
+        for i, group in enumerate(saved.groups)
+    ]
+    for group, source in zip(saved.groups, sources, strict=True):
+        options_of |= dict.fromkeys(group["params"], source)
+    same = len(groups) == len(saved.groups)
+    state: dict[str, Any] = {}
+    params: dict[str, Any] = {}
+    parts = []
+    for i, ours in enumerate(groups):
+        options = sources[i] if same else ours.options
+        fits = {
+            name
+            for name, array in zip(ours.core.names, ours.core.arrays, strict=True)
+            if _fits(name, array, saved, options_of, options, report)
+        }
+        kinds = needed_kinds(options)
+        kinds += [
+            kind
+            for kind in KINDS
+            if kind.kept and kind not in kinds and any(kind.name in saved.state[n] for n in fits)
+        ]
+        for name, array in zip(ours.core.names, ours.core.arrays, strict=True):
+            state[name] = {"step": 0}
+            state[name] |= {k.key(options): new_arrays(k, options, [array])[0] for k in kinds}
+            if name in fits:
+                state[name] |= saved.state[name]
+            params[name] = saved.params[name] if name in fits and saved.params else array.copy("K")
+        parts.append({**options, "params": ours.core.names, "name": ours.name})
+    report.unexpected.extend(name for name in options_of if name not in state)
+    values = None if saved.params is None else params
+    return saved._replace(state=state, groups=parts, params=values), report
+
+
+def _fits(
+    name: str,
+    array: Array,
+    saved: Saved,
+    options_of: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Any],
+    report: LoadReport,
+) -> bool:
+    """Whether the saved values and state of a parameter suit it and the options of its group."""
+    if name not in options_of:
+        report.missing.append(name)
+        return False
+    try:
+        good = not reasons(name, array, saved, options)
+        if good and options is not options_of[name]:
+            check_fixed(options_of[name], options, [saved.state[name]], name)
+    except ValueError:  # the state has another meaning with these options
+        good = False
+    if not good:
+        report.unfitting.append(name)
+    return good
