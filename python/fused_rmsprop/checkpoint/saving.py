@@ -174,7 +174,8 @@ class Saving(GroupedOptimizer):
         opt = cls.__new__(cls)
         opt._build(
             [
-                {**saved, "params": spec["params"], "name": spec.get("name", saved["name"])}
+                {k: saved[k] for k in GROUP_OPTIONS}
+                | {"params": spec["params"], "name": spec.get("name", saved["name"])}
                 for spec, saved in zip(specs, state_dict["param_groups"], strict=True)
             ],
             grouped,

@@ -57,7 +57,10 @@ def _copies(stepper: _core.NumpyStepper, groups: Sequence[Group]) -> dict[str, A
     return {
         "state": state,
         "param_groups": [
-            group.options | {"params": group.core.names, "name": group.name} for group in groups
+            group.options
+            | {"params": group.core.names, "name": group.name}
+            | ({"frozen": group.frozen} if group.frozen else {})
+            for group in groups
         ],
         "settings": {name: getattr(stepper, name) for name in SETTINGS},
         "counters": {name: getattr(stepper, name) for name in COUNTERS},
@@ -88,6 +91,7 @@ def prepare_loading(
         if other_names := _other_names(group.core.names, saved["params"], where):
             found += other_names
             continue
+        found += _unknown_frozen(saved, where)
         options = _saved_options(saved, where)
         checked.append(group.validated(options, loaded.flush_denormals, loaded.step_count))
         found += _differences(group, state, params, options)
@@ -103,8 +107,10 @@ def prepare_loading(
             "and the names of groups):\n  " + "\n  ".join(found)
         )
     change.take_settings(loaded)
-    for group, of_group in zip(groups, checked, strict=True):
+    for group, of_group, saved in zip(groups, checked, saved_groups, strict=True):
         _prepare_group(change, group, of_group, state, params)
+        frozen = saved.get("frozen", ())
+        change.set_frozen(group.core, [name in frozen for name in group.core.names])
 
 
 def _prepare_group(
@@ -124,7 +130,7 @@ def _prepare_group(
 
 
 def _saved_options(saved: Mapping[str, Any], where: str) -> dict[str, Any]:
-    options = {k: v for k, v in saved.items() if k not in ("params", "name")}
+    options = {k: v for k, v in saved.items() if k not in ("params", "name", "frozen")}
     parsed = parse_options(options, where)
     if missing := [key for key in GROUP_OPTIONS if key not in parsed]:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
@@ -149,6 +155,14 @@ def _differences(
 def _other_names(ours: Sequence[str], theirs: Sequence[str], where: str) -> list[str]:
     found = [f"{name!r} is not in {where}" for name in sorted(set(ours) - set(theirs))]
     return found + [f"{name!r} is in {where} only" for name in sorted(set(theirs) - set(ours))]
+
+
+def _unknown_frozen(saved: Mapping[str, Any], where: str) -> list[str]:
+    frozen = saved.get("frozen", [])
+    if not isinstance(frozen, list):
+        return [f"'frozen' in {where} is a {type(frozen).__name__}, not a list of names"]
+    known = saved["params"]
+    return [f"{name!r} is frozen in {where}, but none of it" for name in frozen if name not in known]
 
 
 def _different(where: str, saved: Any, array: Array) -> list[str]:
