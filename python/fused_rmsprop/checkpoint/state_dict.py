@@ -162,7 +162,9 @@ def _unknown_frozen(saved: Mapping[str, Any], where: str) -> list[str]:
     if not isinstance(frozen, list):
         return [f"'frozen' in {where} is a {type(frozen).__name__}, not a list of names"]
     known = saved["params"]
-    return [f"{name!r} is frozen in {where}, but none of it" for name in frozen if name not in known]
+    return [
+        f"{name!r} is frozen in {where}, but none of it" for name in frozen if name not in known
+    ]
 
 
 def _different(where: str, saved: Any, array: Array) -> list[str]:

@@ -105,9 +105,9 @@ class GroupedOptimizer(Optimizer):
         ended = [lr for group in self._groups if callable(lr := group.options["lr"])]
         if ended and not callable(as_schedulable("lr", value)):
             warnings.warn(
-                f"lr was the schedule {reprlib.repr(ended[0])}; setting it to a number ends it. To "
+                f"lr was the schedule {ended[0]!r}; setting it to a number ends it. To "
                 "keep it, write opt.scale_lr(0.5). To end it on purpose, write "
-                f"opt.lr = schedules.Constant(x) or opt.param_groups[0]['lr'] = x",
+                "opt.lr = schedules.Constant(x) or opt.param_groups[0]['lr'] = x",
                 UserWarning,
                 stacklevel=3,  # __setattr__ of RMSProp is between
             )
