@@ -135,15 +135,9 @@ def test_a_scheduled_alpha_is_refused_where_one_alpha_is_needed() -> None:
     with pytest.raises(ValueError, match="make alpha a number, or set bias_correction=False"):
         opt.param_groups[0]["alpha"] = Constant(0.9)
     assert opt.param_groups[0]["alpha"] == 0.99
+    scheduled: Any = Constant(0.9)
     with pytest.raises(TypeError, match="alpha must be a number here"):
-        rmsprop_step(
-            np.ones(1),
-            np.ones(1),
-            np.zeros(1),
-            lr=0.1,
-            alpha=Constant(0.9),
-            eps=1e-8,  # type: ignore[arg-type]
-        )
+        rmsprop_step(np.ones(1), np.ones(1), np.zeros(1), lr=0.1, alpha=scheduled, eps=1e-8)
 
 
 def test_plot() -> None:
@@ -163,12 +157,13 @@ def test_plot() -> None:
     ax = schedules.plot(COSINE, halved, labels=["a", "b"], ax=Figure().subplots())
     assert same_bits(np.asarray(ax.lines[0].get_ydata()), values(COSINE, 8))
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
-    for given, error in [
-        (((), {}), TypeError), (((0.1,), {}), TypeError),
-        (((COSINE,), {"labels": []}), ValueError), (((COSINE,), {"steps": 0}), ValueError),
-    ]:  # fmt: skip
+    wrong: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception]]] = [
+        ((), {}, TypeError), ((0.1,), {}, TypeError),
+        ((COSINE,), {"labels": []}, ValueError), ((COSINE,), {"steps": 0}, ValueError),
+    ]  # fmt: skip
+    for given, options, error in wrong:
         with pytest.raises(error):
-            schedules.plot(*given[0], **given[1])
+            schedules.plot(*given, **options)
 
 
 def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
