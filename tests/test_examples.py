@@ -39,6 +39,12 @@ def test_reinforce_cartpole(capsys: pytest.CaptureFixture[str]) -> None:
     assert "after  25 updates the pole stays up" in capsys.readouterr().out
 
 
+def test_jax_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    needs("jax", reason="the gradients are JAX's; pip install jax")
+    assert score("jax_loop.py", steps=500) > 0.8
+    assert "after 500 steps: loss 0." in capsys.readouterr().out
+
+
 def test_the_page_names_every_example_and_its_code_runs() -> None:
     page = (EXAMPLES / "README.md").read_text()
     named = set(re.findall(r"python examples/(\w+\.py)", page))

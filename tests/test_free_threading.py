@@ -18,7 +18,10 @@ from support import Array, run_python
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 STEPS = 200
-BUSY = "this optimizer is in the middle of a step, or of a change, in another thread"
+BUSY = (
+    "this optimizer is in the middle of a step, or of a change, in another thread"
+    ": call it from one thread at a time, say under a threading.Lock()"
+)
 CHANGED = "was changed again and again while its functions of the step were asked"
 # A step of the larger size releases the GIL.
 sizes = pytest.mark.parametrize("size", [10, 20_000])

@@ -118,8 +118,8 @@ BAD_GRADS: dict[str, tuple[Any, type[Exception], str]] = {
         f"grads['layer2']['W'] has dtype object, but {GOOD} is float32",
     ),
     "a NumPy number": (
-        lambda p, g: g.mean(), TypeError,
-        "grads['layer2']['W'] is a numpy.float32, not a NumPy array; "
+        lambda p, g: np.asarray(g.mean()), ValueError,
+        f"grads['layer2']['W'] has shape (), but {GOOD} has shape (3, 4); "
         "make it one: np.full(param.shape, value, param.dtype)",
     ),
     "a nest": (lambda p, g: [g], ValueError, "grads['layer2']['W'] is a list, but the parameter"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS
-from parity_support import ENDS, outcome, same
+from parity_support import ENDS, NumpyEnd, outcome, same
 from support import both_dtypes, draw
 
 NAN, INF = float("nan"), float("inf")
@@ -225,15 +225,14 @@ def test_values_out_of_bounds_have_the_same_message(name: str, wrong: Any) -> No
 
 
 @pytest.mark.parametrize(
-    ("values", "scale", "message"),
+    ("values", "message"),
     [
-        ({5: NAN}, 1.0, "GRADIENT has 1 NaN or infinite element, the first at index (1, 1): nan"),
-        ({5: INF, 6: NAN}, 0.5, "2 NaN or infinite elements, the first at index (1, 1): inf"),
-        ({0: 1e30}, 1e30, "GRADIENT is finite, but overflows float32 when it is scaled"),
+        ({5: NAN}, "GRADIENT has 1 NaN or infinite element, the first at index (1, 1): nan"),
+        ({5: INF, 6: NAN}, "2 NaN or infinite elements, the first at index (1, 1): inf"),
     ],
 )
 def test_a_gradient_that_is_not_finite_has_the_same_message(
-    values: dict[int, float], scale: float, message: str
+    values: dict[int, float], message: str
 ) -> None:
     params = [draw(3), draw(3, 4)]
     wrong = [draw(3), draw(3, 4)]
@@ -244,10 +243,19 @@ def test_a_gradient_that_is_not_finite_has_the_same_message(
         end = make(params, on_nonfinite="raise")
         end.step([draw(3), draw(3, 4)])
         before = end.everything()
-        errors.append(outcome(end.step, wrong, scale))
+        errors.append(outcome(end.step, wrong))
         assert same(end.everything(), before)
     assert errors[0] == errors[1]
     assert message in errors[0]
+
+
+def test_a_gradient_that_overflows_when_it_is_scaled() -> None:
+    """The drop-in does not scale: `GradScaler` does, and looks at the result itself."""
+    end = NumpyEnd([draw(3)], on_nonfinite="raise")
+    before = end.everything()
+    message = outcome(end.opt.step, [np.full(3, 1e30, np.float32)], 1e30)
+    assert "GRADIENT is finite, but overflows float32 when it is scaled" in message
+    assert same(end.everything(), before)
 
 
 def test_use_ema_refuses_the_same() -> None:
@@ -299,5 +307,8 @@ def test_two_threads_are_refused_alike() -> None:
         for thread in threads:
             thread.join()
         texts.append({*errors})
-    message = "this optimizer is in the middle of a step, or of a change, in another thread"
+    message = (
+        "this optimizer is in the middle of a step, or of a change, in another thread"
+        ": call it from one thread at a time, say under a threading.Lock()"
+    )
     assert texts == [{f"RuntimeError: {message}"}] * 2

@@ -72,7 +72,9 @@ private:
         return same_thread(owner, mine)
                    ? "this optimizer is in the middle of a step, or of a change, which runs the "
                      "code that makes this call: a hook, a signal handler or a container's method"
-                   : "this optimizer is in the middle of a step, or of a change, in another thread";
+                   : "this optimizer is in the middle of a step, or of a change, in another "
+                     "thread: "
+                     "call it from one thread at a time, say under a threading.Lock()";
     }
 
     std::atomic<Token> owner_{nobody};

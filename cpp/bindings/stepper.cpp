@@ -34,8 +34,12 @@ Stepper::Settings Stepper::settings(double grad_scale) const {
     const GilLock lock(mutex);
     Settings now{execution, transform, on_nonfinite_ == raise};
     now.transform.grad_scale = grad_scale;
-    now.transform.on_nonfinite =
-        on_nonfinite_ == propagate ? OnNonfinite::propagate : OnNonfinite::skip;
+    now.transform.on_nonfinite = on_nonfinite_ == propagate ? OnNonfinite::propagate
+                                                            : OnNonfinite::skip;
+    if (on_nonfinite_ == propagate && transform.max_grad_norm && !warned_of_spreading) {
+        now.transform.on_nonfinite = OnNonfinite::skip_if_it_spreads;
+        now.refuses_nonfinite = true;
+    }
     return now;
 }
 
@@ -120,9 +124,17 @@ void register_stepper(py::module_ &m) {
             const GilLock lock(s.mutex);
             s.skipped_steps = steps;
         });
+    locked(
+        "warned_of_spreading", [](const Stepper &s) { return s.warned_of_spreading; },
+        [](Stepper &s, bool warned) {
+            const GilLock lock(s.mutex);
+            s.warned_of_spreading = warned;
+        });
     add_setting("flush_denormals", &Stepper::execution, &Execution::flush_denormals);
     add_setting("serial_below_bytes", &Stepper::execution, &Execution::serial_below_bytes);
     add_setting("max_grad_norm", &Stepper::transform, &GradientTransform::max_grad_norm);
+    add_setting("max_grad_norm_per_array", &Stepper::transform,
+                &GradientTransform::max_grad_norm_per_array);
     add_setting("max_grad_value", &Stepper::transform, &GradientTransform::max_grad_value);
 }
 

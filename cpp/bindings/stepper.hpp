@@ -40,6 +40,9 @@ public:
     int threads_used = 1;              ///< by the last step
     std::optional<double> grad_norm;   ///< of the last step, if it was needed
     std::int64_t skipped_steps = 0;
+    /// While it is false, a gradient that is not finite refuses a step in which clipping by the
+    /// norm would carry it to all parameters: the caller warns, sets this, and steps again.
+    bool warned_of_spreading = false;
 
 protected:
     enum class Outcome {

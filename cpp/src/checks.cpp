@@ -1,6 +1,7 @@
 // The bounds of options, gradient transforms and executions, and the check of an array.
 
 #include "checks.hpp"
+#include "exact_math.hpp"
 
 #include <fused_rmsprop/fp_environment.hpp>
 
@@ -86,8 +87,10 @@ void validate(const GradientTransform &transform, DType dtype) {
     require_no_overflow(transform.grad_scale, dtype, "grad_scale");
     const double value = transform.max_grad_value.value_or(0);
     const double norm = transform.max_grad_norm.value_or(0);
+    const double own_norm = transform.max_grad_norm_per_array.value_or(0);
     require(value >= 0, "max_grad_value", ">= 0", value);
     require(norm >= 0, "max_grad_norm", ">= 0", norm);
+    require(own_norm >= 0, "max_grad_norm_per_array", ">= 0", own_norm);
 }
 
 void validate(const Execution &execution) {

@@ -4,6 +4,8 @@
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
 #include "checks.hpp"
+#include "exact_math.hpp"
+#include "gradients.hpp"
 #include "kernels/kernels.hpp"
 #include "plan.hpp"
 #include "slices.hpp"
@@ -12,6 +14,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 
 namespace fused_rmsprop {
 namespace {
@@ -22,23 +25,35 @@ namespace {
 constexpr std::size_t chunk = 4096; // elements
 constexpr std::size_t segments = 1024;
 
-std::size_t chunks_of(const Tensor &t) {
-    return t.grad == nullptr ? 0 : (t.size + chunk - 1) / chunk;
-}
-
 struct Squares {
     InstructionSet set;
-    const GradientTransform &transform;
+    ArrayOf array;
+    Factors<float> scale32;
+    Factors<double> scale64;
+    double limit;
     double magnified; ///< every element is multiplied by this
 
+    std::size_t chunks_of(const Tensor &t) const {
+        return array(t) == nullptr ? 0 : (t.size + chunk - 1) / chunk;
+    }
+
     template <typename T>
+    kernels::SquareSum of_chunk(const Tensor &t, std::size_t index,
+                                const Factors<T> &factors) const {
+        const kernels::Loops<T> &loops = kernels::loops_for<T>(set);
+        const kernels::Scaling<T> scaling{factors.second, static_cast<T>(limit), magnified};
+        const std::size_t first = index * chunk, size = std::min(chunk, t.size - first);
+        const T *const elements = static_cast<const T *>(array(t)) + first;
+        if (factors.first == 1)
+            return loops.add_squares(elements, scaling, size);
+        T scaled[chunk];
+        loops.limit(scaled, elements, {factors.first, std::numeric_limits<T>::infinity()}, size);
+        return loops.add_squares(scaled, scaling, size);
+    }
+
     kernels::SquareSum of_chunk(const Tensor &t, std::size_t index) const {
-        const kernels::Scaling<T> scaling{
-            static_cast<T>(transform.grad_scale),
-            static_cast<T>(transform.max_grad_value.value_or(INFINITY)), magnified};
-        const std::size_t first = index * chunk;
-        return kernels::loops_for<T>(set).add_squares(static_cast<const T *>(t.grad) + first,
-                                                      scaling, std::min(chunk, t.size - first));
+        return t.dtype == DType::float32 ? of_chunk(t, index, scale32)
+                                         : of_chunk(t, index, scale64);
     }
 
     /// The sum over all tensors, and the first tensor that has a NaN or an infinity.
@@ -54,9 +69,7 @@ struct Squares {
             std::size_t seen = 0; // chunks of the tensors before
             for (std::size_t k = 0; c < end; seen += chunks_of(tensors[k++]))
                 for (; c < std::min(end, seen + chunks_of(tensors[k])); ++c) {
-                    const auto squares = tensors[k].dtype == DType::float32
-                                             ? of_chunk<float>(tensors[k], c - seen)
-                                             : of_chunk<double>(tensors[k], c - seen);
+                    const kernels::SquareSum squares = of_chunk(tensors[k], c - seen);
                     sums[segment] += squares.sum;
                     segment += c + 1 == share(chunks, segment + 1, used);
                     for (auto first = nonfinite.load(std::memory_order_relaxed);
@@ -82,33 +95,14 @@ void add(InstructionSet set, const Sum &s, std::size_t first, std::size_t size) 
         kernels::loops_for<T>(set).add(sum, term, size);
 }
 
-GradNorm measure(std::span<const Tensor> tensors, const GradientTransform &transform,
-                 const Execution &execution) {
+void check(std::span<const Tensor> tensors, const GradientTransform &transform,
+           const Execution &execution) {
     validate(execution);
-    std::size_t chunks = 0, bytes = 0;
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const Tensor &t = tensors[i];
-        if (t.bytes_to_step() == 0)
-            continue;
-        need(t.grad, t.dtype, "tensors", i, "grad");
-        validate(transform, t.dtype);
-        chunks += chunks_of(t);
-        bytes += t.bytes_to_step();
-    }
-    const int threads = threads_beside_steps(bytes, execution);
-    const InstructionSet set = instruction_set();
-    const auto sum = [&](double magnified) {
-        return Squares{set, transform, magnified}.of_all(tensors, chunks, threads,
-                                                         execution.flush_denormals);
-    };
-    GradNorm result = sum(1);
-    // Squares of float64 overflow beyond 1e154, and vanish below 1e-154.
-    const bool overflowed = result.nonfinite == no_tensor && std::isinf(result.norm);
-    const double magnified = overflowed ? 0x1p-600 : result.norm < 0x1p-900 ? 0x1p+600 : 1;
-    if (magnified != 1)
-        result = sum(magnified);
-    result.norm = std::sqrt(result.norm) / magnified;
-    return result;
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+        if (const Tensor &t = tensors[i]; t.bytes_to_step() > 0) {
+            need(t.grad, t.dtype, "tensors", i, "grad");
+            validate(transform, t.dtype);
+        }
 }
 
 void add_all(std::span<const Sum> sums, const Execution &execution) {
@@ -133,10 +127,46 @@ void add_all(std::span<const Sum> sums, const Execution &execution) {
 
 } // namespace
 
+Norm norm_of(std::span<const Tensor> tensors, ArrayOf array, const GradientTransform &transform,
+             const Execution &execution) {
+    const Scale scale = Scale::of(transform.grad_scale);
+    Squares squares{instruction_set(),
+                    array,
+                    Factors<float>(scale),
+                    Factors<double>(scale),
+                    transform.max_grad_value.value_or(INFINITY),
+                    1};
+    std::size_t chunks = 0, bytes = 0;
+    for (const Tensor &t : tensors)
+        if (array(t) != nullptr) {
+            chunks += squares.chunks_of(t);
+            bytes += t.size * item_size(t.dtype);
+        }
+    const int threads = threads_beside_steps(bytes, execution);
+    const auto sum = [&] {
+        return squares.of_all(tensors, chunks, threads, execution.flush_denormals);
+    };
+    GradNorm result = sum();
+    // Squares of float64 overflow beyond 1e154, and vanish below 1e-154.
+    const bool overflowed = result.nonfinite == no_tensor && std::isinf(result.norm);
+    const int power = overflowed ? -600 : result.norm < 0x1p-900 ? 600 : 0;
+    if (power != 0) {
+        squares.magnified = std::ldexp(1, power);
+        result = sum();
+    }
+    Scale norm = Scale::of(std::sqrt(result.norm));
+    norm.exponent -= power;
+    return {norm, result.nonfinite};
+}
+
 GradNorm grad_norm(std::span<const Tensor> tensors, const GradientTransform &transform,
                    const Execution &execution) {
     GradNorm result;
-    in_fp_environment(false, [&] { result = measure(tensors, transform, execution); });
+    in_fp_environment(false, [&] {
+        check(tensors, transform, execution);
+        const Norm found = norm_of(tensors, gradient_of, transform, execution);
+        result = {.norm = found.norm.value(), .nonfinite = found.nonfinite};
+    });
     return result;
 }
 

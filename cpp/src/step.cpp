@@ -5,33 +5,23 @@
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
 #include "checks.hpp"
+#include "exact_math.hpp"
+#include "gradients.hpp"
 #include "kernels/kernels.hpp"
 #include "plan.hpp"
+#include "scale.hpp"
 #include "slices.hpp"
 #include "team.hpp"
+#include "updater.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
+#include <vector>
 
 namespace fused_rmsprop {
 namespace {
-
-/// The kinds of state that options need, a bit for each of state_kinds. (The compiler does not see
-/// through the table's functions in a loop.)
-template <std::size_t... K>
-unsigned needed_bits(const Options &options, std::index_sequence<K...>) {
-    return ((unsigned{state_kinds[K].needed(options)} << K) | ...);
-}
-
-unsigned needed_state(const Options &options) {
-    return needed_bits(options, std::make_index_sequence<state_kind_count>{});
-}
-
-/// Whether the quotient without a division is exact with these options: see docs/quotient.md.
-bool has_exact_quotient(const Options &o) {
-    return !o.centered && o.lr >= 0x1p-28 && o.lr <= 0x1p10 && o.eps >= 0x1p-50;
-}
 
 struct Work {
     std::size_t bytes = 0; ///< of parameters to be updated
@@ -81,165 +71,134 @@ Work check(std::span<const Tensor> tensors, const GradientTransform &transform,
     return work;
 }
 
-/// What all tensors of a slice are updated with.
-struct Shared {
-    InstructionSet set;
-    Plan plan;
-    const GradientTransform &transform;
-    double clip_factor;
-};
-
-/// Asks for a block of each array that a step of the tensor uses, from the given byte on.
-/// Inline, and its caller too: GCC drops the call of a function that does nothing but this.
-[[gnu::always_inline]] inline void prefetch(const Tensor &t, unsigned needed, std::size_t byte) {
-    const auto line = [&](const void *array, std::size_t i) {
-        return reinterpret_cast<const void *>(reinterpret_cast<std::uintptr_t>(array) + byte + i);
-    };
-    for (std::size_t i = 0; i < prefetch_block; i += cache_line) {
-        __builtin_prefetch(line(t.grad, i));
-        __builtin_prefetch(line(t.param, i), 1);
-    }
-    for (std::size_t k = 0; k < state_kind_count; ++k)
-        for (std::size_t i = 0; i < prefetch_block && (needed >> k & 1); i += cache_line)
-            __builtin_prefetch(line(t.*state_kinds[k].array, i), 1);
-}
-
-/// `alpha` to the power of `n`: by multiplications alone, so that every machine has the same bits.
-double power(double alpha, std::uint64_t n) {
-    double result = 1;
-    for (; n != 0; n /= 2, alpha *= alpha)
-        if (n % 2)
-            result *= alpha;
-    return result;
-}
-
-/// The share of the averages that the step after `step` others keeps.
-double alpha_at(const Options &o, std::uint64_t step) {
-    if (!o.bias_correction)
-        return o.alpha;
-    const std::uint64_t next = std::max(step, step + 1); // does not wrap to zero
-    return o.alpha * (1 - power(o.alpha, step)) / (1 - power(o.alpha, next));
-}
-
-/// The loops and their scalars for one set of options and one dtype, kept from tensor to tensor.
-template <typename T>
-class TensorUpdater {
-public:
-    explicit TensorUpdater(const Shared &shared) : shared_(shared) {}
-
-    /// Updates `size` elements of `t`; `next` is the tensor after it, if there is one.
-    void run(const Tensor &t, const Tensor *next, std::size_t first, std::size_t size) {
-        if (t.options != options_ || (t.options->bias_correction && t.step != step_))
-            prepare(*t.options, t.step);
-        const bool two_loops = scaled_ || t.options->ema_decay > 0;
-        const std::size_t at_once = shared_.plan.prefetch ? prefetch_block / sizeof(T)
-                                    : two_loops           ? cached_block / sizeof(T)
-                                                          : size;
-        for (std::size_t i = 0; i < size; i += at_once) {
-            if (shared_.plan.prefetch)
-                prefetch_from(t, next, (first + i) * sizeof(T) + prefetch_distance);
-            update(t, first + i, std::min(at_once, size - i));
-        }
-    }
-
-private:
-    [[gnu::always_inline]] void prefetch_from(const Tensor &t, const Tensor *next,
-                                              std::size_t byte) const {
-        const std::size_t size = t.bytes_to_step();
-        if (byte < size)
-            prefetch(t, needed_, byte);
-        else if (next != nullptr && byte - size < next->bytes_to_step())
-            prefetch(*next, next->options == options_ ? needed_ : needed_state(*next->options),
-                     byte - size);
-    }
-
-    void update(const Tensor &t, std::size_t first, std::size_t size) {
-        const auto at = [&](void *array) {
-            return array == nullptr ? nullptr : static_cast<T *>(array) + first;
-        };
-        const T *grad = static_cast<const T *>(t.grad) + first;
-        if (scaled_) {
-            loops_->limit(scaled_grad_, grad, scaling_, size);
-            grad = scaled_grad_;
-        }
-        update_({at(t.param), grad, at(t.square_avg), at(t.momentum_buffer), at(t.grad_avg)},
-                coefficients_, size);
-        if (t.options->ema_decay > 0)
-            loops_->average(at(t.param_avg), at(t.param), ema_decay_, one_minus_ema_decay_, size);
-    }
-
-    void prepare(const Options &o, std::uint64_t step) {
-        using kernels::Momentum, kernels::WeightDecay;
-        const auto momentum = o.momentum == 0 ? Momentum::none
-                              : o.nesterov    ? Momentum::nesterov
-                                              : Momentum::classical;
-        const auto weight_decay = o.weight_decay == 0        ? WeightDecay::none
-                                  : o.decoupled_weight_decay ? WeightDecay::decoupled
-                                                             : WeightDecay::coupled;
-        update_ = loops_->update({weight_decay, o.centered, o.eps_inside_sqrt, momentum,
-                                  shared_.plan.refined_quotient && has_exact_quotient(o)});
-
-        const auto rounded = [](double value) { return static_cast<T>(value); };
-        const double scale = shared_.transform.grad_scale * shared_.clip_factor;
-        const double limit = shared_.transform.max_grad_value.value_or(INFINITY);
-        const double sign = o.maximize ? -1 : 1;
-        // By a loop of its own: few steps need it, and each multiplication costs all others time.
-        scaled_ = sign * scale != 1 || std::isfinite(limit);
-        scaling_ = {rounded(sign * scale), rounded(limit * shared_.clip_factor)};
-        const double decay_rate = o.decoupled_weight_decay ? o.lr : 1;
-        const bool early = momentum == Momentum::none || o.lr_in_momentum;
-        const double alpha = alpha_at(o, step);
-        coefficients_ = {.weight_decay = rounded(o.weight_decay * decay_rate),
-                         .alpha = rounded(alpha),
-                         .one_minus_alpha = rounded(1 - alpha),
-                         .alpha_one_minus_alpha = rounded(alpha * (1 - alpha)),
-                         .eps = rounded(o.eps),
-                         .momentum = rounded(o.momentum),
-                         .lr_before_momentum = rounded(early ? o.lr : 1),
-                         .lr_after_momentum = rounded(early ? 1 : o.lr)};
-        ema_decay_ = rounded(o.ema_decay);
-        one_minus_ema_decay_ = rounded(1 - o.ema_decay);
-        needed_ = needed_state(o);
-        options_ = &o;
-        step_ = step;
-    }
-
-    const Shared &shared_;
-    const kernels::Loops<T> *loops_ = &kernels::loops_for<T>(shared_.set);
-    const Options *options_ = nullptr;
-    unsigned needed_ = 0;
-    std::uint64_t step_ = 0;
-    typename kernels::Loops<T>::Update update_ = nullptr;
-    kernels::Coefficients<T> coefficients_{};
-    kernels::Scaling<T> scaling_{};
-    T ema_decay_ = 0, one_minus_ema_decay_ = 0;
-    bool scaled_ = false;
-    T scaled_grad_[cached_block / sizeof(T)];
-};
-
 /// The factor that brings gradients of this norm down to `most`; NaN for a NaN.
-double clip_factor(double norm, double most) {
-    return norm <= most || std::isinf(most) ? 1 : most / norm;
+Scale clip_factor(const Scale &norm, double most) {
+    return norm.value() <= most || std::isinf(most) ? Scale{} : Scale::of(most) / norm;
+}
+
+/// How the gradients of a step are clipped.
+struct Clipping {
+    Scale common;
+    std::span<const Scale> of_each = {}; ///< in its place, if there are any
+
+    const Scale &of(std::size_t tensor) const { return of_each.empty() ? common : of_each[tensor]; }
+};
+
+/// Clips each gradient by its own norm, and then all of them by the norm that they have together.
+Clipping clip_each(std::span<const Tensor> tensors, const GradientTransform &transform,
+                   const Execution &execution) {
+    thread_local std::vector<Scale> factors; // kept, so that later steps allocate nothing
+    const double most = *transform.max_grad_norm_per_array;
+    double squares = 0; // of the norms, in units of `most`
+    factors.assign(tensors.size(), {});
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const Scale norm = norm_of(tensors.subspan(i, 1), gradient_of, transform, execution).norm;
+        factors[i] = clip_factor(norm, most);
+        const double share = most == 0 ? 0 : (norm * factors[i] / Scale::of(most)).value();
+        squares += share * share;
+    }
+    if (transform.max_grad_norm) {
+        const Scale norm = Scale::of(most) * Scale::of(std::sqrt(squares));
+        const Scale common = clip_factor(norm, *transform.max_grad_norm);
+        for (Scale &factor : factors)
+            factor = factor * common;
+    }
+    return {.common = {}, .of_each = factors};
+}
+
+/// Whether no element of the squares that a step takes can overflow, judged by the norms of the
+/// arrays that enter them: a norm is at least as large as each element.
+bool squares_fit(std::span<const Tensor> tensors, double grad_norm, const Execution &execution) {
+    double most = 0x1p510, decay = 0;
+    bool centered = false;
+    for (const Tensor &t : tensors)
+        if (t.bytes_to_step() > 0) {
+            if (t.dtype == DType::float32)
+                most = 0x1p62;
+            if (!t.options->decoupled_weight_decay)
+                decay = std::max(decay, t.options->weight_decay);
+            centered = centered || t.options->centered;
+        }
+    double sum = grad_norm;
+    const auto norm = [&](ArrayOf array) {
+        return norm_of(tensors, array, {}, execution).norm.value();
+    };
+    if (decay > 0)
+        sum += decay * norm([](const Tensor &t) -> const void * {
+                   return t.bytes_to_step() > 0 && t.options->weight_decay > 0 ? t.param : nullptr;
+               });
+    if (centered)
+        sum += norm([](const Tensor &t) -> const void * {
+            return t.bytes_to_step() > 0 && t.options->centered ? t.grad_avg : nullptr;
+        });
+    return sum <= most;
+}
+
+/// Makes the step of a tensor on copies; whether a finite number would become infinite or NaN.
+template <typename T>
+bool overflows(const Tensor &t, const Scale &clip, TensorUpdater<T> &updater) {
+    constexpr std::size_t block = 256; // elements
+    T before[block], after[1 + state_kind_count][block];
+    void *Tensor::*arrays[1 + state_kind_count] = {&Tensor::param};
+    for (std::size_t k = 0; k < state_kind_count; ++k)
+        arrays[1 + k] = state_kinds[k].array;
+    for (std::size_t first = 0; first < t.size; first += block) {
+        const std::size_t size = std::min(block, t.size - first);
+        const auto old = [&](void *Tensor::*array) { return static_cast<T *>(t.*array) + first; };
+        Tensor copy = t;
+        copy.size = size;
+        copy.grad = static_cast<const T *>(t.grad) + first;
+        for (std::size_t a = 0; a < std::size(arrays); ++a)
+            if (t.*arrays[a] != nullptr) {
+                std::copy_n(old(arrays[a]), size, after[a]);
+                copy.*arrays[a] = after[a];
+            }
+        updater.run(copy, clip, nullptr, 0, size);
+        for (std::size_t a = 0; a < std::size(arrays); ++a)
+            if (t.*arrays[a] != nullptr) {
+                std::copy_n(old(arrays[a]), size, before);
+                for (std::size_t i = 0; i < size; ++i)
+                    if (std::isfinite(before[i]) && !std::isfinite(after[a][i]))
+                        return true;
+            }
+    }
+    return false;
+}
+
+/// The first tensor of which the step would make a finite number infinite or NaN.
+std::size_t first_overflow(std::span<const Tensor> tensors, const Shared &shared,
+                           const Clipping &clipping, bool flush_denormals) {
+    std::size_t found = no_tensor;
+    run_kernels(1, flush_denormals, [&](int, int) {
+        TensorUpdater<float> update32(shared);
+        TensorUpdater<double> update64(shared);
+        for (std::size_t i = 0; i < tensors.size() && found == no_tensor; ++i) {
+            const Tensor &t = tensors[i];
+            if (t.bytes_to_step() > 0 &&
+                (t.dtype == DType::float32 ? overflows(t, clipping.of(i), update32)
+                                           : overflows(t, clipping.of(i), update64)))
+                found = i;
+        }
+    });
+    return found;
 }
 
 /// Updates the parameters; returns the number of threads that worked.
 int update(std::span<const Tensor> tensors, const Work &work, const Execution &execution,
-           const GradientTransform &transform, double clip_factor) {
-    const InstructionSet set = instruction_set();
-    const Plan plan = plan_of_step(work.bytes, work.refinable(), execution);
+           Shared shared, const Clipping &clipping) {
+    shared.plan = plan_of_step(work.bytes, work.refinable(), execution);
     const int used =
-        run_kernels(plan.threads, execution.flush_denormals, [&](int index, int count) {
-            const Shared shared{
-                .set = set, .plan = plan, .transform = transform, .clip_factor = clip_factor};
+        run_kernels(shared.plan.threads, execution.flush_denormals, [&](int index, int count) {
             TensorUpdater<float> update32(shared);
             TensorUpdater<double> update64(shared);
             for_slice(tensors, work.bytes, index, count,
                       [&](const Tensor &t, std::size_t first, std::size_t size) {
                           const Tensor *next = &t == &tensors.back() ? nullptr : &t + 1;
+                          const auto i = static_cast<std::size_t>(&t - tensors.data());
                           if (t.dtype == DType::float32)
-                              update32.run(t, next, first, size);
+                              update32.run(t, clipping.of(i), next, first, size);
                           else
-                              update64.run(t, next, first, size);
+                              update64.run(t, clipping.of(i), next, first, size);
                       });
         });
     if (execution.tuner != nullptr)
@@ -247,23 +206,44 @@ int update(std::span<const Tensor> tensors, const Work &work, const Execution &e
     return used;
 }
 
+/// Whether clipping by the norm would carry a NaN or an infinity to all arrays.
+bool spreads(const Norm &found, const GradientTransform &transform) {
+    return found.nonfinite != no_tensor && transform.max_grad_norm &&
+           std::isfinite(*transform.max_grad_norm);
+}
+
 StepResult check_and_step(std::span<const Tensor> tensors, const Execution &execution,
                           const GradientTransform &transform) {
     validate(execution);
     const Work work = check(tensors, transform, execution.flush_denormals);
     const bool may_skip = transform.on_nonfinite == OnNonfinite::skip;
+    const Shared shared{.set = instruction_set(),
+                        .plan = {},
+                        .grad_scale = Scale::of(transform.grad_scale),
+                        .limit = Scale::of(transform.max_grad_value.value_or(INFINITY))};
     StepResult result;
-    double factor = 1;
+    Clipping clipping;
     if (transform.max_grad_norm || may_skip) {
-        const GradNorm found = grad_norm(tensors, transform, execution);
-        result.grad_norm = found.norm;
+        const Norm found = norm_of(tensors, gradient_of, transform, execution);
+        result.grad_norm = found.norm.value();
         result.nonfinite = found.nonfinite;
-        result.skipped = may_skip && found.nonfinite != no_tensor;
+        result.skipped = found.nonfinite != no_tensor &&
+                         (may_skip || (transform.on_nonfinite == OnNonfinite::skip_if_it_spreads &&
+                                       spreads(found, transform)));
         if (transform.max_grad_norm)
-            factor = clip_factor(found.norm, *transform.max_grad_norm);
+            clipping.common = clip_factor(found.norm, *transform.max_grad_norm);
+    }
+    if (std::isfinite(transform.max_grad_norm_per_array.value_or(INFINITY)) && !result.skipped)
+        clipping = clip_each(tensors, transform, execution);
+    if (may_skip && !result.skipped &&
+        !squares_fit(tensors,
+                     std::min(*result.grad_norm, transform.max_grad_norm.value_or(INFINITY)),
+                     execution)) {
+        result.nonfinite = first_overflow(tensors, shared, clipping, execution.flush_denormals);
+        result.skipped = result.nonfinite != no_tensor;
     }
     if (work.bytes > 0 && !result.skipped)
-        result.threads = update(tensors, work, execution, transform, factor);
+        result.threads = update(tensors, work, execution, shared, clipping);
     return result;
 }
 

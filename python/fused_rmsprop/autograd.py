@@ -5,15 +5,34 @@ It does not import autograd; any function that returns gradients will do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from fused_rmsprop.base import helps_with_options
 from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.values import Number
 
 
+def _unknown(name: str, where: str, known: Iterable[str]) -> str:
+    """The error for an option that is called otherwise here."""
+    names = {
+        "lr": "step_size",
+        "learning_rate": "step_size",
+        "alpha": "gamma",
+        "rho": "gamma",
+        "decay": "gamma",
+        "epsilon": "eps",
+        "maxiter": "num_iters",
+        "steps": "num_iters",
+    }
+    meant = f"; is {names[name]} meant?" if name in names else ";"
+    return f"{where} has no option {name!r}{meant} The options are {', '.join(known)}"
+
+
+@partial(helps_with_options, where="autograd.rmsprop", hint=_unknown)
 def rmsprop(
     grad: Callable[[Any, int], Any],
     x0: Any,

@@ -3,18 +3,56 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, overload
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import OPTIMIZER_OPTIONS
+from fused_rmsprop.options import OPTIMIZER_OPTIONS, unknown_option
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 NO_AVERAGES = "there are no averages: make the optimizer with ema_decay=0.999, say"
+
+
+def helps_with_options(
+    function: Callable[P, T],
+    where: str = "",
+    hint: Callable[[str, str, Iterable[str]], str] = unknown_option,
+) -> Callable[P, T]:
+    """Let a function answer unknown keywords with the option that is probably meant.
+
+    Parameters
+    ----------
+    function : callable
+        Its signature and docstring are kept.
+    where : str
+        Its name in errors; by default its own, or that of the class that it makes.
+    hint : callable
+        ``hint(name, where, known)`` returns the message.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.name not in ("self", "params")]
+    named = {p.name for p in parameters}
+    where = where or function.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(function)
+    def helping(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except TypeError:
+            unknown = [name for name in kwargs if name not in named]
+            if not unknown:
+                raise
+        raise TypeError(hint(unknown[0], where, known))
+
+    return helping
 
 
 class Setting(Generic[T]):
@@ -49,6 +87,9 @@ class Optimizer:
     max_grad_norm = Setting[float | None](
         "The limit of the 2-norm of all gradients together, or None."
     )
+    max_grad_norm_per_array = Setting[float | None](
+        "The limit of the 2-norm of each parameter's gradient, or None."
+    )
     max_grad_value = Setting[float | None]("The limit of each element of a gradient, or None.")
     on_nonfinite = Setting[str](
         'What a NaN or an infinity in a gradient does: "propagate", "skip" or "raise".'
@@ -72,6 +113,8 @@ class Optimizer:
     @property
     def grad_norm(self) -> float | None:
         """The 2-norm of all gradients of the last step, scaled and limited but not yet clipped.
+
+        Neither by `max_grad_norm` nor by `max_grad_norm_per_array`.
 
         None unless `max_grad_norm` is set or `on_nonfinite` asks for a check. The same bits for
         any number of threads on every instruction set.
@@ -100,6 +143,21 @@ def unknown_name(name: str, known: Sequence[str]) -> KeyError:
     return KeyError(f"there is no parameter {name!r}; {hint} are {listed}{more}")
 
 
+def warn_of_spreading(what: str, stepper: _core.Stepper, callers: int) -> None:
+    """Warn, once for an optimizer, that clipping is about to spread a NaN or an infinity.
+
+    If the warning is an error, nothing has changed. It points so many ``callers`` up.
+    """
+    warnings.warn(
+        f"{what} has a NaN or an infinity, and clipping by max_grad_norm carries it to all other "
+        "parameters: a NaN makes them NaN, an infinity makes their gradients zero. "
+        "on_nonfinite='skip' leaves such steps out, 'raise' stops at them",
+        RuntimeWarning,
+        stacklevel=1 + callers,
+    )
+    stepper.warned_of_spreading = True
+
+
 def nonfinite_error(
     what: str, grad: NDArray[Any], unchanged: str = "nothing has changed"
 ) -> FloatingPointError:
@@ -117,7 +175,12 @@ def nonfinite_error(
     wrong = ~np.isfinite(grad)
     count = int(np.count_nonzero(wrong))
     if count == 0:
-        problem = f"is finite, but overflows {grad.dtype} when it is scaled"
+        place = tuple(int(i) for i in np.unravel_index(int(np.abs(grad).argmax()), grad.shape))
+        problem = (
+            f"is finite, but overflows {grad.dtype} when the step scales or squares it: the "
+            f"largest element, at index {place}, is {grad[place]!s}. Use a smaller grad_scale, "
+            "max_grad_norm or max_grad_value"
+        )
     else:
         place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), grad.shape))
         problem = (

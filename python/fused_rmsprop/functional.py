@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fused_rmsprop import _core
+from fused_rmsprop.base import helps_with_options
 from fused_rmsprop.groups.state import KINDS
 from fused_rmsprop.options import GROUP_OPTIONS, core_options, parse_options, scheduled
 from fused_rmsprop.values import LARGEST_STEP_COUNT, Number, as_flag, as_limit, as_scale, as_threads
 
 
+@helps_with_options
 def rmsprop_step(
     param: NDArray[Any],
     grad: NDArray[Any],
@@ -47,7 +49,8 @@ def rmsprop_step(
     param : ndarray of float32 or float64, any shape
         Updated in place: writable, aligned and contiguous in any order of its axes.
     grad : ndarray, dtype and shape of `param`
-        Only read. In another memory order than `param` it is copied into order first.
+        Only read. In another memory order than `param` it is copied into order first. Arrays of
+        other libraries on the CPU are read through DLPack or the buffer protocol.
     square_avg : ndarray, dtype, shape and memory order of `param`
         The running average of ``grad**2``; zeros before the first step. With `centered` it holds
         the running variance instead.

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fused_rmsprop import _core
-from fused_rmsprop.base import NO_AVERAGES, nonfinite_error
+from fused_rmsprop.base import (
+    NO_AVERAGES,
+    helps_with_options,
+    nonfinite_error,
+    warn_of_spreading,
+)
 from fused_rmsprop.checkpoint.saving import Saving
 from fused_rmsprop.groups.leafwise import LeafwiseOptimizer
-from fused_rmsprop.groups.specs import is_group, is_list_of_groups
+from fused_rmsprop.groups.specs import check_order, is_group, is_list_of_groups, is_nest
 from fused_rmsprop.options import (
     GROUP_OPTIONS,
     OPTIMIZER_OPTIONS,
@@ -35,12 +40,14 @@ class RMSProp(LeafwiseOptimizer, Saving):
 
     Parameters
     ----------
-    params : array, or list, tuple or dict of arrays, nested at will, or list of dicts
+    params : array, or sequence or mapping of arrays, nested at will, or list of dicts
         The arrays to train: float32 or float64, writable, aligned, contiguous in any order of
         their axes, of any shape. A list of dicts with the key ``"params"`` makes parameter
         groups: the other keys are options of that group, and ``"name"`` names it. None is no
         parameter. Training updates these very arrays: write new values into them
         (``params["W"][...] = w``); `step` refuses an array put in the place of one.
+        If a variable is rebound (``W = W * 2``), the old array is trained; `step` warns once where
+        it can tell that nothing else refers to that array any more.
     lr : float or callable
         Step size, ``>= 0``, or a function of the number of completed steps that returns it: one of
         `fused_rmsprop.schedules`, of optax's, or your own.
@@ -82,13 +89,19 @@ class RMSProp(LeafwiseOptimizer, Saving):
         them, ``0 <= ema_decay < 1``; 0 for none. See `use_ema`.
     max_grad_norm : float or None
         Multiply gradients by ``min(1, max_grad_norm / norm)``, where `grad_norm`, in double, is
-        the 2-norm of all of them together. Infinity: only measure it.
+        the 2-norm of all of them together. Infinity: only measure it. One NaN makes all parameters
+        NaN, of which a warning tells once, unless `on_nonfinite` is ``"skip"`` or ``"raise"``.
+    max_grad_norm_per_array : float or None
+        The same for each array by the norm of its own gradient, as Keras' ``clipnorm``; it comes
+        before `max_grad_norm`, which then takes the norm of the gradients so clipped.
     max_grad_value : float or None
         Limit each element of a gradient to ``+-max_grad_value``, before the norm is taken.
     on_nonfinite : {"propagate", "skip", "raise"}
         The effect of a NaN or an infinity in a gradient: IEEE 754 decides; the step is skipped, and
         counted in `skipped_steps`; a `FloatingPointError` says where it is. For the latter two
-        nothing changes, `step_count` included; skipping drops accumulated gradients.
+        nothing changes, `step_count` included; skipping drops accumulated gradients. They also
+        refuse a finite gradient whose square overflows (float32: from about 2e19), which would
+        make its average infinite and so stop its parameter for ever.
     flush_denormals : bool
         Count subnormal numbers as zero during the step. They make some processors a hundred
         times slower, and the averages of a unit that is no longer used end up there. False:
@@ -133,6 +146,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
 
     _REBUILT = frozenset(("defaults", "_stepper", "_groups", "_views", "_grouped"))
 
+    @helps_with_options
     def __init__(
         self,
         params: object,
@@ -152,6 +166,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
         bias_correction: bool = False,
         ema_decay: Number = 0.0,
         max_grad_norm: Number | None = None,
+        max_grad_norm_per_array: Number | None = None,
         max_grad_value: Number | None = None,
         on_nonfinite: str = "propagate",
         flush_denormals: bool = True,
@@ -159,6 +174,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
         grads: object = None,
     ) -> None:
         given = locals()
+        check_order(params, lr)
         self._build(
             params if is_list_of_groups(params) else [{"params": params}],
             is_list_of_groups(params),
@@ -199,6 +215,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
         defaults: dict[str, Any],
         settings: dict[str, Any],
         step_count: int = 0,
+        from_pickle: bool = False,
     ) -> None:
         self.defaults = parse_options(defaults, "RMSProp")
         self._stepper = _core.NumpyStepper()
@@ -206,7 +223,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
         self._groups, self._views, self._grouped = [], (), grouped
         for name, value in settings.items():
             setattr(self, name, value)
-        self._add(specs, grouped)
+        self._add(specs, grouped, from_pickle)
 
     def step(self, grads: object = None, grad_scale: Number = _ONE) -> None:
         """Update all parameters in place.
@@ -218,6 +235,8 @@ class RMSProp(LeafwiseOptimizer, Saving):
             position, dicts by key, parameter groups as a list of one item each. A None leaf
             leaves its parameter and state as they are. Gradients are only read. One in another
             memory order than its parameter is copied into order first, which is slower.
+            Arrays of other libraries on the CPU, and NumPy numbers for 0-d parameters, are read
+            through DLPack or the buffer protocol.
             None: the mean of the accumulated gradients, or else the bound gradients.
         grad_scale : float
             A factor of the gradients, ``> 0``, say ``1 / loss_scale``.
@@ -243,9 +262,18 @@ class RMSProp(LeafwiseOptimizer, Saving):
         if grad_scale is _ONE and after < 0:  # less to convert in a call of half a microsecond
             nonfinite = self._stepper.step(grads)
         else:
+            if is_nest(grad_scale):
+                raise TypeError(
+                    "step takes the gradients alone, opt.step(grads): the optimizer has had the "
+                    "parameters since it was made"
+                )
             scale = as_scale("grad_scale", grad_scale)
             nonfinite = self._stepper.step(grads, scale, after)
         if nonfinite is not None:
+            if self.on_nonfinite == "propagate":
+                warn_of_spreading(nonfinite[0], self._stepper, 2)
+                RMSProp.step(self, grads, grad_scale)
+                return
             sums = self._stepper.accumulated > 0
             kept = ", and the sums are kept: discard_accumulated() drops them" if sums else ""
             raise nonfinite_error(*nonfinite, "nothing has changed" + kept)
@@ -281,7 +309,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
         Parameters
         ----------
         grads : like the parameters, or None
-            As for `step`.
+            As for `step`, but NumPy arrays only: others may never change.
         """
         self._stepper.bind(grads)
 
@@ -328,6 +356,20 @@ class RMSProp(LeafwiseOptimizer, Saving):
         if not any(group.options["ema_decay"] for group in self._groups):
             raise ValueError(NO_AVERAGES)
         return self._stepper.averages()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Only called for names that are not there."""
+            if name in GROUP_OPTIONS:
+                raise AttributeError(
+                    f"options belong to the groups: opt.param_groups[0][{name!r}]", name=name
+                )
+            if name == "zero_grad":
+                raise AttributeError(
+                    "there is no zero_grad, because no gradients are kept: delete the line"
+                )
+            return super().__getattribute__(name)  # raises its own error
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in GROUP_OPTIONS and name != "lr":

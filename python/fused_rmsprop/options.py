@@ -85,14 +85,17 @@ OPTIONS: tuple[Option, ...] = (
            "keep a running average of the parameters; see `opt.use_ema()`",
            aliases=("ema_momentum",)),
     Option("max_grad_norm", as_limit, None,
-           "clip by the 2-norm of all gradients together; see `opt.grad_norm`",
-           of_group=False, core="GradientTransform",
-           aliases=("clipnorm", "global_clipnorm", "max_norm")),
+           "clip by the 2-norm of all gradients together; see `opt.grad_norm`. One NaN makes all "
+           "parameters NaN unless `on_nonfinite` is set",
+           of_group=False, core="GradientTransform", aliases=("global_clipnorm", "max_norm")),
+    Option("max_grad_norm_per_array", as_limit, None,
+           "clip each array by its own 2-norm, before that of all together is taken",
+           of_group=False, core="GradientTransform", aliases=("clipnorm",)),
     Option("max_grad_value", as_limit, None,
            "limit each element of a gradient, before the norm is taken",
            of_group=False, core="GradientTransform", aliases=("clipvalue", "clip_value")),
     Option("on_nonfinite", as_on_nonfinite, "propagate",
-           '`"skip"` a step with a NaN or infinite gradient, or `"raise"`',
+           '`"skip"` a step with a NaN or infinite gradient, or one that overflows, or `"raise"`',
            of_group=False, core="GradientTransform"),
     Option("flush_denormals", as_flag, True, "count subnormal numbers as zero",
            of_group=False, core="Execution", in_repr=True),
@@ -110,11 +113,26 @@ _FORMULA = tuple(o.name for o in OPTIONS if o.core == "Options")
 _ALIASES = {alias: o.name for o in OPTIONS for alias in o.aliases}
 
 
+#: Options of other optimizers that none here is called after.
+_FOREIGN = {
+    "betas": "they are Adam's: RMSProp keeps one average, alpha=betas[1]",
+    "amsgrad": "it is Adam's: leave it out",
+    "decay": "TensorFlow 1's decay is alpha=decay; Keras' decay of the learning rate is "
+    "lr=lambda step: lr / (1 + decay * step)",
+    "foreach": "leave it out: every step is fused",
+    "fused": "leave it out: every step is fused",
+    "capturable": "leave it out",
+    "differentiable": "leave it out",
+}
+
+
 def unknown_option(name: str, where: str, known: Iterable[str] = tuple(GROUP_OPTIONS)) -> str:
     """The error for a name that is not an option there, with the one that is probably meant."""
     known = list(known)
     if name in (*OPTIMIZER_OPTIONS, "grads") and name not in known:
         return f"{where} has no option {name!r}: it belongs to the optimizer, RMSProp(..., {name}=)"
+    if name in _FOREIGN:
+        return f"{where} has no option {name!r}: {_FOREIGN[name]}"
     near = [_ALIASES[name]] if name in _ALIASES else difflib.get_close_matches(name, known, 1)
     hint = f"; is {near[0]} meant?" if near else ";"
     return f"{where} has no option {name!r}{hint} The options are {', '.join(known)}"

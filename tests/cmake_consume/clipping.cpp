@@ -14,7 +14,7 @@ int main() {
         if (batch == 10)
             grad[7] = NAN;
         const auto result = fused_rmsprop::step(
-            fused_rmsprop::Arrays<float>{param, grad, square_avg}, {.lr = 1e-3}, {.threads = 0},
+            {param, grad, square_avg}, {.lr = 1e-3}, {.threads = 0},
             {.max_grad_norm = 1.0, .on_nonfinite = fused_rmsprop::OnNonfinite::skip});
         skipped += result.skipped;
     }

@@ -23,9 +23,33 @@ double power(double base, std::uint64_t n) {
 
 } // namespace
 
+Wide product(Wide a, Wide b) {
+    int i = 0, j = 0;
+    const auto x = static_cast<double>(std::frexp(a, &i));
+    const auto y = static_cast<double>(std::frexp(b, &j));
+    return std::ldexp(static_cast<Wide>(x * y), i + j);
+}
+
+Wide quotient(Wide a, Wide b) {
+    int i = 0, j = 0;
+    const auto x = static_cast<double>(std::frexp(a, &i));
+    const auto y = static_cast<double>(std::frexp(b, &j));
+    return std::ldexp(static_cast<Wide>(x / y), i - j);
+}
+
+template <typename T>
+T scaled(T x, Wide scale) {
+    constexpr T least = std::numeric_limits<T>::min();
+    const auto rounded = [](Wide value) { return static_cast<T>(static_cast<double>(value)); };
+    if (scale == 0 || !(std::abs(scale) < least))
+        return rounded(scale) * x;
+    const T first = least * x;
+    return rounded(scale / least) * first;
+}
+
 template <typename T>
 void step(State<T> &state, std::span<const T> grad, const fused_rmsprop::Options &options,
-          const fused_rmsprop::GradientTransform &transform, double clip_factor) {
+          const fused_rmsprop::GradientTransform &transform, Wide clip_factor) {
     // Every scalar is computed in double and rounded once.
     const auto rounded = [](double value) { return static_cast<T>(value); };
     const std::uint64_t before = state.steps;
@@ -35,13 +59,14 @@ void step(State<T> &state, std::span<const T> grad, const fused_rmsprop::Options
     if (options.bias_correction)
         alpha = alpha * (1 - power(alpha, before)) / (1 - power(alpha, state.steps));
     constexpr double none = std::numeric_limits<double>::infinity();
-    const T scale = rounded(transform.grad_scale * clip_factor);
-    const T limit = rounded(transform.max_grad_value.value_or(none) * clip_factor);
+    const Wide scale = product(transform.grad_scale, clip_factor);
+    const T limit =
+        rounded(static_cast<double>(product(transform.max_grad_value.value_or(none), clip_factor)));
 
     for (std::size_t i = 0; i < grad.size(); ++i) {
         T &p = state.param[i], &v = state.square_avg[i];
         T &b = state.momentum_buffer[i], &m = state.grad_avg[i], &average = state.param_avg[i];
-        T g = scale * grad[i];
+        T g = scaled(grad[i], scale);
         if (g < -limit)
             g = -limit;
         if (g > limit)
@@ -90,9 +115,11 @@ bool same_bits(std::span<const T> a, std::span<const T> b) {
 }
 
 template void step(State<float> &, std::span<const float>, const fused_rmsprop::Options &,
-                   const fused_rmsprop::GradientTransform &, double);
+                   const fused_rmsprop::GradientTransform &, Wide);
 template void step(State<double> &, std::span<const double>, const fused_rmsprop::Options &,
-                   const fused_rmsprop::GradientTransform &, double);
+                   const fused_rmsprop::GradientTransform &, Wide);
+template float scaled(float, Wide);
+template double scaled(double, Wide);
 template bool same_bits(std::span<const float>, std::span<const float>);
 template bool same_bits(std::span<const double>, std::span<const double>);
 

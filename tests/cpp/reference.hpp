@@ -25,11 +25,20 @@ struct State {
     }
 };
 
+/// A double whose exponent does not overflow: 53 bits in a long double.
+using Wide = long double;
+Wide product(Wide a, Wide b);
+Wide quotient(Wide a, Wide b);
+
 /// One step, in the floating-point environment of the caller. Of `transform` it takes grad_scale
 /// and max_grad_value; the norm is the caller's to measure.
 template <typename T>
 void step(State<T> &state, std::span<const T> grad, const fused_rmsprop::Options &options,
-          const fused_rmsprop::GradientTransform &transform = {}, double clip_factor = 1);
+          const fused_rmsprop::GradientTransform &transform = {}, Wide clip_factor = 1);
+
+/// scale * x, by two factors if the scale is subnormal in T.
+template <typename T>
+T scaled(T x, Wide scale);
 
 /// Whether two arrays have the same bits, where any NaN counts as any other: IEEE 754 leaves a
 /// NaN's sign and payload open.

@@ -4,10 +4,15 @@
 #include "reference.hpp"
 #include "support.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <memory>
 #include <optional>
+#include <span>
+#include <type_traits>
+#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -283,4 +288,19 @@ TEST_CASE_TEMPLATE("flush_denormals: subnormals count as zero on every thread, o
             CHECK(exact.square_avg == filled(3000, T(kept)));
         }
     });
+}
+
+TEST_CASE_TEMPLATE("step: finds the element type of arrays in braces", T, float, double) {
+    const auto check = [](auto param, const auto &grad, auto square_avg) {
+        auto expected = param, average = square_avg;
+        step(Arrays<T>{expected, grad, average}, {.lr = 0.5});
+        step({param, grad, square_avg}, {.lr = 0.5});
+        CHECK(std::equal(param.begin(), param.end(), expected.begin()));
+        static_assert(std::is_same_v<decltype(Arrays{param, grad, square_avg}), Arrays<T>>);
+    };
+    check(std::vector<T>{1, 2}, std::vector<T>{3, 4}, std::vector<T>{0, 0});
+    check(std::array<T, 2>{1, 2}, std::array<T, 2>{3, 4}, std::array<T, 2>{0, 0});
+    std::vector<T> param{1, 2}, grad{3, 4}, square_avg{0, 0};
+    step({std::span(param), std::span(grad), std::span(square_avg)});
+    CHECK(param[0] < 1);
 }

@@ -57,7 +57,7 @@ inline bool valid_options(const Options &o, DType dtype, bool flush_denormals) {
 
 inline bool valid_transform(const GradientTransform &t, DType dtype) {
     return finite(t.grad_scale, dtype) && t.max_grad_value.value_or(0) >= 0 &&
-           t.max_grad_norm.value_or(0) >= 0;
+           t.max_grad_norm.value_or(0) >= 0 && t.max_grad_norm_per_array.value_or(0) >= 0;
 }
 
 /// Whether a step must accept this tensor.
@@ -149,13 +149,41 @@ public:
         return t;
     }
 
-    void expect_step(const GradientTransform &transform, double clip_factor) {
+    /// `checked`: no square may have overflowed.
+    void expect_step(const GradientTransform &transform, reference::Wide clip_factor,
+                     bool checked) {
         if (tensor().bytes_to_step() == 0)
             return;
+        const auto expect = [&](auto &state, const auto &grad) {
+            const bool sound = checked && all_finite(state);
+            step(state, grad, transform, clip_factor);
+            require(!sound || all_finite_in(state.square_avg), "no square overflowed unnoticed");
+        };
         if (state64_)
-            reference::step<double>(*state64_, grad64_, options_, transform, clip_factor);
+            expect(*state64_, grad64_);
         else
-            reference::step<float>(*state32_, grad32_, options_, transform, clip_factor);
+            expect(*state32_, grad32_);
+    }
+
+    /// Whether a step would make a finite number infinite or NaN.
+    bool overflows(const GradientTransform &transform, reference::Wide clip_factor) const {
+        if (tensor().bytes_to_step() == 0)
+            return false;
+        const auto look = [&](const auto &before, const auto &grad) {
+            auto after = before;
+            step(after, grad, transform, clip_factor);
+            const auto worse = [](const auto &x, const auto &y) {
+                for (std::size_t i = 0; i < x.size(); ++i)
+                    if (std::isfinite(x[i]) && !std::isfinite(y[i]))
+                        return true;
+                return false;
+            };
+            return worse(before.param, after.param) || worse(before.square_avg, after.square_avg) ||
+                   worse(before.momentum_buffer, after.momentum_buffer) ||
+                   worse(before.grad_avg, after.grad_avg) ||
+                   worse(before.param_avg, after.param_avg);
+        };
+        return state64_ ? look(*state64_, grad64_) : look(*state32_, grad32_);
     }
 
     void expect_sum(bool empty) {
@@ -176,6 +204,26 @@ public:
     }
 
 private:
+    template <typename T>
+    void step(reference::State<T> &state, const std::vector<T> &grad,
+              const GradientTransform &transform, reference::Wide clip_factor) const {
+        reference::step<T>(state, grad, options_, transform, clip_factor);
+    }
+
+    template <typename T>
+    static bool all_finite_in(const std::vector<T> &values) {
+        return std::all_of(values.begin(), values.end(), [](T x) { return std::isfinite(x); });
+    }
+
+    /// Whether a state has finite numbers alone, and no negative square.
+    template <typename T>
+    static bool all_finite(const reference::State<T> &state) {
+        return all_finite_in(state.param) && all_finite_in(state.square_avg) &&
+               all_finite_in(state.grad_avg) &&
+               std::all_of(state.square_avg.begin(), state.square_avg.end(),
+                           [](T v) { return v >= 0; });
+    }
+
     template <typename T>
     void make(Input &in, std::size_t size, std::unique_ptr<reference::State<T>> &state,
               std::vector<T> &grad) {

@@ -7,6 +7,8 @@
 
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
+#include "reference.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -23,13 +25,12 @@ bool append_sums(std::span<const T> grad, const GradientTransform &transform, do
                  std::vector<double> &sums) {
     constexpr std::size_t chunk = 4096, lanes = 16;
     constexpr double none = std::numeric_limits<double>::infinity();
-    const T scale = static_cast<T>(transform.grad_scale);
     const T limit = static_cast<T>(transform.max_grad_value.value_or(none));
     bool finite = true;
     for (std::size_t first = 0; first < grad.size(); first += chunk) {
         double lane[lanes] = {};
         for (std::size_t i = first; i < std::min(first + chunk, grad.size()); ++i) {
-            T x = scale * grad[i];
+            T x = reference::scaled(grad[i], transform.grad_scale);
             finite = finite && std::isfinite(x);
             if (x < -limit)
                 x = -limit;
@@ -78,8 +79,13 @@ inline GradNorm sum_of_squares(std::span<const Tensor> tensors, const GradientTr
     return result;
 }
 
-inline GradNorm expected_norm(std::span<const Tensor> tensors, const GradientTransform &transform,
-                              bool flush_denormals) {
+struct ExpectedNorm {
+    reference::Wide norm = 0;
+    std::size_t nonfinite = no_tensor;
+};
+
+inline ExpectedNorm expected_norm(std::span<const Tensor> tensors,
+                                  const GradientTransform &transform, bool flush_denormals) {
     double magnified = 1;
     GradNorm result = sum_of_squares(tensors, transform, 1, flush_denormals);
     if (result.nonfinite == no_tensor && std::isinf(result.norm))
@@ -88,8 +94,7 @@ inline GradNorm expected_norm(std::span<const Tensor> tensors, const GradientTra
         magnified = 0x1p+600;
     if (magnified != 1)
         result = sum_of_squares(tensors, transform, magnified, flush_denormals);
-    result.norm = std::sqrt(result.norm) / magnified;
-    return result;
+    return {static_cast<reference::Wide>(std::sqrt(result.norm)) / magnified, result.nonfinite};
 }
 
 } // namespace fuzz

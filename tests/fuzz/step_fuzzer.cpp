@@ -58,7 +58,10 @@ GradientTransform read_transform(Input &in) {
     if (flags & 4)
         t.max_grad_norm = in.number({1.0, 0.01, 0.0, infinity}, {1e-300, 1e30, -1.0, nan});
     if (flags & 8)
-        t.on_nonfinite = OnNonfinite::skip;
+        t.on_nonfinite = flags & 16 ? OnNonfinite::skip_if_it_spreads : OnNonfinite::skip;
+    if (flags & 32)
+        t.max_grad_norm_per_array =
+            in.number({1.0, 0.01, 0.0, infinity}, {1e-300, 1e30, -1.0, nan});
     return t;
 }
 
@@ -152,22 +155,62 @@ private:
         if (threw)
             return;
 
-        const GradNorm expected = expected_norm(all, transform, execution.flush_denormals);
+        const ExpectedNorm expected = expected_norm(all, transform, execution.flush_denormals);
         const bool skips = transform.on_nonfinite == OnNonfinite::skip;
         const bool measured = skips || transform.max_grad_norm;
         require(result.grad_norm.has_value() == measured, "the norm is measured if it is needed");
-        require(!measured || (same_double(*result.grad_norm, expected.norm) &&
-                              result.nonfinite == expected.nonfinite),
+        require(!measured || same_double(*result.grad_norm, static_cast<double>(expected.norm)),
                 "the norm of the reference");
-        require(result.skipped == (skips && expected.nonfinite != no_tensor), "skipped if asked");
-        double factor = 1;
-        if (const auto most = transform.max_grad_norm;
-            most && !(expected.norm <= *most) && *most < infinity)
-            factor = *most / expected.norm;
+        const bool limited = std::isfinite(transform.max_grad_norm.value_or(infinity));
+        const bool spreads = transform.on_nonfinite == OnNonfinite::skip_if_it_spreads && limited;
+        if (expected.nonfinite != no_tensor) {
+            require(result.skipped == (skips || spreads), "skipped if asked");
+            require(!measured || result.nonfinite == expected.nonfinite, "the first of them");
+        }
         in_fp_environment(execution.flush_denormals, [&] {
+            const auto factors = clip_factors(all, transform, execution, expected.norm);
+            if (result.skipped && expected.nonfinite == no_tensor)
+                expect_overflow(transform, factors, skips ? result.nonfinite : no_tensor);
             for (std::size_t i = 0; i < all.size() && !result.skipped; ++i)
-                leaves_[i]->expect_step(transform, factor);
+                leaves_[i]->expect_step(transform, factors[i], skips);
         });
+    }
+
+    /// The factor of each gradient.
+    std::vector<reference::Wide> clip_factors(std::span<const Tensor> all,
+                                              const GradientTransform &transform,
+                                              const Execution &execution, reference::Wide norm) {
+        const auto factor = [](reference::Wide of, double most) -> reference::Wide {
+            const bool within = static_cast<double>(of) <= most || std::isinf(most);
+            return within ? 1 : reference::quotient(most, of);
+        };
+        std::vector<reference::Wide> factors(all.size(), 1);
+        const double each = transform.max_grad_norm_per_array.value_or(infinity);
+        if (each < infinity) {
+            double squares = 0;
+            for (std::size_t i = 0; i < all.size(); ++i) {
+                const reference::Wide own =
+                    expected_norm(all.subspan(i, 1), transform, execution.flush_denormals).norm;
+                factors[i] = factor(own, each);
+                const auto share = static_cast<double>(
+                    reference::quotient(reference::product(own, factors[i]), each));
+                squares = squares + (each == 0 ? 0 : share * share);
+            }
+            norm = reference::product(each, std::sqrt(squares));
+        }
+        if (transform.max_grad_norm)
+            for (reference::Wide &own : factors)
+                own = reference::product(own, factor(norm, *transform.max_grad_norm));
+        return factors;
+    }
+
+    /// Requires that this tensor is the first whose step makes a finite number infinite or NaN.
+    void expect_overflow(const GradientTransform &transform,
+                         std::span<const reference::Wide> factors, std::size_t tensor) {
+        require(tensor < leaves_.size(), "a skipped step names a tensor");
+        for (std::size_t i = 0; i <= tensor; ++i)
+            require(leaves_[i]->overflows(transform, factors[i]) == (i == tensor),
+                    "skipped for an overflow");
     }
 
     void norm(const GradientTransform &transform, const Execution &execution) {
@@ -181,8 +224,9 @@ private:
         require(threw == !valid, "grad_norm refuses exactly what is invalid");
         if (threw)
             return;
-        const GradNorm expected = expected_norm(all, transform, execution.flush_denormals);
-        require(same_double(found.norm, expected.norm) && found.nonfinite == expected.nonfinite,
+        const ExpectedNorm expected = expected_norm(all, transform, execution.flush_denormals);
+        require(same_double(found.norm, static_cast<double>(expected.norm)) &&
+                    found.nonfinite == expected.nonfinite,
                 "the norm of the reference");
     }
 

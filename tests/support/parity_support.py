@@ -33,17 +33,17 @@ class FrontEnd:
         """Let ``opt.step()`` use these gradients; None stands for no gradient."""
         raise NotImplementedError
 
-    def step(self, grads: Grads, grad_scale: float = 1.0, **changes: Any) -> None:
+    def step(self, grads: Grads, **changes: Any) -> None:
         """Change options of the group and make a step; if it fails, the old ones are back."""
         before = self.options()
         self.opt.param_groups[0].update(changes)
         try:
-            self._step(grads, grad_scale)
+            self._step(grads)
         except Exception:
             self.opt.param_groups[0].update(before)
             raise
 
-    def _step(self, grads: Grads, grad_scale: float) -> None:
+    def _step(self, grads: Grads) -> None:
         raise NotImplementedError
 
     def states(self) -> list[dict[str, Array]]:
@@ -75,8 +75,8 @@ class NumpyEnd(FrontEnd):
     def bind(self, grads: Grads) -> None:
         self.opt.bind_grads(list(grads))
 
-    def _step(self, grads: Grads, grad_scale: float) -> None:
-        self.opt.step(list(grads), grad_scale)
+    def _step(self, grads: Grads) -> None:
+        self.opt.step(list(grads))
 
     def states(self) -> list[dict[str, Array]]:
         return [{k: v.copy() for k, v in state.items()} for state in self.opt.state.values()]
@@ -98,14 +98,9 @@ class TorchEnd(FrontEnd):
         for p, grad in zip(self.params, grads, strict=True):
             p.grad = None if grad is None else torch.from_numpy(grad)
 
-    def _step(self, grads: Grads, grad_scale: float) -> None:
+    def _step(self, grads: Grads) -> None:
         self.bind(grads)
-        if grad_scale != 1:  # as GradScaler does
-            self.opt.grad_scale = torch.tensor(1 / grad_scale, dtype=torch.float64)
-        try:
-            self.opt.step()
-        finally:
-            self.opt.__dict__.pop("grad_scale", None)
+        self.opt.step()
 
     def states(self) -> list[dict[str, Array]]:
         of = self.opt.state

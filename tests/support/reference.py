@@ -47,7 +47,7 @@ def rmsprop(
         step = new["step"] = state.get("step", 0) + 1
         if bias_correction:  # the averages divided by 1 - alpha**step, and kept so
             alpha = alpha * (1 - power(alpha, step - 1)) / (1 - power(alpha, step))
-        g = (grad_scale * clip_factor) * g
+        g = scaled(g, grad_scale * clip_factor)
         if max_grad_value < np.inf:
             g = np.clip(g, -max_grad_value * clip_factor, max_grad_value * clip_factor)
         if maximize:
@@ -77,6 +77,14 @@ def rmsprop(
         if ema_decay != 0:
             new["param_avg"] = ema_decay * state["param_avg"] + (1 - ema_decay) * p
         return p, new
+
+
+def scaled(g: Array, scale: float) -> Array:
+    """``scale * g``, by two factors where the dtype would count the scale as zero."""
+    tiny = float(np.finfo(g.dtype).tiny)
+    if 0 < abs(scale) < tiny:
+        return (scale / tiny) * (tiny * g)
+    return scale * g
 
 
 def initial_state(p: Array, initial_square_avg: float = 0.0) -> dict[str, Any]:
@@ -109,7 +117,7 @@ def grad_norm(grads: list[Array], grad_scale: float = 1.0, max_grad_value: float
     sums = []
     with np.errstate(all="ignore"):
         for g in grads:
-            x = np.clip(grad_scale * g.reshape(-1), -max_grad_value, max_grad_value)
+            x = np.clip(scaled(g.reshape(-1), grad_scale), -max_grad_value, max_grad_value)
             for first in range(0, x.size, 4096):
                 chunk = x[first : first + 4096].astype(np.float64)
                 padded = np.zeros((-(-chunk.size // 16), 16))

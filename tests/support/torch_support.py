@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from support import needs_torch
 
 torch = needs_torch()
@@ -11,6 +13,7 @@ torch = needs_torch()
 from fused_rmsprop.torch import RMSprop, private  # noqa: E402
 
 __all__ = [
+    "ALL_BY_TORCH",
     "RMSprop",
     "TorchRMSprop",
     "assert_close",
@@ -23,6 +26,9 @@ __all__ = [
 ]
 
 TorchRMSprop = torch.optim.RMSprop
+
+#: A mark of tests in which torch steps every parameter.
+ALL_BY_TORCH = pytest.mark.filterwarnings("ignore:all parameters fall back:UserWarning")
 
 
 def some_params(dtype: Any, seed: int = 0) -> list[Any]:

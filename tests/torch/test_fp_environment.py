@@ -42,7 +42,7 @@ class Case:
             rounded = {k: (v / 3).double() for k, v in state.items() if k != "step"}
             other_dtype["state"][key] = {**state, **rounded}
         self.of_other_dtype = other_dtype
-        self.scale, self.lr = torch.tensor(3.0), torch.tensor(0.3)
+        self.lr = torch.tensor(0.3)
         self.found: list[Any] = []
 
     def made(self, count: int, **options: Any) -> Any:
@@ -52,11 +52,6 @@ class Case:
     def first_step(self, **options: Any) -> None:
         self.opt = self.made(3, **options)
         self.opt.step()
-
-    def scaled(self) -> None:
-        self.opt.grad_scale, self.opt.found_inf = self.scale, torch.tensor(0.0)
-        self.opt.step()
-        del self.opt.grad_scale, self.opt.found_inf
 
     def changed(self, **options: Any) -> None:
         self.opt.param_groups[0].update(options)
@@ -91,7 +86,6 @@ ENTRIES: dict[str, Callable[[Case], Any]] = {
     "constructor": lambda case: case.made(4, initial_square_avg=0.3),
     "step": lambda case: case.opt.step(),
     "first step": Case.first_step,
-    "scaled step": Case.scaled,
     "another lr": lambda case: case.changed(lr=0.3),
     # From the start: a step after a change compares the tensor with the number before, by torch.
     "lr in a tensor": lambda case: case.first_step(lr=case.lr),
@@ -130,10 +124,6 @@ def test_torch_gets_its_part_of_a_step_as_usual(dtype: Any, mode: str) -> None:
         case = Case(dtype)
         p = case.params[3]
         opt: Any = make([p], lr=0.1)
-        if make is RMSprop:
-            opt.grad_scale, opt.found_inf = case.scale, torch.tensor(0.0)
-        else:
-            p.grad = p.grad * (1.0 / 3.0)
         with pytest.raises(AssertionError), Environment(MODES[mode], False):
             opt.step()
         results.append(p.detach())

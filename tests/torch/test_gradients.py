@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import pytest
 
 from torch_support import RMSprop, params_of, torch
@@ -52,10 +51,6 @@ def test_a_nonfinite_gradient_is_skipped_or_raised() -> None:
         "the gradient of param_groups[0]['params'][1] (bias) has 1 NaN or infinite element, the "
         "first at index (1, 0): nan; nothing has changed"
     )
-    opt.grad_scale = torch.tensor(1e-300, dtype=torch.float64)
-    q.grad = torch.full_like(q, 1e200)
-    with pytest.raises(FloatingPointError, match="is finite, but overflows float64"):
-        opt.step()
     assert torch.equal(p, before[0])
     assert torch.equal(q, before[1])
     assert str(opt.state_dict()) == str(before[2])
@@ -80,20 +75,6 @@ def test_a_first_step_that_is_not_made_leaves_no_state(on_nonfinite: str) -> Non
     p.grad = torch.ones_like(p)
     opt.step()
     assert opt.state[q]["param_avg"].item() == (100.0 + q.item()) / 2
-
-
-def test_limits_and_checks_are_of_unscaled_gradients() -> None:
-    results = []
-    for scale in (1.0, 1024.0):
-        (p,) = params_of([3.0, 4.0])
-        opt = RMSprop([p], max_grad_norm=1.0, max_grad_value=3.5, bias_correction=True)
-        p.grad *= scale
-        opt.grad_scale = torch.tensor(scale)
-        opt.found_inf = torch.tensor(0.0)
-        opt.step()
-        results.append((p.detach(), opt.grad_norm))
-    assert torch.equal(results[0][0], results[1][0])
-    assert results[0][1] == results[1][1] == np.sqrt(3.0**2 + 3.5**2)
 
 
 @pytest.mark.parametrize("settings", [{"max_grad_norm": 1.0}, {"on_nonfinite": "raise"}])

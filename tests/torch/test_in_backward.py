@@ -19,7 +19,7 @@ from in_backward_support import (
     train,
     values,
 )
-from torch_support import RMSprop, private, torch
+from torch_support import ALL_BY_TORCH, RMSprop, private, torch
 
 TORCHS_OPTIONS: list[dict[str, Any]] = [
     {},
@@ -36,6 +36,7 @@ OWN_OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+@ALL_BY_TORCH
 @pytest.mark.parametrize(
     ("dtype", "options"),
     [
@@ -210,6 +211,7 @@ def test_a_step_after_it_was_turned_on_frees_gradients_too() -> None:
     assert opt.state[network.scale]["step"] == 3
 
 
+@ALL_BY_TORCH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_create_graph(dtype: Any) -> None:
     def act(in_backward: bool) -> Trained:

@@ -26,7 +26,7 @@ from in_backward_support import (
 )
 from interrupt_support import interrupted_everywhere
 from support import run_python
-from torch_support import RMSprop, TorchRMSprop, torch
+from torch_support import ALL_BY_TORCH, RMSprop, TorchRMSprop, torch
 
 
 def stepped_by_torch(opt: Any) -> list[bool]:
@@ -223,6 +223,7 @@ def test_a_state_that_is_read_between_updates() -> None:
     assert seen == [[1, 1]]
 
 
+@ALL_BY_TORCH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("steps_before", [0, 2])
 def test_a_state_that_is_saved_at_any_line_of_an_update(dtype: Any, steps_before: int) -> None:
@@ -259,6 +260,7 @@ def test_a_state_that_is_saved_at_any_line_of_an_update(dtype: Any, steps_before
     assert after["step"] == steps_before + 1
 
 
+@ALL_BY_TORCH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_threads_whose_updates_meet_wait_for_one_another(dtype: Any) -> None:
     """As those that a backward pass has for devices of different kinds."""

@@ -311,27 +311,3 @@ def deep_copy(opt: Any) -> None:
 )
 def test_saves_and_copies(save: Any) -> None:
     assert interrupt(lambda: training(count=1, centered=True), save) > 10
-
-
-def test_gradients_are_not_scaled_after_an_interrupted_step() -> None:
-    """GradScaler's values for one step are taken away, whatever happens in it."""
-
-    def prepare() -> Training:
-        made = training()
-        made.opt.grad_scale, made.opt.found_inf = torch.tensor(2.0), torch.tensor(0.0)
-        return made
-
-    def act(training: Training) -> None:
-        try:
-            training.opt.step(1)  # no closure
-        except TypeError:
-            return
-
-    left: list[set[str]] = []
-
-    def check(training: Training) -> None:
-        left.append({"grad_scale", "found_inf"} & {*training.opt.__dict__})
-
-    interrupted_everywhere(prepare, act, check, times=2)
-    # But for a signal before the first line of the step, with one after it or without.
-    assert sum(map(bool, left)) <= 4

@@ -270,7 +270,10 @@ def test_a_step_in_another_thread_is_refused(torch_too: bool) -> None:
         thread.join()
     assert all(state["step"] == 401 - len(errors) for state in opt.state.values())
     assert {*errors} <= {
-        "this optimizer is in the middle of a step, or of a change, in another thread"
+        (
+            "this optimizer is in the middle of a step, or of a change, in another thread"
+            ": call it from one thread at a time, say under a threading.Lock()"
+        )
     }
     assert errors
 

@@ -76,25 +76,6 @@ def test_grad_scaler() -> None:
     scaler.update()
     assert torch.equal(p, before)
     assert all(torch.equal(opt.state[p][key], value) for key, value in state.items())
-    # What a step that raises leaves behind must not count for the next.
-    opt.register_step_pre_hook(lambda *_: 1 / 0)
-    for grad in (torch.ones(50), torch.full((50,), torch.inf)):
-        p.grad = scaler.scale(grad)
-        if grad.isinf().any():
-            scaler.step(opt)  # no hook runs for a step that is left out
-        else:
-            with pytest.raises(ZeroDivisionError):
-                scaler.step(opt)
-        scaler.update()
-        assert not {"grad_scale", "found_inf"} & vars(opt).keys()
-    opt._optimizer_step_pre_hooks.clear()
-    half = torch.ones(2, dtype=torch.float16, requires_grad=True)
-    half.grad = torch.ones_like(half)
-    for make in (RMSprop, TorchRMSprop):
-        scaler = torch.amp.GradScaler("cpu")
-        scaler.scale(torch.ones(()))
-        with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
-            scaler.step(make([half]))
     # Unscaled by hand, the scaler gives no scale any more.
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     p.grad = scaler.scale(torch.ones(50))

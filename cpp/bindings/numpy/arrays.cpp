@@ -5,6 +5,7 @@
 #include <new>
 
 #include "../gil.hpp"
+#include "foreign.hpp"
 
 namespace fused_rmsprop::bindings {
 namespace {
@@ -45,16 +46,9 @@ bool is_masked(py::handle value) {
 
 /// `value` as an array, or a TypeError that says what to pass instead.
 py::array as_array(py::handle value, const std::string &what) {
-    if (!py::isinstance<py::array>(value)) {
-        const auto is = [&](const char *attribute) { return py::hasattr(value, attribute); };
-        const std::string hint = is("dtype") && is("item") && !is("detach")
-                                     ? "; make it one: np.full(param.shape, value, param.dtype)"
-                                 : is("numpy")
-                                     ? "; a CPU tensor shares its memory as tensor.numpy()"
-                                     : "; pass a float32 or float64 numpy.ndarray";
+    if (!is_array(value))
         throw py::type_error(what + " is a " + Py_TYPE(value.ptr())->tp_name +
-                             ", not a NumPy array" + hint);
-    }
+                             ", not a NumPy array" + remedy(value));
     if (is_masked(value))
         throw py::type_error(what + " is a masked array, whose mask a step would ignore; "
                                     "pass the plain array: array.filled(0)");
@@ -97,13 +91,13 @@ DType dtype_of(const py::array &array) {
     return array.dtype().num() == py::dtype::num_of<float>() ? DType::float32 : DType::float64;
 }
 
-py::array updatable_array(py::handle value, const std::string &what) {
+py::array updatable_array(py::handle value, const std::string &what, bool read_only) {
     py::array array = as_array(value, what);
     if (!is_float(array))
         throw py::type_error(what + " has dtype " + text(array.dtype()) +
                              "; only float32 and float64 (in native byte order) can be updated" +
                              advice(array, "np.float64"));
-    if (!array.writeable())
+    if (!array.writeable() && !read_only)
         throw py::value_error(what + " is read-only, so it cannot be updated in place; pass a "
                                      "writable array, e.g. array.copy()");
     if (!(array.flags() & aligned))
@@ -138,6 +132,8 @@ void check_same_kind(py::handle value, const std::string &what, const py::array 
         std::equal(mine->dimensions, mine->dimensions + mine->nd,
                    std::reverse_iterator(wanted->dimensions + wanted->nd)))
         message += "; it looks transposed: pass array.T";
+    else if (mine->nd == 0)
+        message += "; make it one: np.full(param.shape, value, param.dtype)";
     else if (array.size() == param.size())
         message += "; pass array.reshape(" + shape_of(param) + ")";
     throw py::value_error(message);

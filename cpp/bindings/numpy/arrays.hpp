@@ -16,8 +16,9 @@ namespace fused_rmsprop::bindings {
 
 namespace py = pybind11;
 
-/// `value` as an array that can be updated where it lies; `what` names it in errors.
-py::array updatable_array(py::handle value, const std::string &what);
+/// `value` as an array that can be updated where it lies, or could be if it were not `read_only`;
+/// `what` names it in errors.
+py::array updatable_array(py::handle value, const std::string &what, bool read_only = false);
 
 DType dtype_of(const py::array &array);
 

@@ -5,6 +5,11 @@
 namespace fused_rmsprop::bindings {
 
 void Parameter::check() const {
+    if (!array.writeable() && came_read_only)
+        throw py::value_error(what + " is read-only: it was unpickled into memory that cannot be "
+                                     "written to, such as a memory map or a shared buffer; make "
+                                     "writable copies that stay linked: "
+                                     "model, opt = copy.deepcopy((model, opt))");
     if (!array.writeable())
         throw py::value_error(what + " has become read-only, so it cannot be updated in place; "
                                      "make it writable again: array.flags.writeable = True");
@@ -18,7 +23,7 @@ void Parameter::check_facts() const {
                                      "the optimizer was made; make a new optimizer for it");
 }
 
-Group::Group(const py::object &nest, const std::string &root, const py::str &name)
+Group::Group(const py::object &nest, const std::string &root, const py::str &name, bool from_pickle)
     : nest_(nest), root_(root) {
     std::vector<Tree::Leaf> leaves;
     tree_ = Tree(nest, name, leaves);
@@ -29,7 +34,7 @@ Group::Group(const py::object &nest, const std::string &root, const py::str &nam
     parameters_.reserve(leaves.size());
     for (const Tree::Leaf &leaf : leaves) {
         const std::string what = root + leaf.path;
-        py::array array = updatable_array(leaf.value, what);
+        py::array array = updatable_array(leaf.value, what, from_pickle);
         parameters_.push_back({.what = what,
                                .path = leaf.path,
                                .name = leaf.name,
@@ -38,9 +43,24 @@ Group::Group(const py::object &nest, const std::string &root, const py::str &nam
                                .size = static_cast<std::size_t>(array.size()),
                                .data = data_of(array),
                                .descr = array.dtype(),
-                               .layout = Layout(strided(array))});
+                               .layout = Layout(strided(array)),
+                               .came_read_only = !array.writeable()});
         given_.push_back(leaf.value);
     }
+    leaves.clear();
+    if (from_pickle)
+        return; // what is being unpickled, or copied, holds all its arrays until it is complete
+    // References from frames to the root cannot be told from those that stay.
+    if (std::vector<std::string> none; !parameters_.empty() && !nest_.is(parameters_[0].array))
+        find_lost(none, PY_SSIZE_T_MAX);
+}
+
+void Group::find_lost(std::vector<std::string> &lost, Py_ssize_t of_root) {
+    // Beside its container, `array` and the snapshot that Python keeps of the nest refer to it.
+    const auto found = unreachable(nest_, of_root, 3);
+    for (std::size_t i = 0; i < parameters_.size(); ++i)
+        if (holders_.lost(i, parameters_[i].array.ptr(), found))
+            lost.push_back(parameters_[i].what);
 }
 
 std::set<std::string> Group::dtypes() const {
@@ -76,7 +96,7 @@ std::vector<Parameter> Group::with_state(const Options &options,
                                          const std::array<py::object, array_count> &state) const {
     std::vector<Parameter> changed = parameters_;
     for (const Parameter &p : changed)
-        p.check(); // the state is compared with it
+        p.came_read_only ? p.check_facts() : p.check(); // the state is compared with it
     for (std::size_t k = 0; k < array_count; ++k) {
         const std::string name = k == grad_sum ? "grad_sum" : name_of(state_kinds[k], options);
         if (k != grad_sum && state_kinds[k].needed(options) && state[k].is_none())

@@ -11,6 +11,7 @@
 #include "../garbage.hpp"
 #include "../gil.hpp"
 #include "arrays.hpp"
+#include "holders.hpp"
 #include "tree.hpp"
 
 namespace fused_rmsprop::bindings {
@@ -31,7 +32,8 @@ struct Parameter {
     void *data;
     py::object descr; ///< the dtype object
     Layout<py::ssize_t> layout;
-    std::array<py::object, array_count> state = {};       ///< null: there is none
+    bool came_read_only = false;                    ///< from a pickle, say out of a memory map
+    std::array<py::object, array_count> state = {}; ///< null: there is none
     std::array<std::string, array_count> state_what = {}; ///< as errors call those
 
     void *state_data(std::size_t k) const { return state[k] ? data_of(state[k]) : nullptr; }
@@ -49,8 +51,9 @@ struct Parameter {
 class Group {
 public:
     /// Takes the arrays in `nest`. In errors its leaves are `root` and their path; users look
-    /// them up by their names with `name` in front.
-    Group(const py::object &nest, const std::string &root, const py::str &name);
+    /// them up by their names with `name` in front. Refuses read-only arrays, unless they come
+    /// from a pickle: then only steps do.
+    Group(const py::object &nest, const std::string &root, const py::str &name, bool from_pickle);
 
     /// This member of all parameters.
     template <typename T>
@@ -104,6 +107,10 @@ public:
     }
     void count_step(std::size_t index) { counters_[index] += 1; }
 
+    /// Appends the names of arrays that other code could reach before, and no longer can. `of_root`
+    /// references to the outermost container are not that code's.
+    void find_lost(std::vector<std::string> &lost, Py_ssize_t of_root = 1);
+
     /// For each parameter, whether its grad_sum holds anything.
     const std::vector<bool> &summed() const { return summed_; }
     std::vector<bool> &summed() { return summed_; }
@@ -132,6 +139,7 @@ private:
     py::array_t<std::int64_t> steps_;
     std::int64_t *counters_; ///< the memory of steps_, whatever a user does to the array object
     std::vector<bool> summed_, frozen_;
+    Holders holders_;
     Options options_;
     std::uint64_t layout_ = 0;
 };

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "foreign.hpp"
+
 namespace fused_rmsprop::bindings {
 namespace {
 
@@ -17,7 +19,8 @@ void check(const GradientTransform &transform, bool refuses_nonfinite) {
         throw py::value_error(
             "leafwise() cannot measure or clip the norm of all gradients together, because it "
             "updates the first leaf before the others have theirs: set max_grad_norm = None (and "
-            "perhaps max_grad_value, which limits each element), or call step(grads)");
+            "perhaps max_grad_norm_per_array, which clips each array by its own norm, or "
+            "max_grad_value, which limits each element), or call step(grads)");
     if (transform.on_nonfinite == OnNonfinite::skip && !refuses_nonfinite)
         throw py::value_error(
             "leafwise() cannot skip a step: when it meets a gradient that is not finite, other "
@@ -43,6 +46,8 @@ void Leafwise::enter() {
         throw py::value_error("gradients have been accumulated, and leafwise() would ignore them: "
                               "step() takes their mean, discard_accumulated() drops them");
     stepper_.refresh();
+    if (stepper_.look_for_lost(false, 1))
+        stepper_.refresh(); // the warning may have run code
     const std::vector<NumpyStepper::Slot> &slots = stepper_.slots_;
     if (!stepper_.leaves_) {
         NumpyStepper::Leaves leaves;
@@ -57,7 +62,7 @@ void Leafwise::enter() {
     }
     std::vector<py::object> bound;
     if (!stepper_.bound_.is_none())
-        stepper_.flatten(stepper_.bound_, bound);
+        stepper_.flatten(stepper_.bound_, bound, true);
     updated_.assign(slots.size(), false);
     bound_ = std::move(bound);
     Execution &execution = settings_.execution;
@@ -112,7 +117,9 @@ void Leafwise::update(const py::object &name, const py::object &grad) {
                               " has been updated in this leafwise() block already. A block is one "
                               "step: open one for each, or add up the gradients of a leaf that is "
                               "used twice");
-    const py::object given = grad.is_none() ? bound_gradient(i) : grad;
+    const py::object given = grad.is_none()   ? bound_gradient(i)
+                             : is_array(grad) ? grad
+                                              : readable(grad, slot.grad_what);
     Tensor tensor = stepper_.tensors_[i];
     tensor.grad = stepper_.gradient(slot, given);
     tensor.step = slot.group->step(slot.index);

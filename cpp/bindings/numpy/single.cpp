@@ -8,17 +8,19 @@
 #include "../gil.hpp"
 #include "../register.hpp"
 #include "arrays.hpp"
+#include "foreign.hpp"
 
 namespace fused_rmsprop::bindings {
 namespace {
 
 /// `state` has an array for each of the library's state_kinds, None where not needed; `step` is the
 /// number of steps made before.
-void rmsprop_step(const py::object &param, const py::object &grad,
+void rmsprop_step(const py::object &param, const py::object &given,
                   const std::array<py::object, state_kind_count> &state, std::uint64_t step,
                   const Options &options, double grad_scale, std::optional<double> max_grad_value,
                   bool flush_denormals, int threads) {
     const std::string param_what = "param", grad_what = "grad";
+    const py::object grad = is_array(given) ? given : readable(given, grad_what);
     const py::array array = updatable_array(param, param_what);
     Tensor tensor;
     tensor.dtype = dtype_of(array);

@@ -9,6 +9,7 @@
 #include "../register.hpp"
 #include "averages.hpp"
 #include "change.hpp"
+#include "foreign.hpp"
 #include "leafwise.hpp"
 
 namespace fused_rmsprop::bindings {
@@ -60,6 +61,7 @@ void NumpyStepper::exchange(std::vector<HeldGroup> &groups, bool grouped,
     groups_.swap(groups);
     grouped_ = grouped;
     layouts_.clear(); // stale
+    grad_holders_.forget();
     const GilLock lock(mutex);
     std::swap(bound_, bound);
 }
@@ -107,14 +109,15 @@ void NumpyStepper::refresh() {
 }
 
 /// Appends the gradients of all parameters to `out`.
-void NumpyStepper::flatten(const py::object &grads, std::vector<py::object> &out) const {
+void NumpyStepper::flatten(const py::object &grads, std::vector<py::object> &out,
+                           bool bound) const {
     if (groups_.empty())
         throw py::value_error("there are no parameter groups");
     if (!grouped_) {
-        groups_.front()->tree().flatten(grads, grad_root(0), out);
+        groups_.front()->tree().flatten(grads, grad_root(0), out, bound);
         return;
     }
-    if (!PyList_Check(grads.ptr()) && !PyTuple_Check(grads.ptr()))
+    if (container_of(grads) != Container::sequence)
         throw py::value_error(std::string("grads is a ") + Py_TYPE(grads.ptr())->tp_name +
                               "; with parameter groups it is a list of one item per group");
     const auto items = py::reinterpret_borrow<py::sequence>(grads);
@@ -122,7 +125,7 @@ void NumpyStepper::flatten(const py::object &grads, std::vector<py::object> &out
         throw py::value_error("grads has " + std::to_string(items.size()) + " items; there are " +
                               std::to_string(groups_.size()) + " parameter groups");
     for (std::size_t g = 0; g < groups_.size(); ++g)
-        groups_[g]->tree().flatten(items[g], grad_root(g), out);
+        groups_[g]->tree().flatten(items[g], grad_root(g), out, bound);
 }
 
 /// The address of a gradient's elements in the order of the parameter's, after every check.
@@ -144,8 +147,9 @@ void NumpyStepper::bind(const py::object &grads) {
     const Claim claim(ownership);
     const Forget forget{given_};
     if (!grads.is_none())
-        read(grads);
+        read(grads, true);
     py::object bound = grads;
+    grad_holders_.forget();
     const GilLock lock(mutex);
     std::swap(bound_, bound); // the old ones end when the lock is gone: that may run code
 }
@@ -162,11 +166,15 @@ py::object NumpyStepper::step(const py::object &grads, double grad_scale, std::i
                                   "others; accumulate(grads) adds these, discard_accumulated() "
                                   "drops those");
         read_sums();
+        if (look_for_lost(false, 2))
+            read_sums(); // the warning may have run code
         double of_sum = 0;
         in_fp_environment(false, [&] { of_sum = grad_scale / static_cast<double>(accumulated); });
         return run(of_sum);
     }
     read(grads);
+    if (look_for_lost(grads.is_none(), 2))
+        read(grads); // the warning may have run code
     return run(grad_scale);
 }
 
@@ -217,18 +225,40 @@ void NumpyStepper::read_sums() {
 }
 
 /// Reads the gradients, or the bound ones, into given_ and tensors_, and checks everything.
-void NumpyStepper::read(const py::object &grads) {
+void NumpyStepper::read(const py::object &grads, bool bound) {
     if (grads.is_none() && bound_.is_none())
         throw py::value_error("no gradients: pass them, step(grads), or bind arrays that your "
                               "backward pass fills, RMSProp(params, grads=arrays)");
     refresh();
     forget(given_); // a child forked during a step still has them
-    flatten(grads.is_none() ? bound_ : grads, given_);
+    flatten(grads.is_none() ? bound_ : grads, given_, bound || grads.is_none());
     for (std::size_t i = 0; i < slots_.size(); ++i) {
         prefetch(i);
         const bool some = given_[i] && !slots_[i].frozen;
         tensors_[i].grad = some ? gradient(slots_[i], given_[i]) : nullptr;
     }
+}
+
+/// Warns once if other code could reach an array before, and no longer can: the user has most
+/// likely put a new array in its place, in a variable. The warning is in the frame of that level.
+/// Returns whether it has warned.
+bool NumpyStepper::look_for_lost(bool reads_bound, Py_ssize_t level) {
+    if (!warns_of_lost_ || !Holders::looks_at(step_count))
+        return false;
+    std::vector<std::string> params, grads;
+    for (const HeldGroup &group : groups_)
+        group->find_lost(params);
+    if (reads_bound) {
+        const auto found = unreachable(bound_, 1, 2); // their container and given_ refer to them
+        for (std::size_t i = 0; i < slots_.size(); ++i)
+            if (given_[i] && grad_holders_.lost(i, given_[i].ptr(), found))
+                grads.push_back(slots_[i].grad_what);
+    }
+    if (params.empty() && grads.empty())
+        return false;
+    warn_of_lost(params, grads, level);
+    warns_of_lost_ = false;
+    return true;
 }
 
 /// Asks for what gradient() will read of later leaves: their arrays lie anywhere, and a step over
@@ -302,8 +332,8 @@ void NumpyStepper::clear() {
 
 void register_numpy(py::module_ &m) {
     py::class_<Group>(m, "Group", py::is_final(), collected<Group>())
-        .def(py::init<const py::object &, const std::string &, const py::str &>(),
-             py::arg("params"), py::arg("root"), py::arg("name"))
+        .def(py::init<const py::object &, const std::string &, const py::str &, bool>(),
+             py::arg("params"), py::arg("root"), py::arg("name"), py::arg("from_pickle") = false)
         .def_property_readonly("names", [](const Group &g) { return g.each(&Parameter::name); })
         .def_property_readonly("arrays", [](const Group &g) { return g.each(&Parameter::array); })
         .def_property_readonly("dtypes", &Group::dtypes)
@@ -324,6 +354,7 @@ void register_numpy(py::module_ &m) {
              py::arg("grad_scale") = 1.0, py::arg("after") = -1)
         .def("accumulate", &NumpyStepper::accumulate, py::arg("grads") = py::none())
         .def("discard_accumulated", &NumpyStepper::discard_accumulated)
+        .def("read_here", &NumpyStepper::read_here)
         .def("change", [](py::object self) { return std::make_unique<Change>(std::move(self)); })
         .def("averages",
              [](py::object self) { return std::make_unique<Averages>(std::move(self)); })

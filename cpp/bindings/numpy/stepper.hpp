@@ -69,6 +69,9 @@ public:
     std::int64_t accumulated = 0; ///< the number of gradients in the sums
     std::int64_t changes = 0;     ///< the number of changes of options or state
 
+    /// Warns no more of arrays that only the optimizer refers to: the user reads them here.
+    void read_here() noexcept { warns_of_lost_ = false; }
+
     void traverse(Visitor &visit) const;
     void clear();
 
@@ -96,9 +99,10 @@ private:
 
     std::string grad_root(std::size_t group) const;
     void refresh();
-    void flatten(const py::object &grads, std::vector<py::object> &out) const;
-    void read(const py::object &grads);
+    void flatten(const py::object &grads, std::vector<py::object> &out, bool bound) const;
+    void read(const py::object &grads, bool bound = false);
     void read_sums();
+    bool look_for_lost(bool reads_bound, Py_ssize_t level);
     const void *gradient(Slot &slot, const py::object &grad);
     void prefetch(std::size_t leaf) const;
     py::object run(double grad_scale);
@@ -113,6 +117,8 @@ private:
     std::vector<std::uint64_t> layouts_; ///< of each group, when the three were made
     WrittenMemory written_;
     py::object bound_ = py::none();
+    Holders grad_holders_; ///< of the bound gradients
+    bool warns_of_lost_ = true;
     std::vector<py::object> given_; ///< of the step under way; kept for its capacity
     std::vector<Sum> sums_;         ///< likewise
 };

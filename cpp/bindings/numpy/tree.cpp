@@ -1,5 +1,7 @@
 #include "tree.hpp"
 
+#include "foreign.hpp"
+
 namespace fused_rmsprop::bindings {
 namespace {
 
@@ -19,10 +21,22 @@ py::str exact(const py::str &text) {
     return py::reinterpret_steal<py::str>(checked(PyUnicode_FromObject(text.ptr())));
 }
 
+/// The length of any container.
+Py_ssize_t size_of(py::handle container) {
+    const Py_ssize_t size = PyObject_Size(container.ptr());
+    if (size < 0)
+        throw py::error_already_set();
+    return size;
+}
+
 // Each object is owned as soon as it is read: the code of a key may empty its container.
 
-/// Empty if the list has become shorter.
+/// Empty at the end of the sequence, also of a list that has become shorter.
 py::object item(py::handle sequence, Py_ssize_t index) {
+    if (!PyList_Check(sequence.ptr()) && !PyTuple_Check(sequence.ptr()))
+        return index < size_of(sequence) ? py::reinterpret_steal<py::object>(
+                                               checked(PySequence_GetItem(sequence.ptr(), index)))
+                                         : py::object();
 #if PY_VERSION_HEX >= 0x030D0000
     if (PyList_Check(sequence.ptr())) { // which another thread may change
         PyObject *const value = PyList_GetItemRef(sequence.ptr(), index);
@@ -36,9 +50,10 @@ py::object item(py::handle sequence, Py_ssize_t index) {
                : py::object();
 }
 
-std::vector<py::object> keys_of(py::handle dict) {
+std::vector<py::object> keys_of(py::handle mapping) {
     std::vector<py::object> keys;
-    const auto listed = py::reinterpret_steal<py::list>(checked(PyDict_Keys(dict.ptr())));
+    const auto listed = py::reinterpret_steal<py::list>(checked(
+        PyDict_Check(mapping.ptr()) ? PyDict_Keys(mapping.ptr()) : PySequence_List(mapping.ptr())));
     for (const py::handle key : listed)
         keys.push_back(py::reinterpret_borrow<py::object>(key));
     return keys;
@@ -46,6 +61,14 @@ std::vector<py::object> keys_of(py::handle dict) {
 
 /// Empty if there is none.
 py::object value_of(py::handle dict, py::handle key) {
+    if (!PyDict_Check(dict.ptr())) { // a mapping of another kind, which may make missing values
+        const int there = PySequence_Contains(dict.ptr(), key.ptr());
+        if (there < 0)
+            throw py::error_already_set();
+        return there == 0 ? py::object()
+                          : py::reinterpret_steal<py::object>(
+                                checked(PyObject_GetItem(dict.ptr(), key.ptr())));
+    }
 #if PY_VERSION_HEX >= 0x030D0000
     PyObject *value = nullptr;
     if (PyDict_GetItemRef(dict.ptr(), key.ptr(), &value) < 0)
@@ -56,9 +79,9 @@ py::object value_of(py::handle dict, py::handle key) {
 #endif
 }
 
-bool is_sequence(py::handle value) {
-    return PyList_Check(value.ptr()) || PyTuple_Check(value.ptr());
-}
+bool is_sequence(py::handle value) { return container_of(value) == Container::sequence; }
+
+bool is_mapping(py::handle value) { return container_of(value) == Container::mapping; }
 
 } // namespace
 
@@ -76,7 +99,8 @@ Tree::Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std:
         children_.emplace_back(value, full, leaves, path_ + key_in_brackets(key));
         leaf_count_ += children_.back().leaf_count_;
     };
-    if (PyDict_Check(nest.ptr())) {
+    const Container container = container_of(nest);
+    if (container == Container::mapping) {
         kind_ = Kind::dict;
         keys_ = keys_of(nest);
         for (const py::object &key : keys_) {
@@ -86,7 +110,7 @@ Tree::Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std:
                                       " went away while the parameters were read");
             add(key, value);
         }
-    } else if (is_sequence(nest)) {
+    } else if (container == Container::sequence) {
         kind_ = Kind::sequence;
         for (Py_ssize_t i = 0; const py::object value = item(nest, i); ++i)
             add(py::int_(i), value);
@@ -99,7 +123,8 @@ Tree::Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std:
     }
 }
 
-void Tree::flatten(py::handle nest, const std::string &root, std::vector<py::object> &out) const {
+void Tree::flatten(py::handle nest, const std::string &root, std::vector<py::object> &out,
+                   bool bound) const {
     if (nest.is_none()) {
         out.resize(out.size() + leaf_count_); // none of the leaves below has a gradient
         return;
@@ -110,21 +135,30 @@ void Tree::flatten(py::handle nest, const std::string &root, std::vector<py::obj
     const auto count = [&] { return std::to_string(children_.size()); };
     switch (kind_) {
     case Kind::leaf:
-        if (PyDict_Check(nest.ptr()) || is_sequence(nest))
+        if (is_array(nest)) {
+            out.push_back(py::reinterpret_borrow<py::object>(nest));
+            break;
+        }
+        if (is_mapping(nest))
             throw wrong_type(", but the parameter there is a single array");
-        out.push_back(py::reinterpret_borrow<py::object>(nest));
+        if (is_sequence(nest))
+            throw wrong_type(", but the parameter there is a single array; if these are its "
+                             "numbers: np.array(numbers, param.dtype)");
+        if (bound)
+            check_can_be_bound(nest, root + path_);
+        out.push_back(readable(nest, root + path_));
         break;
     case Kind::none:
         throw py::value_error(root + path_ + " is given, but the parameter there is None");
     case Kind::sequence:
         if (!is_sequence(nest))
             throw wrong_type("; the parameters there are a list or tuple of " + count());
-        flatten_sequence(nest, root, out);
+        flatten_sequence(nest, root, out, bound);
         break;
     case Kind::dict:
-        if (!PyDict_Check(nest.ptr()))
+        if (!is_mapping(nest))
             throw wrong_type("; the parameters there are a dict of " + count());
-        flatten_dict(nest, root, out);
+        flatten_dict(nest, root, out, bound);
         break;
     }
 }
@@ -132,7 +166,7 @@ void Tree::flatten(py::handle nest, const std::string &root, std::vector<py::obj
 void Tree::check_unchanged(py::handle nest, const std::string &root,
                            const std::vector<py::handle> &leaves, std::size_t &next) const {
     const auto same_kind = [&] {
-        return kind_ == Kind::dict       ? PyDict_Check(nest.ptr()) != 0
+        return kind_ == Kind::dict       ? is_mapping(nest)
                : kind_ == Kind::sequence ? is_sequence(nest)
                                          : true;
     };
@@ -151,39 +185,44 @@ void Tree::check_unchanged(py::handle nest, const std::string &root,
     }
 }
 
-void Tree::flatten_sequence(py::handle nest, const std::string &root,
-                            std::vector<py::object> &out) const {
-    const auto size = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(nest.ptr()));
+void Tree::flatten_sequence(py::handle nest, const std::string &root, std::vector<py::object> &out,
+                            bool bound) const {
+    const auto size = static_cast<std::size_t>(size_of(nest));
     if (size != children_.size())
         throw py::value_error(
-            root + path_ + " has " + std::to_string(size) + " items; the parameters there have " +
-            std::to_string(children_.size()) + " (give None for one without a gradient)");
+            root + path_ + " has " + std::to_string(size) + " items; the parameters there had " +
+            std::to_string(children_.size()) +
+            " when the optimizer was made (give None for one "
+            "without a gradient; add_param_group() or a new optimizer takes one added since)");
     for (std::size_t i = 0; i < size; ++i) {
         const py::object value = item(nest, static_cast<Py_ssize_t>(i));
         if (!value)
             throw py::value_error(root + path_ + " became shorter while it was read");
-        children_[i].flatten(value, root, out);
+        children_[i].flatten(value, root, out, bound);
     }
 }
 
-void Tree::flatten_dict(py::handle nest, const std::string &root,
-                        std::vector<py::object> &out) const {
+void Tree::flatten_dict(py::handle nest, const std::string &root, std::vector<py::object> &out,
+                        bool bound) const {
     for (std::size_t i = 0; i < children_.size(); ++i) {
         const py::object value = value_of(nest, keys_[i]);
         if (!value)
             throw py::value_error(root + children_[i].path_ +
                                   " is missing (give None for one without a gradient)");
-        children_[i].flatten(value, root, out);
+        children_[i].flatten(value, root, out, bound);
     }
-    if (static_cast<std::size_t>(PyDict_Size(nest.ptr())) == children_.size())
+    if (static_cast<std::size_t>(size_of(nest)) == children_.size())
         return;
     py::set parameters;
     for (const py::object &key : keys_)
         parameters.add(key);
     for (const py::object &key : keys_of(nest))
         if (!parameters.contains(key))
-            throw py::value_error(root + path_ + key_in_brackets(key) +
-                                  " has no parameter of that name");
+            throw py::value_error(
+                root + path_ + key_in_brackets(key) +
+                " has no parameter of that name: none was there when the optimizer was "
+                "made (add_param_group() or a new optimizer takes one added "
+                "since)");
 }
 
 } // namespace fused_rmsprop::bindings

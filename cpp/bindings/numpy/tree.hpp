@@ -1,5 +1,5 @@
-// Nested lists, tuples and dicts: remembers the structure of the parameters and reads gradients
-// of the same structure. Knows containers, not their leaves.
+// Nested sequences and mappings: remembers the structure of the parameters and reads gradients of
+// the same structure. Knows containers; of their leaves only which are arrays.
 #pragma once
 
 #include <cstddef>
@@ -27,9 +27,11 @@ public:
     Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std::string path = {});
 
     /// Appends the leaves of `nest`, in the order of construction, to `out`, an empty object for
-    /// each that is None. Throws a ValueError that begins with `root` and the path to where the
-    /// structure differs.
-    void flatten(py::handle nest, const std::string &root, std::vector<py::object> &out) const;
+    /// each that is None and a NumPy array for each array of another library; those cannot be
+    /// `bound`. Throws a ValueError that begins with `root` and the path to where the structure
+    /// differs.
+    void flatten(py::handle nest, const std::string &root, std::vector<py::object> &out,
+                 bool bound) const;
 
     /// Throws a ValueError, naming the first, if a leaf of `nest` is another object than that at
     /// its place in `leaves`, from `next` on.
@@ -45,9 +47,10 @@ public:
 private:
     enum class Kind { leaf, none, sequence, dict };
 
-    void flatten_sequence(py::handle nest, const std::string &root,
-                          std::vector<py::object> &out) const;
-    void flatten_dict(py::handle nest, const std::string &root, std::vector<py::object> &out) const;
+    void flatten_sequence(py::handle nest, const std::string &root, std::vector<py::object> &out,
+                          bool bound) const;
+    void flatten_dict(py::handle nest, const std::string &root, std::vector<py::object> &out,
+                      bool bound) const;
 
     Kind kind_ = Kind::leaf;
     std::string path_;

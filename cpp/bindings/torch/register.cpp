@@ -41,12 +41,11 @@ void register_torch(py::module_ &m) {
              py::arg("options"))
         .def("read", &TorchStepper::read, py::arg("groups"), py::arg("state"), py::arg("options"))
         .def("step_claimed", &TorchStepper::step_claimed, py::arg("groups"), py::arg("state"),
-             py::arg("options"), py::arg("grad_scale"))
+             py::arg("options"))
         .def_property_readonly("uses_c_functions", &TorchStepper::uses_c_functions)
         .def_property_readonly("has_changed_states", &TorchStepper::has_changed_states)
         .def("abandon", &TorchStepper::abandon)
-        .def("step", &TorchStepper::step, py::arg("groups"), py::arg("state"), py::arg("options"),
-             py::arg("grad_scale"));
+        .def("step", &TorchStepper::step, py::arg("groups"), py::arg("state"), py::arg("options"));
 
     py::class_<ShownAverages>(m, "ShownAverages", py::is_final(), collected<ShownAverages>())
         .def(py::init([](py::object stepper, py::object read) {

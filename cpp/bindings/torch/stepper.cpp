@@ -296,7 +296,7 @@ const void *TorchStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad) 
 }
 
 py::object TorchStepper::step_claimed(const py::list &groups, const py::dict &state,
-                                      const std::vector<Options> &options, double grad_scale) {
+                                      const std::vector<Options> &options) {
     const struct Forget { // also after an error
         TorchStepper &stepper;
         ~Forget() { stepper.forget_gradients(); }
@@ -305,7 +305,7 @@ py::object TorchStepper::step_claimed(const py::list &groups, const py::dict &st
         return py::none();
     if (bytes_to_step(tensors_) >= release_gil_from_bytes)
         keep_gradients();
-    const Outcome outcome = run_step(tensors_, grad_scale, release_gil_from_bytes);
+    const Outcome outcome = run_step(tensors_, 1.0, release_gil_from_bytes);
     py::list unversioned;
     std::vector<Changed> changed; // to the end: destroying an object may run code
     if (outcome == Outcome::stepped) {

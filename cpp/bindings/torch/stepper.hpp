@@ -33,16 +33,16 @@ public:
     /// Otherwise a tuple of a parameter whose gradient is not finite where that is an error, or
     /// None, and of a list of the parameters that autograd must be told of.
     py::object step(const py::list &groups, const py::dict &state,
-                    const std::vector<Options> &options, double grad_scale) {
+                    const std::vector<Options> &options) {
         const Claim claim(ownership);
-        return step_claimed(groups, state, options, grad_scale);
+        return step_claimed(groups, state, options);
     }
 
     // The caller of the following has claimed the optimizer.
 
     /// The same as step(). It reads all anew: what others read before may have moved since.
     py::object step_claimed(const py::list &groups, const py::dict &state,
-                            const std::vector<Options> &options, double grad_scale);
+                            const std::vector<Options> &options);
 
     /// Takes parameters to step: for each a tuple of the parameter, the index of its group, its
     /// state dict and the entries that the dict gets, none for a parameter without gradient.

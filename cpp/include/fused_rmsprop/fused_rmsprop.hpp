@@ -16,16 +16,20 @@
 
 namespace fused_rmsprop {
 
-/// A NaN or an infinity in a gradient: IEEE 754 decides, or the step is left out.
-enum class OnNonfinite : std::uint8_t { propagate, skip };
+/// A NaN or an infinity in a gradient: IEEE 754 decides; the step is left out; the step is left out
+/// if clipping by max_grad_norm would carry it to all arrays. `skip` also leaves a step out if a
+/// finite gradient would make a finite number of the parameters or the state infinite or NaN.
+enum class OnNonfinite : std::uint8_t { propagate, skip, skip_if_it_spreads };
 
 /// The transform of the gradients before the formula, in this order: each element becomes
 /// clamp(grad_scale * g, -max_grad_value, max_grad_value); a step with one that is not finite is
-/// skipped, if asked; all are multiplied by min(1, max_grad_norm / norm of all).
+/// skipped, if asked; each array is multiplied by min(1, max_grad_norm_per_array / its norm), and
+/// all by min(1, max_grad_norm / norm of all).
 struct GradientTransform {
-    double grad_scale = 1;                     ///< say the inverse of a loss scale; finite
-    std::optional<double> max_grad_value = {}; ///< >= 0
-    std::optional<double> max_grad_norm = {};  ///< >= 0; infinite: the norm is only measured
+    double grad_scale = 1;                              ///< say the inverse of a loss scale; finite
+    std::optional<double> max_grad_value = {};          ///< >= 0
+    std::optional<double> max_grad_norm_per_array = {}; ///< >= 0
+    std::optional<double> max_grad_norm = {}; ///< >= 0; infinite: the norm is only measured
     OnNonfinite on_nonfinite = OnNonfinite::propagate;
 };
 
@@ -44,10 +48,12 @@ constexpr std::size_t no_tensor = static_cast<std::size_t>(-1);
 
 /// The outcome of a step.
 struct StepResult {
-    bool skipped = false;                 ///< nothing has changed: a gradient was not finite
+    bool skipped = false;                 ///< nothing has changed, because of `nonfinite`
     int threads = 1;                      ///< that updated the tensors
     std::optional<double> grad_norm = {}; ///< before clipping, if the transform needed it
-    std::size_t nonfinite = no_tensor;    ///< as in GradNorm, if the transform needed it
+    /// The first tensor whose gradient is not finite, or would make the step overflow; if the
+    /// transform needed it.
+    std::size_t nonfinite = no_tensor;
 };
 
 /// Makes one step over all tensors together, in place.
@@ -59,10 +65,14 @@ struct StepResult {
 StepResult step(std::span<const Tensor> tensors, const Execution &execution = {},
                 const GradientTransform &transform = {});
 
-/// The same for the arrays of a single parameter.
-template <typename T>
-StepResult step(const Arrays<T> &arrays, const Options &options = {},
-                const Execution &execution = {}, const GradientTransform &transform = {}) {
+/// The same for the arrays of a single parameter, `step({param, grad, square_avg}, options)`.
+inline StepResult step(const Arrays<float> &arrays, const Options &options = {},
+                       const Execution &execution = {}, const GradientTransform &transform = {}) {
+    const Tensor tensor(arrays, options);
+    return step(std::span(&tensor, 1), execution, transform);
+}
+inline StepResult step(const Arrays<double> &arrays, const Options &options = {},
+                       const Execution &execution = {}, const GradientTransform &transform = {}) {
     const Tensor tensor(arrays, options);
     return step(std::span(&tensor, 1), execution, transform);
 }

@@ -3,10 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include <fused_rmsprop/options.hpp>
 
@@ -26,6 +28,11 @@ struct Arrays {
     std::span<T> param_avg = {}; ///< running average of param; starts as a copy of it
     std::uint64_t step = 0;      ///< steps made before this one; matters to bias_correction
 };
+
+/// Arrays{param, grad, square_avg} of vectors, std::array or spans.
+template <typename Param, typename... Others>
+Arrays(Param &&, Others &&...)
+    -> Arrays<std::remove_cvref_t<decltype(*std::data(std::declval<Param &>()))>>;
 
 /// The same with the element type erased, so that a step can mix float32 and float64.
 /// A tensor without gradient (`grad == nullptr`) is left as it is, its state too.

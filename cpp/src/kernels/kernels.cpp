@@ -3,13 +3,10 @@
 // of all an inline function that the linker shares, contains code that an older processor lacks.
 
 #include "kernels.hpp"
+#include "../exact_math.hpp"
 #include "target_regions.hpp"
 
 #include <utility>
-
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
-#error "-ffast-math changes the numbers that this library promises; build without it"
-#endif
 
 namespace fused_rmsprop::kernels {
 

@@ -30,6 +30,8 @@ _PARTS: _Keys = {
 _GROUP: dict[str, type] = {"params": list, "name": str, "options": dict}
 _OPTIONS: _Keys = dict.fromkeys(GROUP_OPTIONS, object)  # their own functions read them
 _SETTINGS: _Keys = dict.fromkeys(SETTINGS, object)
+#: Files of earlier releases lack them.
+_LATER_SETTINGS = [name for name in ("max_grad_norm_per_array",) if name in SETTINGS]
 _COUNTERS: _Keys = dict.fromkeys(COUNTERS, int)
 _STATE = {"step", *(k.name for k in KINDS), *(k.name_if_centered for k in KINDS), GRAD_SUM} - {""}
 
@@ -70,6 +72,9 @@ def read_content(path: str | os.PathLike[str]) -> Content:
     """
     content = Content(os.fsdecode(path), *read(path))
     with _naming(content.path):
+        if isinstance(saved := content.metadata.get("settings"), dict):
+            for name in _LATER_SETTINGS:
+                saved.setdefault(name, OPTIMIZER_OPTIONS[name].default)
         _check_metadata(content.metadata)
         _check_arrays(content.arrays, content.metadata)
     return content

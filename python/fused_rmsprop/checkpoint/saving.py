@@ -36,6 +36,7 @@ class Saving(GroupedOptimizer):
         defaults: dict[str, Any],
         settings: dict[str, Any],
         step_count: int = 0,
+        from_pickle: bool = False,
     ) -> None: ...
 
     @abstractmethod
@@ -191,6 +192,7 @@ class Saving(GroupedOptimizer):
         return opt
 
     def __getstate__(self) -> dict[str, Any]:
+        self._stepper.read_here()  # its arrays are in the pickle
         for group in self._groups:
             group.core.check_unchanged()
         specs = [
@@ -207,7 +209,8 @@ class Saving(GroupedOptimizer):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._build(*state["build"])
+        specs, grouped, defaults, settings, steps = state["build"]
+        self._build(specs, grouped, defaults, settings, steps, from_pickle=True)
         self.load_state_dict(state["state_dict"])
         self.bind_grads(state["grads"])
         vars(self).update(state["attributes"])

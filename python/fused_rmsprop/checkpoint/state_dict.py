@@ -18,6 +18,8 @@ from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS, parse_option
 from fused_rmsprop.values import LARGEST_STEP_COUNT
 
 COUNTERS = ("step_count", "skipped_steps", "accumulated")
+#: Settings that states saved by earlier releases lack.
+_LATER_SETTINGS = {"max_grad_norm_per_array": None}
 SETTINGS = tuple(name for name, option in OPTIMIZER_OPTIONS.items() if option.in_files)
 
 
@@ -228,6 +230,8 @@ def _parts_of(
             "fused_rmsprop.exchange.from_torch takes over the state of an optimizer of torch"
         )
     state, groups, settings, counters = (state_dict[key] for key in keys)
+    if isinstance(settings, Mapping):
+        settings = {**_LATER_SETTINGS, **settings}
     if not isinstance(state, Mapping) or not isinstance(groups, (list, tuple)):
         raise ValueError("in a state_dict of RMSProp, state is a dict and param_groups a list")
     for group in groups:

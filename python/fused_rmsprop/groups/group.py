@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fused_rmsprop import _core
+from fused_rmsprop.groups.specs import is_sequence
 from fused_rmsprop.groups.state import (
     GRAD_SUM,
     KINDS,
@@ -46,7 +47,7 @@ class Group:
     """Arrays in a user's containers that share options, and the state of each.
 
     In errors the containers are called ``root`` and the group ``where``; the names of the arrays
-    begin with ``name``.
+    begin with ``name``. Only arrays from a pickle may be read-only.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Group:
         root: str,
         name: str,
         where: str,
+        from_pickle: bool = False,
     ) -> None:
         self.name = name
-        self.params = _snapshot(params)
         self.stepper = stepper
-        self.core = _core.Group(params, root, name)
+        self.core = _core.Group(params, root, name, from_pickle)
+        self.params = _snapshot(params)
         #: The state of each parameter by its name, as users see it.
         self.state = {leaf: ParamState(leaf, {}) for leaf in self.core.names}
         self._where = where
@@ -235,10 +237,10 @@ class Group:
 
 
 def _snapshot(nest: Any) -> Any:
-    """The same arrays in new containers, which nobody else can change."""
-    if isinstance(nest, dict):
+    """The same arrays in new dicts, lists and tuples, which nobody else can change."""
+    if isinstance(nest, Mapping):
         return {key: _snapshot(value) for key, value in list(nest.items())}
-    if isinstance(nest, (list, tuple)):
+    if is_sequence(nest):
         items = [_snapshot(value) for value in nest]
         return tuple(items) if isinstance(nest, tuple) else items
     return nest

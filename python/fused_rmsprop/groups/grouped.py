@@ -30,10 +30,12 @@ class GroupedOptimizer(Optimizer):
     _views: tuple[ParamGroup, ...]  # the same as users see them
     _grouped: bool  # the user gave groups, and gives gradients as one item per group
 
-    def _add(self, specs: Sequence[Mapping[str, Any]], grouped: bool) -> None:
+    def _add(
+        self, specs: Sequence[Mapping[str, Any]], grouped: bool, from_pickle: bool = False
+    ) -> None:
         """Add groups, each given as a torch-style dict; all of them, or none after an error."""
         with self._stepper.change() as change:
-            added = self._prepared(change, specs, grouped)
+            added = self._prepared(change, specs, grouped, from_pickle)
             views = tuple(ParamGroup(group) for group in added)
             new = {
                 "_grouped": grouped,
@@ -45,7 +47,11 @@ class GroupedOptimizer(Optimizer):
             change.commit()
 
     def _prepared(
-        self, change: _core.Change, specs: Sequence[Mapping[str, Any]], grouped: bool
+        self,
+        change: _core.Change,
+        specs: Sequence[Mapping[str, Any]],
+        grouped: bool,
+        from_pickle: bool,
     ) -> list[Group]:
         """Make groups; the change will give them their state."""
         added: list[Group] = []
@@ -65,6 +71,7 @@ class GroupedOptimizer(Optimizer):
                 root=root,
                 name=name,
                 where=f"param_groups[{index}]",
+                from_pickle=from_pickle,
             )
             for leaf in group.core.names:
                 if leaf in taken:

@@ -34,7 +34,8 @@ class LeafwiseOptimizer(GroupedOptimizer):
         context manager
             Its target is a function ``update(name, grad=None)``, which steps the leaf of that name
             in `state`, once in a block, in any order. `grad` is as for `step`; None: the bound
-            gradient as of the beginning of the block.
+            gradient as of the beginning of the block, and an error if there is none. A leaf
+            without a gradient has no update.
 
         Raises
         ------

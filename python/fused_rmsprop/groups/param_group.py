@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fused_rmsprop.groups.group import Group
 from fused_rmsprop.groups.views import State
 from fused_rmsprop.options import GROUP_OPTIONS
+
+
+def _instead(name: str) -> str:
+    item = f"; options are items: group[{name!r}]" if name in GROUP_OPTIONS else ""
+    return f"'ParamGroup' object has no attribute {name!r}{item}"
 
 
 class ParamGroup(MutableMapping[str, Any]):
@@ -39,8 +44,22 @@ class ParamGroup(MutableMapping[str, Any]):
         """The bytes of all state arrays."""
         return self._group.state_nbytes
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Only called for names that are not there."""
+            raise AttributeError(_instead(name), name=name, obj=self)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in GROUP_OPTIONS:
+                raise AttributeError(_instead(name))
+            super().__setattr__(name, value)
+
     def __getitem__(self, key: str) -> Any:
-        return self._group.params if key == "params" else self._group.options[key]
+        if key == "params":
+            self._group.stepper.read_here()
+            return self._group.params
+        return self._group.options[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Mapping
+import reprlib
+from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from fused_rmsprop.options import GROUP_OPTIONS
@@ -17,7 +18,7 @@ def is_list_of_groups(params: object) -> TypeGuard[list[dict[str, Any]]]:
     """Whether this is torch's list of dicts; an error if it only looks like one."""
     if _has_options(params):
         raise ValueError("parameter groups come in a list: [{'params': ..., 'lr': ...}]")
-    if not isinstance(params, (list, tuple)):
+    if not is_sequence(params):
         return False
     if not any(is_group(item) or _has_options(item) for item in params):
         return False
@@ -25,14 +26,25 @@ def is_list_of_groups(params: object) -> TypeGuard[list[dict[str, Any]]]:
         if not is_group(item):
             raise ValueError(
                 f"params[{i}] is not a parameter group, a dict with the key 'params', "
-                "but params looks like a list of such"
+                "but params looks like a list of such; write [{'params': ..., 'lr': ...}]"
             )
     return True
 
 
+def is_sequence(nest: object) -> TypeGuard[Sequence[Any]]:
+    """Whether this holds items by position; strings and arrays of any library are leaves."""
+    if isinstance(nest, (list, tuple)):
+        return True
+    return (
+        isinstance(nest, Sequence)
+        and not isinstance(nest, (str, bytes, bytearray, memoryview))
+        and not hasattr(nest, "buffer_info")  # array.array
+    )
+
+
 def _has_options(item: object) -> bool:
     """Whether a dict has values that only a parameter group has: numbers under options' names."""
-    return isinstance(item, dict) and any(
+    return isinstance(item, Mapping) and any(
         isinstance(item.get(name), (int, float)) for name in GROUP_OPTIONS
     )
 
@@ -41,11 +53,28 @@ def checked_container(params: object, root: str) -> object:
     """Refuse iterators and views, whose items gradients could not be matched with by position."""
     if params is None or isinstance(params, (str, bytes)):
         raise TypeError(f"{root} is {params!r}; pass an array, or a list, tuple or dict of arrays")
-    if isinstance(params, Iterable) and not isinstance(params, (list, tuple, dict)):
-        if not hasattr(params, "__array__"):
+    if isinstance(params, Iterable) and not isinstance(params, (Sequence, Mapping)):
+        if not hasattr(params, "__array__") and not hasattr(params, "__dlpack__"):
             container = "dict" if isinstance(params, ItemsView) else "list"
             raise TypeError(
                 f"{root} is a {type(params).__name__}; pass a list, tuple or dict of arrays, "
                 f"e.g. {container}({root}); torch's tensors are for fused_rmsprop.torch.RMSprop"
             )
     return params
+
+
+def is_nest(value: object) -> bool:
+    """Whether this is an array, or a container that may hold arrays, and no number."""
+    return getattr(value, "ndim", 0) > 0 or isinstance(value, Mapping) or is_sequence(value)
+
+
+def check_order(params: object, lr: object) -> None:
+    """Refuse an optimizer's first two arguments where arrays are in the place of the second."""
+    if not is_nest(lr):
+        return
+    if isinstance(params, (int, float)):
+        raise TypeError(f"the parameters come first: RMSProp(params, lr={params!r})")
+    raise TypeError(
+        f"lr must be a number, or a function of the step, got {reprlib.repr(lr)}; gradients belong "
+        "to each step, opt.step(grads), or are bound once: RMSProp(params, grads=grads)"
+    )

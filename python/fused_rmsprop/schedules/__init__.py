@@ -27,8 +27,9 @@ step, keeps state, and is the only one that uses an optimizer.
 
 from __future__ import annotations
 
+from fused_rmsprop.base import helps_with_options
 from fused_rmsprop.introspection import unquote
-from fused_rmsprop.schedules.base import Schedule
+from fused_rmsprop.schedules.base import Schedule, unknown_argument
 from fused_rmsprop.schedules.decays import (
     Constant,
     Cosine,
@@ -59,5 +60,13 @@ __all__ = [
     "WarmupCosine",
     "plot",
 ]
+
+for _schedule in (
+    *(Constant, Cosine, Exponential, InverseSqrt, Join, Linear, OneCycle, Piecewise, Polynomial),
+    *(ReduceOnPlateau, Scaled, StepDecay, WarmupCosine),
+):
+    _init = helps_with_options(_schedule.__init__, _schedule.__name__, unknown_argument)
+    setattr(_schedule, "__init__", _init)  # noqa: B010 - mypy refuses the assignment
+del _schedule, _init
 
 unquote(*(globals()[name] for name in __all__))

@@ -6,6 +6,7 @@ the value and the requirement.
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 import reprlib
@@ -104,6 +105,34 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "anneal_strategy": partial(as_choice, choices=("cos", "linear")),
     "three_phase": as_flag,
 }
+
+
+#: Names in torch, Keras, optax and Hugging Face, and the arguments that may be meant.
+_FOREIGN = {
+    **dict.fromkeys(("T_max", "total_iters", "step_size"), ("transition_steps", "total_steps")),
+    **dict.fromkeys(("decay_steps", "num_training_steps"), ("transition_steps", "total_steps")),
+    **dict.fromkeys(("gamma", "decay"), ("decay_rate",)),
+    **dict.fromkeys(("eta_min", "end_learning_rate", "min_lr", "end_factor"), ("end_value",)),
+    **dict.fromkeys(("num_warmup_steps", "warmup"), ("warmup_steps",)),
+    **dict.fromkeys(("max_lr", "warmup_target", "peak_lr"), ("peak_value",)),
+    **dict.fromkeys(
+        ("lr", "base_lr", "initial_learning_rate", "learning_rate", "eta_max"),
+        ("init_value", "peak_value", "value"),
+    ),
+    "milestones": ("boundaries",),
+    "boundaries_and_scales": ("boundaries",),
+    "begin": ("transition_begin",),
+    "verbose": (),
+}
+
+
+def unknown_argument(name: str, where: str, known: Iterable[str]) -> str:
+    """The error for a name that is not an argument of a schedule, with the one that is meant."""
+    known = list(known)
+    near = [meant for meant in _FOREIGN.get(name, ()) if meant in known]
+    near = near or difflib.get_close_matches(name, known, 1)
+    hint = f"; is {near[0]} meant?" if near else ";"
+    return f"{where} has no argument {name!r}{hint} The arguments are {', '.join(known)}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from fused_rmsprop import _core
 from fused_rmsprop.base import nonfinite_error
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from fused_rmsprop.torch.optimizer import RMSprop
 
 _MODE = "in_backward=True steps each parameter as soon as its gradient is complete"
-NO_GRAD_SCALER = (
+_NO_GRAD_SCALER = (
     f"{_MODE}: backward() knows neither the scale of a GradScaler nor whether another gradient is "
     "infinite, and has stepped the parameters with scaled gradients. Leave the scaler out, which "
     "autocast to bfloat16 does not need, or set in_backward=False"
 )
 
+#: The attributes that a GradScaler gives an optimizer that unscales by itself.
+_SCALER_VALUES = ("grad_scale", "found_inf")
 
 _ONE_REFUSED = (
     "its parameter has not changed, and those stepped before it stay stepped; call zero_grad() "
@@ -49,6 +52,7 @@ def check_setting(name: str, value: Any) -> None:
     if name == "max_grad_norm" and value is not None:
         raise ValueError(
             f"{_MODE}, and max_grad_norm={value!r} needs the norm of all gradients first: use "
+            "max_grad_norm_per_array, which clips each parameter's gradient by its own norm, "
             "max_grad_value, which limits each element, or in_backward=False"
         )
     if name == "on_nonfinite" and value == "skip":
@@ -101,6 +105,15 @@ class InBackward:
         """In a forked child, forget a thread that does not exist here."""
         self._lock = threading.RLock()
 
+    @staticmethod
+    def refuse_scaler(optimizer: RMSprop) -> None:
+        """Raise an error if a GradScaler has called ``step()``; it leaves its values there."""
+        values = optimizer.__dict__
+        if values.keys() & _SCALER_VALUES:
+            for name in _SCALER_VALUES:  # the scaler would take them away only after a step
+                values.pop(name, None)
+            raise RuntimeError(_NO_GRAD_SCALER)
+
     @property
     def has_begun(self) -> bool:
         """Whether an update has prepared states but not been made, or torch makes a part of it."""
@@ -131,7 +144,7 @@ class InBackward:
         hook = _hook_of(optimizer)
         for update in updates.values():
             update.hook(hook)
-        self._largest = max((update.param.nbytes for update in updates.values()), default=0)
+        self._largest = max((_nbytes(update.param) for update in updates.values()), default=0)
         self._find_shared_memory()
 
     def _find_shared_memory(self) -> None:
@@ -241,7 +254,7 @@ class _Update:
     @property
     def is_hooked(self) -> bool:
         """Whether backward passes call the hook; True if there is nothing to call it for."""
-        can_be = self.param.requires_grad and self.param.is_leaf
+        can_be = self.param.requires_grad and self.param.is_leaf and not is_lazy(self.param)
         return id(self.param) in self._handles or not can_be
 
     def take_memory(self, shared: frozenset[int]) -> None:
@@ -287,7 +300,7 @@ class _Update:
             and self._settings is owner.settings
             and (state := optimizer.state.get(p)) is not None
         ):
-            done = self.stepper.step_claimed([self.params], {p: state}, plan.options, 1.0)
+            done = self.stepper.step_claimed([self.params], {p: state}, plan.options)
         if done is None:
             if self._memory != self._memory_now():
                 return False
@@ -326,11 +339,16 @@ class _Update:
         if self._settings is not owner.settings:
             settings = owner.settings
             self.plan.forget_options()
+            self.plan.forget_assignment()
             for name in OPTIMIZER_OPTIONS:
                 if name != "threads":
                     setattr(self.stepper, name, getattr(optimizer, name))
             self._settings = settings
         self.plan.first = self.index
+
+
+def _nbytes(param: Any) -> int:
+    return 0 if is_lazy(param) else int(param.nbytes)
 
 
 def _hook_of(optimizer: RMSprop) -> Callable[[Any], None]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
+from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from fused_rmsprop.options import GROUP_OPTIONS
 from fused_rmsprop.torch.plan import EXTRA_OPTIONS, check_extra
@@ -14,22 +19,46 @@ from fused_rmsprop.values import as_flag
 _NUMBERS = [n for n, option in GROUP_OPTIONS.items() if option.in_torch and option.read != as_flag]
 
 
+def check_is_state_dict(state_dict: Any) -> None:
+    """Raise an error that tells what to load if it is something else than a ``state_dict()``."""
+    if isinstance(state_dict, (str, os.PathLike)):
+        name = os.fspath(state_dict)
+        raise TypeError(
+            "a state_dict is a dict, got the name of a file: "
+            f"optimizer.load_state_dict(torch.load({name!r}))"
+        )
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"a state_dict is a dict, got {type(state_dict).__name__}")
+
+
+def check_layout(state_dict: Any) -> None:
+    """Raise an error unless the containers in a state are those of a ``state_dict()``."""
+    if missing := [key for key in ("state", "param_groups") if key not in state_dict]:
+        keys = reprlib.repr(list(state_dict))
+        raise KeyError(
+            f"{missing[0]!r} is missing in the state to be loaded, whose keys are {keys}; is it of "
+            "a model, or a checkpoint with an optimizer's state_dict() inside?"
+        )
+    _check_type("state", state_dict["state"], dict)
+    _check_type("param_groups", state_dict["param_groups"], (list, tuple))
+    for index, saved in enumerate(state_dict["param_groups"]):
+        _check_type(f"param_groups[{index}]", saved, dict)
+        _check_type(f"param_groups[{index}]['params']", saved["params"], (list, tuple))
+
+
 def check_loadable(optimizer: Any, state_dict: Any) -> None:
     """Raise an error that names the parameter and the key if a value is of the wrong kind.
 
     A hook of ``load_state_dict``. Missing keys and other numbers of parameters are torch's to
     refuse, and it gives the states their parameters' dtypes and devices.
     """
+    check_layout(state_dict)
     states, groups = state_dict["state"], state_dict["param_groups"]
-    _check_type("state", states, dict)
-    _check_type("param_groups", groups, (list, tuple))
     for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
         where = f"param_groups[{index}]"
-        _check_type(where, saved, dict)
         for name in _NUMBERS:
             if name in saved:
                 as_number(f"{where}[{name!r}] of the state to be loaded", saved[name])
-        _check_type(f"{where}['params']", saved["params"], (list, tuple))
         names = group.get("param_names")
         for i, (param, key) in enumerate(zip(group["params"], saved["params"], strict=False)):
             if key in states:
@@ -52,8 +81,25 @@ def keep_extra_options(loaded: dict[str, Any], present_groups: list[dict[str, An
         check_extra(group, where, before=before, states=states)
 
 
+def check_is_of_rmsprop(where: str, state: Any) -> None:
+    """Refuse the state of another optimizer, such as Adam's, which torch would take."""
+    tensors = [key for key in state if key != "step"]
+    if tensors and not {"square_avg", "variance"} & state.keys():
+        raise ValueError(
+            f"{where} is not RMSprop's: it has {', '.join(map(str, tensors))}, and no square_avg; "
+            "another optimizer saved it"
+        )
+
+
+def fits(state: Any, param: Any) -> bool:
+    """Whether the tensors of a saved state have the parameter's shape and layout."""
+    tensors = [state[name] for name in TENSORS & state.keys() if torch.is_tensor(state[name])]
+    return all(t.shape == param.shape and t.layout == param.layout for t in tensors)
+
+
 def _check_state(where: str, state: Any, param: Any) -> None:
     _check_type(where, state, dict)
+    check_is_of_rmsprop(where, state)
     if "step" in state:
         check_count(f"{where}: step", state["step"])
     for name in TENSORS & state.keys():

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from fused_rmsprop import _core
-from fused_rmsprop.base import NO_AVERAGES, Optimizer, nonfinite_error
-from fused_rmsprop.fp_environment import in_fp_environment
+from fused_rmsprop.base import (
+    Optimizer,
+    helps_with_options,
+    nonfinite_error,
+    warn_of_spreading,
+)
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
 from fused_rmsprop.torch import private
-from fused_rmsprop.torch.in_backward import NO_GRAD_SCALER, InBackward, check_group, check_setting
-from fused_rmsprop.torch.loading import check_loadable, keep_extra_options
+from fused_rmsprop.torch.attributes import (
+    check_attribute,
+    check_closure,
+    check_given,
+    check_group_keys,
+)
+from fused_rmsprop.torch.averages import Averages
+from fused_rmsprop.torch.in_backward import InBackward, check_group, check_setting
+from fused_rmsprop.torch.inspection import Inspected
+from fused_rmsprop.torch.loading import keep_extra_options
+from fused_rmsprop.torch.partial import LoadedByName
 from fused_rmsprop.torch.plan import EXTRA_OPTIONS, Plan, check_extra, name_of
+from fused_rmsprop.torch.sharing import SharesMemory
 from fused_rmsprop.torch.state import for_torch_too
 from fused_rmsprop.torch.stepping import step_anew
 from fused_rmsprop.values import as_flag
 
 
-class RMSprop(Optimizer, torch.optim.RMSprop):
+@private.answers_grad_scaler(lambda optimizer: optimizer.in_backward)
+class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.optim.RMSprop):
     """A drop-in for `torch.optim.RMSprop` that steps all parameters in one fused pass.
 
     Arguments, their order, defaults and errors are torch's. So are parameter groups, hooks,
@@ -51,6 +66,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         Limit the 2-norm of all gradients together, and each element, as
         `torch.nn.utils.clip_grad_norm_` (without its 1e-6) and ``clip_grad_value_`` do before a
         step. The gradients are not changed. `grad_norm` is the norm of the last step.
+    max_grad_norm_per_array : float, optional
+        Limit the 2-norm of each parameter's gradient, before `max_grad_norm`.
     on_nonfinite : {"propagate", "skip", "raise"}
         The effect of a NaN or an infinity in a gradient: it spreads; the step is skipped, and
         counted in `skipped_steps`; a `FloatingPointError`. For the latter two nothing changes
@@ -84,6 +101,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
     _plan: Plan
     _in_backward: InBackward | None
 
+    @helps_with_options
     def __init__(
         self,
         params: Any,
@@ -106,6 +124,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         initial_square_avg: float = 0.0,
         ema_decay: float = 0.0,
         max_grad_norm: float | None = None,
+        max_grad_norm_per_array: float | None = None,
         max_grad_value: float | None = None,
         on_nonfinite: str = "propagate",
         flush_denormals: bool = True,
@@ -113,6 +132,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         in_backward: bool = False,
     ) -> None:
         given = locals()
+        check_given(given)
         self._extra_defaults = {name: given[name] for name in EXTRA_OPTIONS}
         self._set_up()
         for name in OPTIMIZER_OPTIONS:
@@ -121,6 +141,9 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         super().__init__(**{name: given[name] for name in torchs if name in given})
         self.defaults.update(self._extra_defaults)
         self.in_backward = in_backward
+
+    # help() shows types, not their names.
+    __init__.__signature__ = inspect.signature(__init__, eval_str=True)  # type: ignore[attr-defined]
 
     @property
     def in_backward(self) -> bool:
@@ -167,6 +190,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`."""
         with self._stepper.claim():
             if isinstance(param_group, dict):
+                check_group_keys(param_group, f"param_groups[{len(self.param_groups)}]")
                 group = {**self.defaults, **self._extra_defaults, **param_group}
                 check_extra(group, f"param_groups[{len(self.param_groups)}]")
                 if self._in_backward is not None:
@@ -178,7 +202,6 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
                 self._in_backward.follow(self)
 
     def _set_up(self) -> None:
-        private.take_over_amp_scaling(self)
         self._stepper = private.new_stepper()
         self._plan = Plan(self._stepper)
         self._in_backward = None
@@ -192,6 +215,7 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     def _forget_settings(self) -> None:
         self._plan.forget_options()
+        self._plan.forget_assignment()  # which depends on limits where parameters are shards
         if (owner := self._in_backward) is not None:
             owner.settings = object()
 
@@ -222,7 +246,8 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         else:  # loaded from a state_dict
             keep_extra_options(state, self.param_groups)
         super().__setstate__(state)
-        self._plan = Plan(self._stepper)
+        former, self._plan = self._plan, Plan(self._stepper)
+        self._plan.warned = former.warned
         self._plan.accept_options(self.param_groups)
 
     def state_dict(self) -> dict[str, Any]:
@@ -244,19 +269,10 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
             state_dict["state"] = {k: for_torch_too(s) for k, s in state_dict["state"].items()}
         return state_dict
 
-    @in_fp_environment
-    def load_state_dict(self, state_dict: Any) -> None:
-        """Load a state of this class or of torch's; see `torch.optim.Optimizer.load_state_dict`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If it does not fit. Nothing has changed then.
-        """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"a state_dict is a dict, got {type(state_dict).__name__}")
-        with self.register_load_state_dict_pre_hook(check_loadable):  # after the user's own
-            super().load_state_dict(state_dict)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if type(self) is RMSprop:
+            check_attribute(self, name)
+        super().__setattr__(name, value)
 
     def _reading(self) -> _core.Claim:
         """Whoever reads must not do so while another thread changes something.
@@ -292,109 +308,50 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         FloatingPointError
             With ``on_nonfinite="raise"``, if a gradient is NaN or infinite. Nothing has changed.
         """
-        try:
-            found_inf = getattr(self, "found_inf", 0)  # set by GradScaler, like grad_scale
-            if float(found_inf) > 0:
-                if self._in_backward is not None:
-                    raise RuntimeError(NO_GRAD_SCALER)
-                return None
-            # torch would wrap this method in what hooks and its profiler need, which takes as long
-            # as a step of a hundred tensors. (Around a subclass's own step torch has put it.)
-            if type(self).step is RMSprop.step and private.is_observed(self):
-                return self._observed_step(*args, **kwargs)
-            return self._step(*args, **kwargs)
-        except BaseException:  # GradScaler takes its scale away only after a step
-            try:
-                self.__dict__.pop("grad_scale", None)
-            finally:  # also after a signal
-                self.__dict__.pop("found_inf", None)
-            raise
+        if self._in_backward is not None:
+            self._in_backward.refuse_scaler(self)
+        # torch would wrap this method in what hooks and its profiler need, which takes as long
+        # as a step of a hundred tensors. (Around a subclass's own step torch has put it.)
+        if type(self).step is RMSprop.step and private.is_observed(self):
+            return self._observed_step(*args, **kwargs)
+        return self._step(*args, **kwargs)
 
     step.__signature__ = inspect.signature(torch.optim.RMSprop.step)  # type: ignore[attr-defined]
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
+            check_closure(closure)
             with self._stepper.claim():
                 pass  # refuse before the closure runs
             with private.grad_mode(True):
                 loss = closure()
-        loss_scale = getattr(self, "grad_scale", None)
-        grad_scale = 1.0
-        if loss_scale is not None:
-            with _core.FpEnvironment():
-                grad_scale = 1.0 / float(loss_scale)
-
         plan, groups = self._plan, self.param_groups
         done = None
         if plan.by_kernel_alone and plan.has_options_of(groups):
             lists = [group["params"] for group in groups]
-            done = self._stepper.step(lists, self.state, plan.options, grad_scale)
+            done = self._stepper.step(lists, self.state, plan.options)
         if done is None:  # something has changed since the assignment
-            done = self._step_anew(grad_scale)
+            done = self._step_anew()
         nonfinite, unversioned = done
         if unversioned:
             torch.autograd.graph.increment_version(unversioned)
         if nonfinite is not None:
             what = f"the gradient of {name_of(nonfinite, self.param_groups)}"
+            if self.on_nonfinite == "propagate":
+                warn_of_spreading(what, self._stepper, 3)
+                self._step()  # again, without the closure
+                return loss
             raise nonfinite_error(what, nonfinite.grad.detach().resolve_neg().numpy())
         return loss
 
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _step_anew(self, grad_scale: float) -> tuple[Any, list[Any]]:
+    def _step_anew(self) -> tuple[Any, list[Any]]:
         """Make a step with new options or a new assignment, or one of which torch does a part."""
         with self._stepper.claim(), private.grad_mode(self.defaults["differentiable"]):
             if self._in_backward is not None:
-                if hasattr(self, "grad_scale") or hasattr(self, "found_inf"):
-                    raise RuntimeError(NO_GRAD_SCALER)
                 self._in_backward.finish(self)
                 return None, []
-            loss_scale = getattr(self, "grad_scale", None)
             groups = self.param_groups
-            return step_anew(self._plan, groups, self.state, groups, loss_scale, grad_scale)
-
-    def use_ema(self) -> AbstractContextManager[None]:
-        """Inside a ``with``, the parameters hold their running averages.
-
-        Their trained values come back at the end, also after an error. A parameter without a
-        gradient so far has no average and stays as it is. Values written meanwhile are lost; the
-        optimizer refuses to step, to be saved, loaded and copied.
-
-        Raises
-        ------
-        ValueError
-            If no parameter group has an ``ema_decay``.
-        RuntimeError
-            If it is in use already.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from fused_rmsprop.torch import RMSprop
-        >>> p = torch.ones(1, requires_grad=True)
-        >>> optimizer = RMSprop([p], lr=0.1, ema_decay=0.5)
-        >>> p.sum().backward()
-        >>> optimizer.step()
-        >>> with optimizer.use_ema():
-        ...     print(round(p.item(), 3))
-        0.5
-        >>> print(round(p.item(), 3))
-        0.0
-        """
-        self._with_averages()  # so that a mistake is an error here, and not of the `with`
-        return _core.ShownAverages(self._stepper, self._averages)
-
-    def _with_averages(self) -> list[dict[str, Any]]:
-        groups = [group for group in self.param_groups if group["ema_decay"]]
-        if not groups:
-            raise ValueError(NO_AVERAGES)
-        return groups
-
-    def _averages(self) -> list[tuple[Any, Any]]:
-        return [
-            (p, state["param_avg"])
-            for group in self._with_averages()
-            for p in group["params"]
-            if "param_avg" in (state := self.state.get(p, {}))
-        ]
+            return step_anew(self._plan, groups, self.state, groups)

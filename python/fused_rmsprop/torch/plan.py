@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from fused_rmsprop import _core
 from fused_rmsprop.fp_environment import in_fp_environment
@@ -19,7 +20,8 @@ from fused_rmsprop.options import (
     core_options,
 )
 from fused_rmsprop.torch import private
-from fused_rmsprop.torch.state import complete
+from fused_rmsprop.torch.shards import find_shard, shard_error
+from fused_rmsprop.torch.state import complete, replaced_in_shared
 from fused_rmsprop.torch.values import as_number
 from fused_rmsprop.values import as_flag
 
@@ -104,8 +106,16 @@ class Plan:
         self.options: list[_core.Options] = []
         #: The parameters of each group that torch steps.
         self.for_torch: list[list[Any]] = []
+        #: Those among them that had neither gradient nor state, so that their kind may change.
+        self.waiting: list[Any] = []
+        #: By id of a parameter, the tensors in shared memory that the kernel would have to replace.
+        self.replacing: dict[int, str] = {}
         #: The parameters that got their first state in the last assignment.
         self.new: list[Any] = []
+        #: Whether the assignment was looked at for a warning.
+        self.is_examined = False
+        #: Not empty once the user was warned; plans of one optimizer share it.
+        self.warned: list[bool] = []
         self._given: object = None  # the options as the user gave them
         self._checked: list[dict[str, Any]] = []  # the extra options that were found good
         self._needs: object = None  # all that decides what must be assigned
@@ -120,6 +130,11 @@ class Plan:
     def is_assigned(self) -> bool:
         """Whether the kernel knows which parameters it steps."""
         return self._needs is not None and self._needs is self._assigned
+
+    @property
+    def is_out_of_date(self) -> bool:
+        """Whether the parameters must be divided anew."""
+        return not self.is_assigned or any(p.grad is not None for p in self.waiting)
 
     def has_options_of(self, groups: list[dict[str, Any]]) -> bool:
         """Whether these are the options that the kernel knows."""
@@ -136,12 +151,14 @@ class Plan:
     def part(self, index: int, stepper: _core.TorchStepper) -> Plan:
         """A plan for parameters of one group, whose options are checked as far as they are here."""
         part = Plan(stepper)
+        part.warned = self.warned
         part._checked = self._checked[index : index + 1]
         return part
 
     def successor(self, parts: Mapping[int, Plan]) -> Plan:
         """A new plan, whose options are checked as far as they were here, or in parts since."""
         plan = Plan(self.stepper)
+        plan.warned = self.warned
         count = max([len(self._checked), *(index + 1 for index in parts)])
         plan._checked = [self._checked_in(index, parts) for index in range(count)]
         return plan
@@ -194,14 +211,22 @@ class Plan:
             self._given = given
 
     @in_fp_environment
-    def assign(self, groups: list[dict[str, Any]], state: Any) -> None:
-        """Tell the kernel which parameters it steps, and which memory is theirs."""
+    def assign(self, groups: list[dict[str, Any]], state: Any, whole: list[dict[str, Any]]) -> None:
+        """Tell the kernel which parameters it steps, and which memory is theirs.
+
+        ``whole`` has all groups of the optimizer, for the names of parameters.
+        """
         self._assigned = None
+        self.is_examined = False
+        if (found := find_shard(self.stepper, groups)) is not None:
+            limit, shard = found
+            raise shard_error(limit, name_of(shard, whole))
         self.new = []
         shared = set(self.shared)
         lists = [group["params"] for group in groups]
         while True:
             for_torch: list[list[Any]] = [[] for _ in groups]
+            self.replacing = {}
             slots = list(self._slots(groups, state, shared, for_torch))
             # Those that share memory must be updated one after the other.
             more = {id(slots[i][0]) for i in self.stepper.assign(slots, lists, state, self.options)}
@@ -209,6 +234,7 @@ class Plan:
                 break
             shared |= more
         self.for_torch = for_torch
+        self.waiting = [p for ps in for_torch for p in ps if p.grad is None and not state.get(p)]
         self._assigned = self._needs
 
     def _slots(
@@ -224,14 +250,18 @@ class Plan:
         for index, (group, (usable, by_dtype, *_)) in enumerate(zip(groups, needs, strict=True)):
             for p in group["params"]:
                 if usable and by_dtype.get(p.dtype) and id(p) not in seen and self.can_step(p):
-                    yield p, index, *self._state_of(p, group, state)
-                else:
-                    for_torch[index].append(p)
+                    before, entries = self._state_of(p, group, state)
+                    if not (keys := replaced_in_shared(before, entries)):
+                        yield p, index, before, entries
+                        seen.add(id(p))
+                        continue
+                    self.replacing[id(p)] = keys
+                for_torch[index].append(p)
                 seen.add(id(p))
 
     def can_step(self, p: Any) -> bool:
         """Whether the kernel can step a parameter where it lies, if its options allow it."""
-        plain = type(p).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+        plain = type(p).__torch_dispatch__ is torch.Tensor.__torch_dispatch__ and not is_lazy(p)
         return plain and not p.is_inference() and self.stepper.can_step(p) and not p.is_neg()
 
     def _state_of(
@@ -246,35 +276,46 @@ class Plan:
             state = states[p]  # empty, which means the same as none
         return state, complete(state, p, group, self.stepper)
 
-    def refuse_for_torch(
-        self, groups: list[dict[str, Any]], whole: list[dict[str, Any]], scaled: bool
-    ) -> None:
+    def not_for_torch(self, group: dict[str, Any]) -> list[str]:
+        """The options in use that torch's implementation does not have."""
+        limits = [o.name for o in _GRADIENT_OPTIONS if getattr(self.stepper, o.name) != o.default]
+        return [name for name in EXTRA_OPTIONS if group[name]] + limits
+
+    def refuse_for_torch(self, groups: list[dict[str, Any]], whole: list[dict[str, Any]]) -> None:
         """Refuse gradients and options that torch's implementation cannot take.
 
         ``whole`` has all groups of the optimizer, for the names of parameters.
         """
-        limits = [o.name for o in _GRADIENT_OPTIONS if getattr(self.stepper, o.name) != o.default]
         for group, params in zip(groups, self.for_torch, strict=True):
-            extra = [name for name in EXTRA_OPTIONS if group[name]] + limits
+            extra = self.not_for_torch(group)
             for p in params:
                 if p.grad is None:
                     continue
-                if p.grad.is_sparse:
+                if p.grad.layout != torch.strided and p.grad.layout != p.layout:
                     raise RuntimeError("RMSprop does not support sparse gradients")
-                if scaled and p.grad.dtype == torch.float16:
-                    raise ValueError("Attempting to unscale FP16 gradients.")  # as GradScaler does
                 if extra:
                     raise ValueError(
                         f"{extra[0]} is not supported for {name_of(p, whole)}, which falls back "
-                        f"to torch.optim.RMSprop because {_why_for_torch(p, group)}"
+                        f"to torch.optim.RMSprop because {why_for_torch(p, self, group, whole)}"
                     )
 
 
-def _why_for_torch(param: Any, group: dict[str, Any]) -> str:
+def is_other_kind(param: Any) -> bool:
+    """Whether a parameter is none that the kernel knows: by its device, dtype or layout."""
+    return param.device.type != "cpu" or param.dtype not in _FLOATS or param.layout != torch.strided
+
+
+def why_for_torch(param: Any, plan: Plan, group: dict[str, Any], whole: list[Any]) -> str:
+    """The reason why a plan leaves a parameter to torch, to follow "because"."""
+    if keys := plan.replacing.get(id(param)):
+        return (
+            f"its state lies in shared memory and the kernel needs another {keys}: call "
+            "optimizer.share_memory() before the other processes start"
+        )
     for name in _TORCH_ONLY:
         if group[name]:
             return f"{name} is set"
-    if param.device.type != "cpu" or param.dtype not in _FLOATS or param.layout != torch.strided:
+    if is_other_kind(param):
         return f"it is {param.dtype}, {param.layout} on {param.device}"
     for name, bound, good in (
         ("eps", "> 0", float(group["eps"]) > 0),
@@ -283,10 +324,46 @@ def _why_for_torch(param: Any, group: dict[str, Any]) -> str:
     ):
         if not good:
             return f"the kernel needs {name} {bound}, and it is {group[name]}"
-    return (
-        "its memory has gaps or is shared with another parameter, it is an inference tensor or of "
-        f"a subclass that dispatches, or an option is too large or small for {param.dtype}"
-    )
+    try:
+        flush = plan.stepper.flush_denormals
+        _kernel_options(group).validate(param.dtype == torch.float64, flush)
+    except ValueError as error:
+        return f"the kernel refuses an option: {error}"
+    return _why_of_memory(param, plan) or _why_shared(param, whole)
+
+
+def _why_of_memory(param: Any, plan: Plan) -> str | None:
+    if plan.can_step(param):
+        return None
+    if type(param).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return f"its class {type(param).__name__} has a __torch_dispatch__ of its own"
+    if param.is_inference():
+        return "it is an inference tensor"
+    if param.is_neg():
+        return "it is a view of negated memory"
+    if param.data_ptr() % param.element_size():
+        return "its memory is not aligned to its elements"
+    return "its memory has gaps or overlaps itself"
+
+
+def _why_shared(param: Any, whole: list[Any]) -> str:
+    params = [p for group in whole for p in group["params"]]
+    if sum(p is param for p in params) > 1:
+        return "it is given more than once"
+    begin, end = _extent(param)
+    for p in params:
+        if p is not param and not is_other_kind(p) and not is_lazy(p):
+            other_begin, other_end = _extent(p)
+            if begin < other_end and other_begin < end:
+                return f"it shares memory with {name_of(p, whole)}"
+    return "it shares memory with another parameter"
+
+
+def _extent(tensor: Any) -> tuple[int, int]:
+    """The addresses of the first element and after the last one."""
+    begin = tensor.data_ptr()
+    steps = [(n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    return begin, begin + (sum(steps) + 1) * tensor.element_size() * bool(tensor.numel())
 
 
 def name_of(param: Any, groups: list[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ The C++ names are in cpp/bindings/torch/private.cpp.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -22,14 +23,16 @@ _GLOBAL_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
 _PROFILER = "_profiler_enabled"
 _OBSERVERS = (*_STEP_HOOKS, *_GLOBAL_HOOKS, _PROFILER)
 _SET_GRAD = "_set_grad_enabled"
+_FLATTENED = "_fsdp_flattened"
 
 #: All of them, but for the mark `wrapped_already` sets, which is not underscored.
 NAMES = (
-    *(_AMP_SCALING, *_OBSERVERS, _SET_GRAD),
+    *(_AMP_SCALING, *_OBSERVERS, _SET_GRAD, _FLATTENED),
     *_core.torch_private_names(),
 )
 
 Step = TypeVar("Step")
+Class = TypeVar("Class", bound=type)
 
 # torch.optim shows its classes, but not the module.
 _optimizer_module = sys.modules[torch.optim.Optimizer.__module__]
@@ -69,10 +72,22 @@ def grad_mode(enabled: bool) -> _core.GradMode:
     return _core.GradMode(set_grad, enabled, torch.is_grad_enabled())
 
 
-def take_over_amp_scaling(optimizer: Any) -> None:
-    """Tell GradScaler to leave unscaling and skipping to the optimizer's step."""
-    if _AMP_SCALING not in hidden:
-        setattr(optimizer, _AMP_SCALING, True)
+def answers_grad_scaler(leaves_it_to_step: Callable[[Any], bool]) -> Callable[[Class], Class]:
+    """Let a class tell GradScaler whether unscaling and skipping are left to its ``step``.
+
+    In a torch without the private name, the scaler always does both itself.
+    """
+
+    def change(optimizer_class: Class) -> Class:
+        setattr(optimizer_class, _AMP_SCALING, property(leaves_it_to_step))
+        return optimizer_class
+
+    return change
+
+
+def is_flattened(param: Any) -> bool:
+    """Whether FullyShardedDataParallel (FSDP1) has made a parameter a part of a flat one."""
+    return _FLATTENED not in hidden and hasattr(param, _FLATTENED)
 
 
 def wrapped_already(step: Step) -> Step:

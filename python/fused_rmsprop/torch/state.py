@@ -46,26 +46,63 @@ def complete(
         if key not in entries:
             entries[key] = _new(kind, param, group)
         elif entries[key].shape != param.shape:
-            raise RuntimeError(
-                f"{key} has shape {tuple(entries[key].shape)}, and its parameter now has "
-                f"{tuple(param.shape)}; make a new optimizer for it, or delete its state: "
-                "del optimizer.state[param]"
-            )
+            raise _wrong_shape(key, entries[key], param)
         elif not stepper.same_order(param, entries[key]) or entries[key].is_neg():
             entries[key] = stepper.in_order(param, entries[key])
     unchanged = entries.keys() == state.keys() and all(entries[k] is state[k] for k in state)
     return state if unchanged else entries
 
 
-def complete_for_torch(state: dict[str, Any], param: Any, group: dict[str, Any]) -> None:
-    """Give a state all tensors that a step of torch needs."""
+def completed_for_torch(state: dict[str, Any], param: Any, group: dict[str, Any]) -> dict[str, Any]:
+    """Return a state with all tensors that a step of torch needs, which can take it."""
+    for name in TENSORS & state.keys():
+        check_tensor(name, state[name])
     entries = dict(as_torch_has_it(state))
-    if "step" not in entries:
-        entries["step"] = _new_count(0.0, param.device if group["capturable"] else "cpu")
+    step = entries.setdefault("step", 0.0)
+    if not torch.is_tensor(step):
+        device = param.device if group["capturable"] else "cpu"
+        entries["step"] = _new_count(as_number("step", step), device)
+    elif step.numel() != 1:
+        raise RuntimeError(f"step must be a tensor of one element, got {step.numel()}")
     for kind in _TORCH_KINDS:
-        if kind.needed(group) and kind.name not in entries:
-            entries[kind.name] = _new(kind, param, group)
-    _core.replace_entries(state, entries)
+        if kind.needed(group):
+            if kind.name not in entries:
+                entries[kind.name] = _new(kind, param, group)
+            _check_for_torch(kind.name, entries[kind.name], param)
+    return entries
+
+
+def _check_for_torch(key: str, tensor: Any, param: Any) -> None:
+    if tensor.shape != param.shape:
+        raise _wrong_shape(key, tensor, param)
+    if tensor.device != param.device or not torch.can_cast(param.dtype, tensor.dtype):
+        raise RuntimeError(
+            f"{key} is {tensor.dtype} on {tensor.device}, and its parameter is {param.dtype} on "
+            f"{param.device}; convert it, or delete the state: del optimizer.state[param]"
+        )
+
+
+def _wrong_shape(key: str, tensor: Any, param: Any) -> RuntimeError:
+    return RuntimeError(
+        f"{key} has shape {tuple(tensor.shape)}, and its parameter now has "
+        f"{tuple(param.shape)}; make a new optimizer for it, or delete its state: "
+        "del optimizer.state[param]"
+    )
+
+
+def replaced_in_shared(state: dict[str, Any], entries: dict[str, Any]) -> str:
+    """The keys whose tensors are new in ``entries``, if the state lies in shared memory, or "".
+
+    Other processes have that memory: each would go on with new tensors of its own.
+    """
+    if entries is state or not any(map(_is_shared, state.values())):
+        return ""
+    return ", ".join(key for key, value in entries.items() if value is not state.get(key))
+
+
+def _is_shared(value: Any) -> bool:
+    # Tensors of other devices always say that they are.
+    return torch.is_tensor(value) and value.device.type == "cpu" and bool(value.is_shared())
 
 
 def _new_count(steps: float, device: Any = "cpu") -> Any:

@@ -13,6 +13,7 @@ from fused_rmsprop.values import LARGEST_STEP_COUNT
 
 def as_number(name: str, value: Any) -> float:
     """``value`` as a float."""
+    check_not_a_function(name, value)
     try:
         if not isinstance(value, (str, bytes, bytearray)):
             return float(value)
@@ -21,6 +22,17 @@ def as_number(name: str, value: Any) -> float:
     except (TypeError, ValueError, RuntimeError):
         pass
     raise TypeError(f"{name} must be a number or a tensor of one, got {reprlib.repr(value)}")
+
+
+def check_not_a_function(name: str, value: Any) -> None:
+    """Raise an error that names torch's schedulers if ``value`` is a function of the step."""
+    if callable(value):
+        raise TypeError(
+            f"{name} must be a number or a tensor of one, got a function; torch's schedulers "
+            "change options: for lr, make the optimizer with lr=1.0 and "
+            "torch.optim.lr_scheduler.LambdaLR(optimizer, schedule), "
+            "and call its step() after optimizer.step()"
+        )
 
 
 def check_count(name: str, value: Any) -> None:

@@ -1,0 +1,150 @@
+"""Mistaken names and arguments: the error tells what to write, and nothing has changed."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fused_rmsprop import schedules
+from torch_support import RMSprop, params_of, torch
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("learning_rate", "is lr meant"),
+        ("rho", "is alpha meant"),
+        ("epsilon", "is eps meant"),
+        ("decay", "is alpha meant"),
+        ("max_norm", "is max_grad_norm meant"),
+        ("global_clipnorm", "is max_grad_norm meant"),
+        ("clipnorm", "max_grad_norm_per_array"),
+        ("betas", "Adam"),
+        ("amsgrad", "Adam"),
+        ("fused", "this class is the fused one; leave the argument out"),
+        ("momentun", "is momentum meant"),
+        ("max_grad_nrom", "is max_grad_norm meant"),
+        ("nonsense", "The options are"),
+    ],
+)
+def test_unknown_arguments(name: str, hint: str) -> None:
+    for cls in (RMSprop, type("Mine", (RMSprop,), {})):
+        with pytest.raises(TypeError, match=rf"has no option '{name}'.*{hint}"):
+            cls(params_of([1.0]), **{name: 1})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "epsilon", "rho", "max_norm"])
+def test_names_of_other_libraries_in_groups(name: str) -> None:
+    (p, q) = params_of([1.0], [2.0])
+    with pytest.raises(ValueError, match=rf"param_groups\[0\] has no option '{name}'"):
+        RMSprop([{"params": [p], name: 1}])
+    opt = RMSprop([p])
+    with pytest.raises(ValueError, match=rf"param_groups\[1\] has no option '{name}'"):
+        opt.add_param_group({"params": [q], name: 1})
+    assert len(opt.param_groups) == 1
+    assert RMSprop([{"params": [p], "my_note": 1}]).param_groups[0]["my_note"] == 1
+
+
+def test_params_that_are_none() -> None:
+    (p,) = params_of([1.0])
+    with pytest.raises(KeyError, match="needs the key 'params'; 'param' is not it"):
+        RMSprop([{"param": [p]}])
+    with pytest.raises(TypeError, match="the parameters come first"):
+        RMSprop(0.01, [p])
+    with pytest.raises(TypeError, match=r"RMSprop\(model.parameters\(\)\)"):
+        RMSprop(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("lr", [lambda t: 0.1, schedules.Cosine(0.1, transition_steps=100)])
+def test_a_function_for_lr_names_torchs_scheduler(lr: Any) -> None:
+    message = r"lr_scheduler.LambdaLR\(optimizer, schedule\)"
+    (p,) = params_of([1.0])
+    with pytest.raises(TypeError, match=message):
+        RMSprop([p], lr=lr)
+    with pytest.raises(TypeError, match=message):
+        RMSprop([{"params": [p], "lr": lr}])
+    opt = RMSprop([p])
+    opt.param_groups[0]["lr"] = lr
+    with pytest.raises(TypeError, match=message):
+        opt.step()
+    assert p.item() == 1.0
+
+
+def test_the_way_that_the_message_names() -> None:
+    (p,) = params_of([1.0])
+    opt = RMSprop([p], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, schedules.Cosine(0.1, transition_steps=100))
+    opt.step()
+    scheduler.step()
+    assert opt.param_groups[0]["lr"] == schedules.Cosine(0.1, transition_steps=100)(1)
+
+
+def test_attributes_that_are_mistaken_options() -> None:
+    opt = RMSprop(params_of([1.0]))
+    for name in ("lr", "alpha", "eps", "momentum", "learning_rate"):
+        with pytest.raises(AttributeError, match=r"no effect; set optimizer.param_groups\[0\]\['"):
+            setattr(opt, name, 0.1)
+    for name in ("max_grad_nrom", "max_gradnorm", "on_non_finite", "in_backwards"):
+        with pytest.raises(AttributeError, match="no effect; set optimizer.(max|on|in)_"):
+            setattr(opt, name, 1)
+    for name in ("lr", "learning_rate", "rho", "alpha"):
+        with pytest.raises(AttributeError, match="has no attribute.*it is optimizer.param_groups"):
+            getattr(opt, name)
+    with pytest.raises(AttributeError, match=r"it is optimizer.max_grad_norm"):
+        _ = opt.max_norm
+    assert not hasattr(opt, "lr")
+
+
+def test_attributes_of_others_pass() -> None:
+    opt = RMSprop(params_of([1.0]))
+    for name in ("found_inf", "grad_scale", "is_wrapped", "note", "_alpha", "gamma", "param_names"):
+        setattr(opt, name, 1)
+        assert getattr(opt, name) == 1
+    opt.max_grad_norm = 2.0
+
+    class Mine(RMSprop):
+        def __init__(self, params: Any, lr: float) -> None:
+            self.lr = lr
+            super().__init__(params, lr=lr)
+
+    mine = Mine(params_of([1.0]), 0.5)
+    mine.alpha = 1
+    assert mine.lr == 0.5
+    assert pickle.loads(pickle.dumps(opt)).max_grad_norm == 2.0
+
+
+def test_gradients_are_no_closure() -> None:
+    (p,) = params_of([1.0])
+    opt = RMSprop([p])
+    with pytest.raises(TypeError, match="gradients are read from each parameter: p.grad"):
+        opt.step([torch.ones(1)])
+    assert p.item() == 1.0
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("other", ["Adam", "AdamW", "SGD", "Adagrad", "Adamax", "NAdam"])
+def test_the_state_of_another_optimizer(other: str, strict: bool) -> None:
+    (p,) = params_of([1.0, 2.0])
+    options = {"momentum": 0.9} if other == "SGD" else {}
+    theirs = getattr(torch.optim, other)([p], **options)
+    theirs.step()
+    opt = RMSprop([p])
+    opt.step()
+    before = str(opt.state_dict())
+    with pytest.raises(ValueError, match="is not RMSprop's: it has .*, and no square_avg"):
+        opt.load_state_dict(theirs.state_dict(), strict=strict)
+    assert str(opt.state_dict()) == before
+
+
+def test_what_is_no_state_dict() -> None:
+    (p,) = params_of([1.0])
+    opt = RMSprop([p])
+    for file in ("file.pt", Path("file.pt")):
+        with pytest.raises(TypeError, match=r"load_state_dict\(torch.load\('file.pt'\)\)"):
+            opt.load_state_dict(file)
+    for wrong in ({"optimizer": opt.state_dict()}, torch.nn.Linear(1, 1).state_dict()):
+        with pytest.raises(KeyError, match="'state' is missing .* whose keys are"):
+            opt.load_state_dict(wrong)
