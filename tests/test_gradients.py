@@ -116,6 +116,7 @@ def test_the_norm_is_measured_when_asked_for() -> None:
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.filterwarnings("ignore:.* clipping by max_grad_norm carries it:RuntimeWarning")
 def test_nonfinite_gradients_propagate_by_default(bad: float) -> None:
     g = draw(5)
     g[3] = bad
@@ -180,9 +181,9 @@ def test_where_a_gradient_of_nan_is_said_quickly() -> None:
 
 def test_a_gradient_that_overflows_when_scaled_is_not_finite() -> None:
     opt = RMSProp(np.zeros(3, np.float32), on_nonfinite="raise")
-    with pytest.raises(FloatingPointError, match="grads is finite, but overflows .* it is scaled"):
+    with pytest.raises(FloatingPointError, match="grads is finite, but overflows .* scales or squares it"):
         opt.step(np.full(3, 1e38, np.float32), grad_scale=1e3)
-    opt.step(np.full(3, 1e38, np.float32))
+    opt.step(np.full(3, 1e18, np.float32))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -47,6 +47,7 @@ def everything(opt: RMSProp) -> Any:
 
 
 OTHER = make()
+OTHER.param_groups[0]["params"]  # from now on, others may have the arrays
 OTHER.step()
 OTHER.param_groups[1].update(momentum=0.25)
 OTHER_STATE = OTHER.state_dict()

@@ -39,6 +39,7 @@ WRONG: dict[str, list[Any]] = {
 }
 WRONG_SETTINGS: dict[str, list[Any]] = {
     "max_grad_norm": [0.0, -1.0, NAN, "1", True],
+    "max_grad_norm_per_array": [0.0, -1.0, NAN, "1", True],
     "max_grad_value": [0, -INF, NAN, "1", [1.0]],
     "on_nonfinite": ["ignore", "Skip", None, True],
     "flush_denormals": [0, 1, None, "yes"],
@@ -185,11 +186,13 @@ def test_options_turned_on_and_off_have_the_same_state(
     [
         {"max_grad_norm": 0.5},
         {"max_grad_norm": INF, "max_grad_value": 0.1},
+        {"max_grad_norm_per_array": 0.4, "max_grad_norm": 0.5},
         {"on_nonfinite": "skip"},
         {"on_nonfinite": "raise", "max_grad_norm": 1.0},
         {"flush_denormals": False, "threads": 2},
     ],
 )
+@pytest.mark.filterwarnings("ignore:.* clipping by max_grad_norm carries it:RuntimeWarning")
 @both_dtypes
 def test_settings_that_change_in_mid_training(dtype: str, settings: dict[str, Any]) -> None:
     params, grads = gradients(dtype, 8)
@@ -254,7 +257,7 @@ def test_a_gradient_that_overflows_when_it_is_scaled() -> None:
     end = NumpyEnd([draw(3)], on_nonfinite="raise")
     before = end.everything()
     message = outcome(end.opt.step, [np.full(3, 1e30, np.float32)], 1e30)
-    assert "GRADIENT is finite, but overflows float32 when it is scaled" in message
+    assert "GRADIENT is finite, but overflows float32 when the step scales or squares it" in message
     assert same(end.everything(), before)
 
 

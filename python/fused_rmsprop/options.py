@@ -132,7 +132,8 @@ def unknown_option(name: str, where: str, known: Iterable[str] = tuple(GROUP_OPT
     if name in (*OPTIMIZER_OPTIONS, "grads") and name not in known:
         return f"{where} has no option {name!r}: it belongs to the optimizer, RMSProp(..., {name}=)"
     if name in _FOREIGN:
-        return f"{where} has no option {name!r}: {_FOREIGN[name]}"
+        meant = f"; is {_ALIASES[name]} meant? " if name in _ALIASES else ": "
+        return f"{where} has no option {name!r}{meant}{_FOREIGN[name]}"
     near = [_ALIASES[name]] if name in _ALIASES else difflib.get_close_matches(name, known, 1)
     hint = f"; is {near[0]} meant?" if near else ";"
     return f"{where} has no option {name!r}{hint} The options are {', '.join(known)}"

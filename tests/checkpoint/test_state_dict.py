@@ -85,7 +85,7 @@ def test_a_state_dict_that_does_not_fit() -> None:
     refused("no option 'beta'", lambda s: s["param_groups"][0].update(beta=2))
     refused("float64 of shape", lambda s: s["state"]["b"].update(square_avg=np.ones(2)))
     refused("state is a dict", lambda s: s.update(state=3))
-    refused("settings are max_grad_norm, max_grad_value", lambda s: s["settings"].clear())
+    refused("settings are max_grad_norm, max_grad_norm_per_array, max_grad_value", lambda s: s["settings"].clear())
     refused("max_grad_norm must be > 0", lambda s: s["settings"].update(max_grad_norm=-1))
     refused("on_nonfinite must be", lambda s: s["settings"].update(on_nonfinite=3))
     refused("counters are step_count", lambda s: s["counters"].update(more=3))

@@ -23,7 +23,7 @@ def test_a_backward_pass_through_a_used_graph_is_torchs_error() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "norm": ({"max_grad_norm": 1.0}, "max_grad_norm=1.0 needs .* use max_grad_value"),
+    "norm": ({"max_grad_norm": 1.0}, "max_grad_norm=1.0 needs .* max_grad_value"),
     "infinite norm": ({"max_grad_norm": float("inf")}, "max_grad_norm=inf needs the norm of all"),
     "skip": ({"on_nonfinite": "skip"}, "on_nonfinite='skip' .*: use on_nonfinite='raise'"),
     "graph": ({"differentiable": True}, r"param_groups\[0\].*differentiable=True would record"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from torch_support import RMSprop, TorchRMSprop, assert_close, torch
+from torch_support import ALL_BY_TORCH, RMSprop, TorchRMSprop, assert_close, torch
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -110,6 +110,7 @@ def test_the_kernels_form_is_not_given_up_either() -> None:
     opt.step()
 
 
+@ALL_BY_TORCH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("options", [*OPTIONS, {"in_backward": True, "centered": True}], ids=str)
 def test_share_memory_keeps_the_bits(options: Any, dtype: Any) -> None:

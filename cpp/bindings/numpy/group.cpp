@@ -52,12 +52,11 @@ Group::Group(const py::object &nest, const std::string &root, const py::str &nam
         return; // what is being unpickled, or copied, holds all its arrays until it is complete
     // References from frames to the root cannot be told from those that stay.
     if (std::vector<std::string> none; !parameters_.empty() && !nest_.is(parameters_[0].array))
-        find_lost(none, PY_SSIZE_T_MAX);
+        find_lost(none, PY_SSIZE_T_MAX, held_without_snapshot);
 }
 
-void Group::find_lost(std::vector<std::string> &lost, Py_ssize_t of_root) {
-    // Beside its container, `array` and the snapshot that Python keeps of the nest refer to it.
-    const auto found = unreachable(nest_, of_root, 3);
+void Group::find_lost(std::vector<std::string> &lost, Py_ssize_t of_root, Py_ssize_t of_leaf) {
+    const auto found = unreachable(nest_, of_root, of_leaf);
     for (std::size_t i = 0; i < parameters_.size(); ++i)
         if (holders_.lost(i, parameters_[i].array.ptr(), found))
             lost.push_back(parameters_[i].what);

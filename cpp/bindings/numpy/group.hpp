@@ -49,6 +49,10 @@ struct Parameter {
 };
 
 class Group {
+    /// An array's references: from its container, and from `Parameter::array`. Later Python's
+    /// snapshot of the nest has another.
+    static constexpr Py_ssize_t held_without_snapshot = 2;
+
 public:
     /// Takes the arrays in `nest`. In errors its leaves are `root` and their path; users look
     /// them up by their names with `name` in front. Refuses read-only arrays, unless they come
@@ -108,8 +112,9 @@ public:
     void count_step(std::size_t index) { counters_[index] += 1; }
 
     /// Appends the names of arrays that other code could reach before, and no longer can. `of_root`
-    /// references to the outermost container are not that code's.
-    void find_lost(std::vector<std::string> &lost, Py_ssize_t of_root = 1);
+    /// references to the outermost container, and `of_leaf` to each array, are not that code's.
+    void find_lost(std::vector<std::string> &lost, Py_ssize_t of_root = 1,
+                   Py_ssize_t of_leaf = held_without_snapshot + 1);
 
     /// For each parameter, whether its grad_sum holds anything.
     const std::vector<bool> &summed() const { return summed_; }

@@ -13,6 +13,7 @@ from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS, OPTIONS
 from fused_rmsprop.torch.values import check_not_a_function
 
 _SETTINGS = (*OPTIMIZER_OPTIONS, "in_backward")
+_TORCHS = {name for name, option in GROUP_OPTIONS.items() if option.in_torch}
 _ALIASES = {alias: option.name for option in OPTIONS for alias in option.aliases}
 #: Names that are certainly not a user's own attribute. Other aliases, such as "gamma", may be one.
 _MEANT = {**{name: name for name in (*GROUP_OPTIONS, *_SETTINGS)}, "learning_rate": "lr"}
@@ -68,7 +69,7 @@ def check_given(given: dict[str, Any]) -> None:
             f"params must be an iterable of tensors or dicts, got {type(params).__name__}; the "
             "parameters come first: RMSprop(model.parameters(), lr=0.01)"
         )
-    for name in GROUP_OPTIONS:
+    for name in _TORCHS:
         check_not_a_function(name, given[name])
 
 
@@ -86,7 +87,7 @@ def check_group_keys(group: dict[str, Any], where: str) -> None:
                 else f"{where} has no option {name!r}: it belongs to the whole optimizer, "
                 f"RMSprop(params, {_ALIASES[name]}=...)"
             )
-    for name in GROUP_OPTIONS.keys() & group.keys():
+    for name in _TORCHS & group.keys():
         check_not_a_function(f"{where}[{name!r}]", group[name])
 
 
