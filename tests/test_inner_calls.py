@@ -92,7 +92,7 @@ def test_an_option_that_a_schedule_changes_is_not_overwritten_by_it() -> None:
 
     def lr(step: int) -> float:
         if step == 1:
-            opt.lr = 0.5
+            opt.param_groups[0]["lr"] = 0.5
         return 0.25
 
     opt = RMSProp(p, lr=lr, alpha=0.0, eps=1e-300)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fused_rmsprop import RMSProp
+from fused_rmsprop.schedules import Constant
 from interrupt_support import interrupted_everywhere
 from support import halved
 
@@ -56,7 +57,9 @@ ACTIONS: dict[str, Action] = {
     "first accumulate": lambda opt: opt.accumulate([None, {"W": None}]),
     "discard_accumulated": lambda opt: opt.discard_accumulated(),
     "bind_grads": lambda opt: opt.bind_grads(None),
-    "lr": lambda opt: setattr(opt, "lr", 0.5),
+    "lr": lambda opt: setattr(opt, "lr", Constant(0.5)),
+    "scale_lr": lambda opt: opt.scale_lr(0.5),
+    "freeze": lambda opt: opt.freeze("1.*", "0.1"),
     "flush_denormals": lambda opt: setattr(opt, "flush_denormals", False),
     "max_grad_norm": lambda opt: setattr(opt, "max_grad_norm", 1.0),
     "update": lambda opt: opt.param_groups[0].update(momentum=0.0, ema_decay=0.0, alpha=0.5),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 try:
     import fused_rmsprop._core as _compiled
 except ModuleNotFoundError as error:
@@ -12,9 +15,29 @@ except ModuleNotFoundError as error:
 
 from fused_rmsprop.config import show_config
 from fused_rmsprop.functional import rmsprop_step
+from fused_rmsprop.introspection import unquote
 from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.presets import PRESETS
 
 __all__ = ["PRESETS", "RMSProp", "__version__", "rmsprop_step", "show_config"]
 
 __version__: str = _compiled.config()["version"]
+
+unquote(RMSProp, rmsprop_step, show_config)
+
+#: Public modules that need only NumPy: an attribute imports them.
+_MODULES = ("checkpoint", "exchange", "schedules")
+#: Public modules that other packages come with: an attribute once they were imported.
+_EXTRAS = ("autograd", "scipy", "torch")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES, *(name for name in _EXTRAS if name in globals())])
+
+
+if not TYPE_CHECKING:  # it would allow any name
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

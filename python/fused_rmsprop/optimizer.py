@@ -51,9 +51,9 @@ class RMSProp(LeafwiseOptimizer, Saving):
     lr : float or callable
         Step size, ``>= 0``, or a function of the number of completed steps that returns it: one of
         `fused_rmsprop.schedules`, of optax's, or your own.
-    alpha : float
+    alpha : float or callable
         Share of the running average that a step keeps, ``0 <= alpha < 1``. The average looks
-        back about ``1 / (1 - alpha)`` steps.
+        back about ``1 / (1 - alpha)`` steps. With `bias_correction`, a number.
     eps : float
         Added to the square root, ``> 0`` also in the arrays' dtype.
     weight_decay : float or callable
@@ -151,7 +151,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
         self,
         params: object,
         lr: Schedulable = 1e-2,
-        alpha: Number = 0.99,
+        alpha: Schedulable = 0.99,
         eps: Number = 1e-8,
         weight_decay: Schedulable = 0.0,
         momentum: Schedulable = 0.0,

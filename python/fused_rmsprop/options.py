@@ -54,7 +54,7 @@ class Option(NamedTuple):
 OPTIONS: tuple[Option, ...] = (
     Option("lr", as_schedulable, 1e-2, "step size; `opt.lr = x` sets it for all groups",
            in_torch=True, in_repr=True, aliases=("learning_rate", "step_size")),
-    Option("alpha", as_number, 0.99,
+    Option("alpha", as_schedulable, 0.99,
            "`v = alpha * v + ...`: the average looks back about `1 / (1 - alpha)` steps",
            in_torch=True, in_repr=True, aliases=("rho", "decay", "gamma")),
     Option("eps", as_number, 1e-8, "added to the root",
@@ -181,6 +181,15 @@ def options_at(options: Mapping[str, Any], step: int) -> dict[str, Any]:
 def core_options(values: Mapping[str, Any]) -> _core.Options:
     """The same options, all of them numbers and flags, as the C++ library takes them."""
     return _core.Options(**{name: values[name] for name in _FORMULA})
+
+
+def check_together(options: Mapping[str, Any]) -> None:
+    """Refuse `bias_correction` with a function of the step for `alpha`."""
+    if options["bias_correction"] and callable(options["alpha"]):
+        raise ValueError(
+            "bias_correction divides by 1 - alpha**t, which needs one alpha for all steps: make "
+            "alpha a number, or set bias_correction=False"
+        )
 
 
 def check_start(options: Mapping[str, Any], dtype: str, largest: float) -> None:

@@ -80,6 +80,14 @@ def as_limit(name: str, value: Any) -> float | None:
     return number
 
 
+def as_factor(name: str, value: Any) -> float:
+    """A factor of learning rates."""
+    number = as_number(name, value)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{name} must be > 0 and finite, got {number}")
+    return number
+
+
 def as_scale(name: str, value: Any) -> float:
     """A factor of gradients."""
     number = as_number(name, value)

@@ -159,3 +159,13 @@ def test_buffers_of_momentum_that_was_turned_off_are_kept(path: Path) -> None:
     other, _ = RMSProp.load(path, {"W": np.zeros((2, 3)), "new": np.ones(2)}, strict=False)
     assert same_state(other, "W", opt, "W")
     assert not other.state["new"]["momentum_buffer"].any()
+
+
+def test_frozen_parameters_stay_frozen_by_name() -> None:
+    saved = RMSProp({"a": np.ones(2), "b": np.ones(3), "old": np.ones(1)})
+    saved.freeze("a", "old")
+    params = {"x": np.ones(2), "b": np.ones(3), "new": np.ones(4)}
+    opt = RMSProp(params)
+    opt.freeze("b", "new")
+    opt.load_state_dict(saved.state_dict(), strict=False, rename={"a": "x"})
+    assert opt.frozen == ("x", "new")

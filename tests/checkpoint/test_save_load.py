@@ -319,11 +319,12 @@ def test_schedules_of_every_kind_are_saved(path: Path) -> None:
         schedules.WarmupCosine(0.1, warmup_steps=2, total_steps=6),
         schedules.OneCycle(0.1, total_steps=6, three_phase=True),
         schedules.InverseSqrt(0.1, warmup_steps=2),
+        schedules.Scaled(schedules.Cosine(0.2, transition_steps=3), factor=0.5),
         schedules.Join([schedules.Constant(0.1), schedules.Cosine(0.2, transition_steps=3)],
                        boundaries=[2]),
     ]  # fmt: skip
     assert {type(k).__name__ for k in kinds} == set(schedules.__all__) - {
-        "Schedule", "ReduceOnPlateau",
+        "Schedule", "ReduceOnPlateau", "plot",
     }  # fmt: skip
     for kind in kinds:
         RMSProp(np.ones(2), lr=kind).save(path)

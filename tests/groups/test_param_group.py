@@ -56,7 +56,8 @@ def test_each_group_has_its_own_functions() -> None:
         assert same_bits(p, rmsprop(p0, g, initial_state(p0), lr=lr, alpha=0.99, eps=1e-8)[0])
     opt.lr = halved
     assert opt.lr == 0.05
-    opt.lr = 0.5
+    with pytest.warns(UserWarning, match="lr was the schedule"):
+        opt.lr = 0.5
     assert opt.lr == 0.5
 
 

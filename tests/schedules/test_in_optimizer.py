@@ -64,15 +64,17 @@ def test_what_a_function_returns_is_checked_before_anything_changes() -> None:
         opt.step(draw(3))
     assert same_bits(p, before)
     assert opt.state_dict()["counters"] == state["counters"]
-    opt.lr = 0.1
+    opt.lr = schedules.Constant(0.1)
     opt.step(draw(3))
     with pytest.raises(TypeError, match=r"lr\(3\) must be a number, got 'x'"):
         opt.lr = lambda t: "x"  # type: ignore[assignment, return-value]
     assert opt.lr == 0.1
     with pytest.raises(TypeError, match="lr is the class Constant: pass an instance"):
         opt.lr = schedules.Constant  # type: ignore[assignment]
-    with pytest.raises(TypeError, match="alpha must be a number, got"):
-        RMSProp(p, alpha=lambda t: 0.9)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"by alpha\(0\): alpha must be >= 0 and < 1, got 1"):
+        RMSProp(p, alpha=lambda t: 1.0)
+    with pytest.raises(TypeError, match="eps must be a number, got"):
+        RMSProp(p, eps=lambda t: 0.9)  # type: ignore[arg-type]
 
 
 def test_momentum_may_start_from_zero() -> None:

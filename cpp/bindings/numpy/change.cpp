@@ -11,6 +11,13 @@ std::size_t bytes_of(const py::object &array) {
     return static_cast<std::size_t>(py::reinterpret_borrow<py::array>(array).nbytes());
 }
 
+std::pair<HeldGroup, std::vector<bool>> flagged(const py::object &group, std::vector<bool> flags) {
+    auto *const target = group.cast<Group *>();
+    if (flags.size() != target->parameters().size())
+        throw py::value_error("a group needs one flag per parameter");
+    return {HeldGroup{group, target}, std::move(flags)};
+}
+
 } // namespace
 
 Change::Change(py::object stepper)
@@ -29,10 +36,11 @@ void Change::configure(const py::object &group, const Options &options,
 }
 
 void Change::set_summed(const py::object &group, std::vector<bool> summed) {
-    auto *const target = group.cast<Group *>();
-    if (summed.size() != target->parameters().size())
-        throw py::value_error("summed needs one flag per parameter");
-    summed_.emplace_back(HeldGroup{group, target}, std::move(summed));
+    summed_.push_back(flagged(group, std::move(summed)));
+}
+
+void Change::set_frozen(const py::object &group, std::vector<bool> frozen) {
+    frozen_.push_back(flagged(group, std::move(frozen)));
 }
 
 void Change::add(const py::list &groups, bool grouped) {
@@ -70,6 +78,8 @@ void Change::commit() {
         group->set_options(options);
     for (auto &[group, summed] : summed_)
         group->summed().swap(summed);
+    for (auto &[group, frozen] : frozen_)
+        group->exchange_frozen(frozen);
     if (adds_)
         stepper_.exchange(groups_, grouped_, bound_);
     if (settings_.second != nullptr)
@@ -93,6 +103,7 @@ void register_change(py::module_ &m) {
         .def("configure", &Change::configure, py::arg("group"), py::arg("options"),
              py::arg("state"))
         .def("set_summed", &Change::set_summed, py::arg("group"), py::arg("summed"))
+        .def("set_frozen", &Change::set_frozen, py::arg("group"), py::arg("frozen"))
         .def("add", &Change::add, py::arg("groups"), py::arg("grouped"))
         .def("take_settings", &Change::take_settings, py::arg("stepper"))
         .def("copy", &Change::copy, py::arg("to"), py::arg("values"))

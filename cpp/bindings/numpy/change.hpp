@@ -24,6 +24,8 @@ public:
                    const std::array<py::object, array_count> &state);
     /// Sets for each parameter whether its grad_sum holds anything.
     void set_summed(const py::object &group, std::vector<bool> summed);
+    /// Sets for each parameter whether steps leave it alone.
+    void set_frozen(const py::object &group, std::vector<bool> frozen);
     /// Adds groups; see NumpyStepper::exchange.
     void add(const py::list &groups, bool grouped);
     /// Takes over the settings and counters of a stepper.
@@ -55,7 +57,7 @@ private:
     Claim claim_;
     std::vector<std::pair<HeldGroup, Options>> options_;
     std::vector<std::pair<HeldGroup, std::vector<Parameter>>> states_;
-    std::vector<std::pair<HeldGroup, std::vector<bool>>> summed_;
+    std::vector<std::pair<HeldGroup, std::vector<bool>>> summed_, frozen_;
     std::vector<HeldGroup> groups_;
     bool adds_ = false, grouped_ = false;
     py::object bound_ = py::none(); ///< gradients that are bound no longer

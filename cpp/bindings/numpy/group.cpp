@@ -30,6 +30,7 @@ Group::Group(const py::object &nest, const std::string &root, const py::str &nam
     steps_ = zero_counters(leaves.size());
     counters_ = steps_.mutable_data();
     summed_.resize(leaves.size());
+    frozen_.resize(leaves.size());
     parameters_.reserve(leaves.size());
     for (const Tree::Leaf &leaf : leaves) {
         const std::string what = root + leaf.path;

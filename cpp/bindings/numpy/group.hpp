@@ -103,7 +103,7 @@ public:
     const Tree &tree() const { return tree_; }
     const std::vector<Parameter> &parameters() const { return parameters_; }
 
-    /// Counts the exchanges of state: pointers taken before the last are stale.
+    /// Counts the exchanges: pointers and flags taken before the last are stale.
     std::uint64_t layout() const { return layout_; }
 
     std::uint64_t step(std::size_t index) const {
@@ -120,11 +120,22 @@ public:
     const std::vector<bool> &summed() const { return summed_; }
     std::vector<bool> &summed() { return summed_; }
 
+    /// For each parameter, whether steps leave it alone.
+    std::vector<bool> frozen() const {
+        const GilLock lock(mutex_);
+        return frozen_;
+    }
+    void exchange_frozen(std::vector<bool> &frozen) noexcept {
+        const GilLock lock(mutex_);
+        frozen_.swap(frozen);
+        ++layout_;
+    }
+
     void traverse(Visitor &visit) const;
     void clear();
 
 private:
-    mutable GilMutex mutex_; ///< for each(), which needs no claim
+    mutable GilMutex mutex_; ///< for each() and frozen(), which need no claim
     py::object nest_;
     std::string root_;
     Tree tree_;
@@ -132,7 +143,7 @@ private:
     std::vector<py::handle> given_; ///< the arrays of parameters_, in order
     py::array_t<std::int64_t> steps_;
     std::int64_t *counters_; ///< the memory of steps_, whatever a user does to the array object
-    std::vector<bool> summed_;
+    std::vector<bool> summed_, frozen_;
     Holders holders_;
     Options options_;
     std::uint64_t layout_ = 0;

@@ -110,6 +110,8 @@ void Leafwise::update(const py::object &name, const py::object &grad) {
                                  "call opt.leafwise() for the next step");
     const std::size_t i = slot_of(name);
     NumpyStepper::Slot &slot = stepper_.slots_[i];
+    if (slot.frozen)
+        return; // as step() ignores its gradient
     if (updated_[i])
         throw py::value_error(slot.parameter().what +
                               " has been updated in this leafwise() block already. A block is one "

@@ -91,9 +91,10 @@ void NumpyStepper::refresh() {
     leaves_.reset();
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         Group &group = *groups_[g].group;
+        const std::vector<bool> frozen = group.frozen();
         for (std::size_t i = 0; i < group.parameters().size(); ++i) {
             const Parameter &p = group.parameters()[i];
-            slots_.push_back({&group, i, grad_root(g) + p.path});
+            slots_.push_back({&group, i, frozen[i], grad_root(g) + p.path});
             Tensor tensor;
             tensor.dtype = p.dtype;
             tensor.size = p.size;
@@ -216,7 +217,7 @@ void NumpyStepper::forget_sums() {
 void NumpyStepper::read_sums() {
     refresh();
     for (std::size_t i = 0; i < slots_.size(); ++i) {
-        const bool some = slots_[i].group->summed()[slots_[i].index];
+        const bool some = !slots_[i].frozen && slots_[i].group->summed()[slots_[i].index];
         if (some)
             slots_[i].parameter().check();
         tensors_[i].grad = some ? slots_[i].parameter().state_data(grad_sum) : nullptr;
@@ -233,7 +234,8 @@ void NumpyStepper::read(const py::object &grads, bool bound) {
     flatten(grads.is_none() ? bound_ : grads, given_, bound || grads.is_none());
     for (std::size_t i = 0; i < slots_.size(); ++i) {
         prefetch(i);
-        tensors_[i].grad = given_[i] ? gradient(slots_[i], given_[i]) : nullptr;
+        const bool some = given_[i] && !slots_[i].frozen;
+        tensors_[i].grad = some ? gradient(slots_[i], given_[i]) : nullptr;
     }
 }
 
@@ -337,6 +339,7 @@ void register_numpy(py::module_ &m) {
         .def_property_readonly("dtypes", &Group::dtypes)
         .def_property_readonly("steps", &Group::steps)
         .def_property_readonly("summed", [](const Group &g) { return g.summed(); })
+        .def_property_readonly("frozen", &Group::frozen)
         .def("check_unchanged", &Group::check_unchanged)
         .def("validate", &Group::validate, py::arg("options"), py::arg("flush_denormals"));
 

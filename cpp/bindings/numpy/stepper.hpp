@@ -83,6 +83,7 @@ private:
     struct Slot {
         Group *group;
         std::size_t index;                  ///< in the group
+        bool frozen;                        ///< steps leave it alone
         std::string grad_what;              ///< as errors call its gradient: grads['layer1']['W']
         const void *cleared_grad = nullptr; ///< a gradient that is known not to overlap
         py::object ordered_grad = {};       ///< for gradients in another memory order

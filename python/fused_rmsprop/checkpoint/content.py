@@ -29,7 +29,7 @@ _Keys = Mapping[str, type]
 _PARTS: _Keys = {
     "state": dict, "param_groups": list, "settings": dict, "counters": dict, "defaults": dict,
 }  # fmt: skip
-_GROUP: _Keys = {"params": list, "name": str, "options": dict}
+_GROUP: dict[str, type] = {"params": list, "name": str, "options": dict}
 _OPTIONS: _Keys = dict.fromkeys(GROUP_OPTIONS, object)  # their own functions read them
 _SETTINGS: _Keys = dict.fromkeys(SETTINGS, object)
 _COUNTERS: _Keys = dict.fromkeys(COUNTERS, int)
@@ -53,7 +53,7 @@ def as_content(
     for name, entries in state_dict["state"].items():
         arrays |= {f"state/{name}/{key}": array for key, array in entries.items()}
     groups = [
-        {key: group[key] for key in ("params", "name")}
+        {key: group[key] for key in ("params", "name", "frozen") if key in group}
         | {"options": {name: as_plain(group[name]) for name in GROUP_OPTIONS}}
         for group in state_dict["param_groups"]
     ]
@@ -98,7 +98,8 @@ def from_content(
         for i, group in enumerate(metadata["param_groups"]):
             functions = _functions(saved[i], {**overrides, **specs[i]}, f"param_groups[{i}]")
             options = _values(GROUP_OPTIONS, saved[i], others | functions, f"param_groups[{i}]")
-            groups.append({"params": group["params"], "name": group["name"]} | options)
+            beside = {key: value for key, value in group.items() if key != "options"}
+            groups.append(beside | options)
         # Groups added later use the defaults; an unsaved function becomes that of the first group.
         functions = {n: groups[0][n] for n, v in metadata["defaults"].items() if lost_functions(v)}
         defaults = _values(
@@ -221,9 +222,13 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
     names: list[Any] = []
     for i, group in enumerate(metadata["param_groups"]):
         where = f"param_groups[{i}]"
-        _check_object(where, group, _GROUP)
+        frozen = {"frozen": list} if isinstance(group, dict) and "frozen" in group else {}
+        _check_object(where, group, _GROUP | frozen)
         _check_object(f"{where}['options']", group["options"], _OPTIONS)
         names += group["params"]
+        if frozen:
+            _check_names(f"{where}['frozen']", group["frozen"])
+            _check_same(f"{where}['frozen']", {*group["frozen"], *group["params"]}, group["params"])
     _check_names("the names of the parameters", names)
     _check_object("settings", metadata["settings"], _SETTINGS)
     _check_object("defaults", metadata["defaults"], _OPTIONS)

@@ -33,7 +33,12 @@ def renamed(saved: Saved, rename: Rename | None) -> Saved:
             raise ValueError(f"rename gives {taken[new]!r} and {old!r} the same name {new!r}")
         names[old], taken[new] = new, old
     groups = [
-        {**group, "params": [names[old] for old in group["params"] if old in names]}
+        group
+        | {
+            key: [names[old] for old in group[key] if old in names]
+            for key in ("params", "frozen")
+            if key in group
+        }
         for group in saved.groups
     ]
     state = {new: saved.state[old] for old, new in names.items() if old in saved.state}
@@ -65,6 +70,7 @@ def fitted(saved: Saved, groups: Sequence[Group]) -> tuple[Saved, LoadReport]:
     ]
     for group, source in zip(saved.groups, sources, strict=True):
         options_of |= dict.fromkeys(group["params"], source)
+    saved_frozen = {name for group in saved.groups for name in group.get("frozen", ())}
     same = len(groups) == len(saved.groups)
     state: dict[str, Any] = {}
     params: dict[str, Any] = {}
@@ -88,7 +94,8 @@ def fitted(saved: Saved, groups: Sequence[Group]) -> tuple[Saved, LoadReport]:
             if name in fits:
                 state[name] |= saved.state[name]
             params[name] = saved.params[name] if name in fits and saved.params else array.copy("K")
-        parts.append({**options, "params": ours.core.names, "name": ours.name})
+        frozen = [n for n in ours.core.names if n in (saved_frozen if n in fits else ours.frozen)]
+        parts.append({**options, "params": ours.core.names, "name": ours.name, "frozen": frozen})
     report.unexpected.extend(name for name in options_of if name not in state)
     values = None if saved.params is None else params
     return saved._replace(state=state, groups=parts, params=values), report

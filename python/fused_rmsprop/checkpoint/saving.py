@@ -274,7 +274,8 @@ class Saving(GroupedOptimizer):
                 given = parse_options({name: group[name] for name in GROUP_OPTIONS}, "RMSProp.load")
                 check_fixed(before["options"], given, states, f"param_groups[{i}]")
             specs = [
-                {**group, "params": spec["params"], "name": spec.get("name", group["name"])}
+                {name: group[name] for name in GROUP_OPTIONS}
+                | {"params": spec["params"], "name": spec.get("name", group["name"])}
                 for spec, group in zip(specs, groups, strict=True)
             ]
         else:  # the options given here

@@ -76,7 +76,10 @@ def _copies(stepper: _core.NumpyStepper, groups: Sequence[Group]) -> dict[str, A
     return {
         "state": state,
         "param_groups": [
-            group.options | {"params": group.core.names, "name": group.name} for group in groups
+            group.options
+            | {"params": group.core.names, "name": group.name}
+            | ({"frozen": group.frozen} if group.frozen else {})
+            for group in groups
         ],
         "settings": {name: getattr(stepper, name) for name in SETTINGS},
         "counters": {name: getattr(stepper, name) for name in COUNTERS},
@@ -110,8 +113,10 @@ def prepare_loading(
         for i, (group, part) in enumerate(zip(groups, saved.groups, strict=True))
     ]
     change.take_settings(loaded)
-    for group, of_group in zip(groups, checked, strict=True):
+    for group, of_group, part in zip(groups, checked, saved.groups, strict=True):
         _prepare_group(change, group, of_group, saved.state, saved.params)
+        frozen = part.get("frozen", ())
+        change.set_frozen(group.core, [name in frozen for name in group.core.names])
 
 
 def _prepare_group(
@@ -139,7 +144,7 @@ def saved_options(saved: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _parsed_options(saved: Mapping[str, Any], where: str) -> dict[str, Any]:
-    options = {k: v for k, v in saved.items() if k not in ("params", "name")}
+    options = {k: v for k, v in saved.items() if k not in ("params", "name", "frozen")}
     return parse_options(options, where)
 
 
@@ -183,6 +188,14 @@ def reasons(name: str, array: Array, saved: Saved, options: Mapping[str, Any]) -
         if found:  # its state differs likewise
             return found
     return _different_state(name, saved.state.get(name), array, options)
+
+
+def _check_frozen(group: Mapping[str, Any]) -> None:
+    frozen = group.get("frozen", [])
+    if not isinstance(frozen, list):
+        raise ValueError(f"'frozen' of a saved group is a {type(frozen).__name__}, not a list")
+    if unknown := [name for name in frozen if name not in group["params"]]:
+        raise ValueError(f"{unknown[0]!r} is frozen in a saved group, but none of its parameters")
 
 
 def _different(where: str, saved: Any, array: Array) -> list[str]:
@@ -259,6 +272,7 @@ def parts_of(
             raise ValueError(
                 "in a state_dict of RMSProp, param_groups are dicts with the key 'params', names"
             )
+        _check_frozen(group)
     for what, part, names in (("settings", settings, SETTINGS), ("counters", counters, COUNTERS)):
         if not isinstance(part, Mapping) or set(part) != set(names):
             raise ValueError(f"in a state_dict of RMSProp, {what} are {', '.join(names)}")

@@ -7,7 +7,6 @@ KeyboardInterrupt between two lines, leaves everything old or everything new.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +21,10 @@ from fused_rmsprop.groups.state import (
     arrays_for,
     check_fixed,
 )
+from fused_rmsprop.groups.views import ParamState
 from fused_rmsprop.options import (
     check_start,
+    check_together,
     core_options,
     in_repr,
     options_at,
@@ -31,7 +32,6 @@ from fused_rmsprop.options import (
     scheduled,
 )
 
-State = Mapping[str, Array]
 #: Options, a step, and the values of the options at that step.
 Values = tuple[Mapping[str, Any], int, dict[str, Any]]
 
@@ -67,7 +67,7 @@ class Group:
         self.core = _core.Group(params, root, name, from_pickle)
         self.params = _snapshot(params)
         #: The state of each parameter by its name, as users see it.
-        self.state: dict[str, State] = dict.fromkeys(self.core.names, MappingProxyType({}))
+        self.state = {leaf: ParamState(leaf, {}) for leaf in self.core.names}
         self._where = where
         self._arrays: Arrays = {}
         checked = self.validated(
@@ -82,12 +82,20 @@ class Group:
         arrays = self.core.arrays
         elements = sum(array.size for array in arrays)
         plural = "" if len(arrays) == 1 else "s"
-        return f"{in_repr(self.options)}; {len(arrays)} array{plural} of {elements:,} in all"
+        frozen = f", {len(self.frozen)} of {len(arrays)} arrays frozen" if self.frozen else ""
+        size = f"{len(arrays)} array{plural} of {elements:,} in all"
+        return f"{in_repr(self.options)}; {size}{frozen}"
 
     @property
     def state_nbytes(self) -> int:
         """The bytes of all state arrays, the sum of gradients included."""
         return sum(array.nbytes for arrays in self._arrays.values() for array in arrays)
+
+    @property
+    def frozen(self) -> list[str]:
+        """The names of the parameters that steps leave alone."""
+        pairs = zip(self.core.names, self.core.frozen, strict=True)
+        return [name for name, frozen in pairs if frozen]
 
     def values(self) -> dict[str, Any]:
         """The options of the next step: numbers in the place of functions of the step."""
@@ -119,6 +127,7 @@ class Group:
     ) -> None:
         try:
             self.core.validate(core_options(values), flush_denormals)
+            check_together(options)
             for dtype in self.core.dtypes:
                 check_start(values, dtype, float(np.finfo(dtype).max))
         except ValueError as error:
@@ -212,15 +221,16 @@ class Group:
         }
         change.update(vars(self), new)
 
-    def _shown(self, options: Mapping[str, Any], arrays: Arrays) -> dict[str, State]:
+    def _shown(self, options: Mapping[str, Any], arrays: Arrays) -> dict[str, ParamState]:
         """The state of each parameter, as users see it."""
         steps = self.core.steps
         shown = [(k.key(options), arrays[k.name]) for k in KINDS if k.name in arrays]
         # Views: whatever a user does to these array objects, the memory stays where it is.
         return {
-            name: MappingProxyType(
+            name: ParamState(
+                name,
                 {"step": steps[i : i + 1].reshape(())}
-                | {key: of_kind[i].view() for key, of_kind in shown}
+                | {key: of_kind[i].view() for key, of_kind in shown},
             )
             for i, name in enumerate(self.core.names)
         }

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
+import reprlib
+import warnings
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from fused_rmsprop import _core
 from fused_rmsprop.base import Optimizer, unknown_name
-from fused_rmsprop.groups.group import Group, State
+from fused_rmsprop.groups.group import Group
 from fused_rmsprop.groups.param_group import ParamGroup
 from fused_rmsprop.groups.specs import checked_container
 from fused_rmsprop.groups.state import KINDS, Array
+from fused_rmsprop.groups.views import State
 from fused_rmsprop.options import in_repr
-from fused_rmsprop.values import Schedulable
+from fused_rmsprop.values import Number, Schedulable, as_factor, as_schedulable
 
 
 class GroupedOptimizer(Optimizer):
@@ -99,16 +101,122 @@ class GroupedOptimizer(Optimizer):
     def lr(self) -> float:
         """The step size of the next step, for all groups; setting it sets it for all.
 
-        Set it to a float or to a function of the step, which ends the one that was there; what
-        was set is ``param_groups[0]["lr"]``. Reading it raises a `ValueError` if the groups differ.
+        Set it to a float or to a function of the step, which ends the one that was there; a float
+        warns then (`scale_lr` keeps the function). What was set is ``param_groups[0]["lr"]``.
+        Reading it raises a `ValueError` if the groups differ.
         """
         return self._common("lr")
 
     @lr.setter
     def lr(self, value: Schedulable) -> None:
+        ended = [lr for group in self._groups if callable(lr := group.options["lr"])]
+        if ended and not callable(as_schedulable("lr", value)):
+            warnings.warn(
+                f"lr was the schedule {ended[0]!r}; setting it to a number ends it. To "
+                "keep it, write opt.scale_lr(0.5). To end it on purpose, write "
+                "opt.lr = schedules.Constant(x) or opt.param_groups[0]['lr'] = x",
+                UserWarning,
+                stacklevel=3,  # __setattr__ of RMSProp is between
+            )
+        self._set_lr([value] * len(self._groups))
+
+    def _set_lr(self, values: Sequence[Schedulable]) -> None:
+        with self._stepper.change() as change:
+            for group, value in zip(self._groups, values, strict=True):
+                group.prepare(change, group.checked({"lr": value}))
+            change.commit()
+
+    def scale_lr(self, factor: Number) -> None:
+        """Multiply `lr` of all groups, numbers and functions of the step alike.
+
+        A function becomes ``schedules.Scaled(function, factor=factor)``, so it goes on.
+
+        Parameters
+        ----------
+        factor : float
+            The factor, ``> 0`` and finite.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the factor, or an `lr` that it leads to, is out of bounds. Nothing has changed then.
+        RuntimeError
+            Inside `use_ema` or `leafwise`, or while another thread steps.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fused_rmsprop import RMSProp, schedules
+        >>> opt = RMSProp(np.zeros(3), lr=schedules.Linear(0.5, end_value=0.0, transition_steps=4))
+        >>> opt.scale_lr(0.5)
+        >>> opt.lr
+        0.25
+        """
+        from fused_rmsprop.schedules import Scaled  # not part of every program
+
+        by = as_factor("factor", factor)
+        with _core.FpEnvironment():
+            rates = [group.options["lr"] for group in self._groups]
+            self._set_lr([Scaled(lr, factor=by) if callable(lr) else by * lr for lr in rates])
+
+    def freeze(self, *patterns: str) -> None:
+        """Leave parameters alone from the next step on, as if their gradients were None.
+
+        Neither the parameter nor its state changes, and its gradient, which may be anything, is
+        neither checked nor part of the norm. `unfreeze` goes on with the state as it is.
+
+        Parameters
+        ----------
+        *patterns : str
+            Names in `state`, or patterns of them: ``*`` is any text, ``?`` any character.
+
+        Raises
+        ------
+        KeyError
+            If no parameter has the name, or matches the pattern. Nothing has changed then.
+        RuntimeError
+            Inside `use_ema` or `leafwise`, or while another thread steps.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fused_rmsprop import RMSProp
+        >>> opt = RMSProp({"layer1": {"W": np.ones(2)}, "layer2": {"W": np.ones(2)}})
+        >>> opt.freeze("layer1.*")
+        >>> opt.frozen
+        ('layer1.W',)
+        """
+        if not patterns:
+            raise TypeError("freeze() needs a name or a pattern; opt.freeze('*') freezes all")
+        self._freeze(patterns, True)
+
+    def unfreeze(self, *patterns: str) -> None:
+        """Update frozen parameters again; without an argument, all.
+
+        Parameters
+        ----------
+        *patterns : str
+            As for `freeze`.
+
+        Raises
+        ------
+        KeyError, RuntimeError
+            As `freeze` does.
+        """
+        self._freeze(patterns or ("*",), False)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The names of the parameters that `freeze` has frozen."""
+        return tuple(name for group in self._groups for name in group.frozen)
+
+    def _freeze(self, patterns: Sequence[str], frozen: bool) -> None:
+        named = matching(patterns, [*self.state])
         with self._stepper.change() as change:
             for group in self._groups:
-                group.prepare(change, group.checked({"lr": value}))
+                pairs = zip(group.core.names, group.core.frozen, strict=True)
+                flags = [frozen if name in named else before for name, before in pairs]
+                change.set_frozen(group.core, flags)
             change.commit()
 
     def _set(self, name: str, value: Any) -> None:
@@ -165,7 +273,7 @@ class GroupedOptimizer(Optimizer):
         raise unknown_name(name, [*self.state])
 
     @property
-    def state(self) -> Mapping[str, State]:
+    def state(self) -> State:
         """The state of each parameter by its name, as views of the very memory that steps update.
 
         Names are the keys and indices that lead to the parameter, joined by dots
@@ -174,8 +282,7 @@ class GroupedOptimizer(Optimizer):
         centered, ``variance`` and ``grad_avg``, with momentum ``momentum_buffer``, and with an
         average of the parameters ``param_avg``.
         """
-        # A ChainMap iterates over its last map first.
-        return MappingProxyType(ChainMap(*(group.state for group in reversed(self._groups))))
+        return State([group.state for group in self._groups])
 
     def __repr__(self) -> str:
         rest = in_repr(self._settings())
@@ -185,3 +292,16 @@ class GroupedOptimizer(Optimizer):
             return f"RMSProp({self._groups[0]}; {rest})"
         groups = "".join(f"  {group.name!r}: {group}\n" for group in self._groups)
         return f"RMSProp({rest},\n{groups})"
+
+
+def matching(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
+    """The names that are one of the patterns, or else match one; a `KeyError` if one has none."""
+    found: set[str] = set()
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"a name or a pattern is a str, got {reprlib.repr(pattern)}")
+        matches = [pattern] if pattern in names else [n for n in names if fnmatchcase(n, pattern)]
+        if not matches:
+            raise unknown_name(pattern, names)
+        found.update(matches)
+    return found

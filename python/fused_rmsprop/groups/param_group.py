@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
-from types import MappingProxyType
+from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from fused_rmsprop.groups.group import Group, State
+from fused_rmsprop.groups.group import Group
+from fused_rmsprop.groups.views import State
 from fused_rmsprop.options import GROUP_OPTIONS
 
 
@@ -35,9 +35,9 @@ class ParamGroup(MutableMapping[str, Any]):
         return self._group.name
 
     @property
-    def state(self) -> Mapping[str, State]:
+    def state(self) -> State:
         """The state of each parameter of the group by its name; see `RMSProp.state`."""
-        return MappingProxyType(self._group.state)
+        return State((self._group.state,))
 
     @property
     def state_nbytes(self) -> int:
@@ -75,6 +75,9 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"ParamGroup({self._group})"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [*self]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Change several options together, or none if any of them is refused."""

@@ -17,15 +17,18 @@ Keras disagree on the order.
 ``total_steps``        the number of all steps, including the warm-up
 ``decay_rate``         the factor applied in every ``transition_steps``
 ``boundaries``         the steps at which the next value or schedule begins
+``factor``             the factor of all values
 =====================  =========================================================================
 
-Schedules also work for momentum and weight decay. `ReduceOnPlateau` depends on a metric instead of
-the step, keeps state, and is the only one that uses an optimizer.
+Schedules also work for alpha, momentum and weight decay. Called with an array of steps, they return
+an array of values, and `plot` draws them. `ReduceOnPlateau` depends on a metric instead of the
+step, keeps state, and is the only one that uses an optimizer.
 """
 
 from __future__ import annotations
 
 from fused_rmsprop.base import helps_with_options
+from fused_rmsprop.introspection import unquote
 from fused_rmsprop.schedules.base import Schedule, unknown_argument
 from fused_rmsprop.schedules.decays import (
     Constant,
@@ -36,8 +39,9 @@ from fused_rmsprop.schedules.decays import (
     Polynomial,
     StepDecay,
 )
-from fused_rmsprop.schedules.phases import InverseSqrt, Join, OneCycle, WarmupCosine
+from fused_rmsprop.schedules.phases import InverseSqrt, Join, OneCycle, Scaled, WarmupCosine
 from fused_rmsprop.schedules.plateau import ReduceOnPlateau
+from fused_rmsprop.schedules.plotting import plot
 
 __all__ = [
     "Constant",
@@ -50,15 +54,19 @@ __all__ = [
     "Piecewise",
     "Polynomial",
     "ReduceOnPlateau",
+    "Scaled",
     "Schedule",
     "StepDecay",
     "WarmupCosine",
+    "plot",
 ]
 
 for _schedule in (
     *(Constant, Cosine, Exponential, InverseSqrt, Join, Linear, OneCycle, Piecewise, Polynomial),
-    *(ReduceOnPlateau, StepDecay, WarmupCosine),
+    *(ReduceOnPlateau, Scaled, StepDecay, WarmupCosine),
 ):
     _init = helps_with_options(_schedule.__init__, _schedule.__name__, unknown_argument)
     setattr(_schedule, "__init__", _init)  # noqa: B010 - mypy refuses the assignment
 del _schedule, _init
+
+unquote(*(globals()[name] for name in __all__))

@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import pairwise
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, overload
 
-from fused_rmsprop.values import as_flag, as_number
+import numpy as np
+from numpy.typing import NDArray
+
+from fused_rmsprop.values import as_factor, as_flag, as_number
 
 #: Counters of steps are int64 arrays.
 MOST_STEPS = 2**63 - 1
@@ -97,6 +100,8 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "values": as_tuple,
     "boundaries": as_boundaries,
     "schedules": partial(as_tuple, check=as_function),
+    "schedule": as_function,
+    "factor": as_factor,
     "anneal_strategy": partial(as_choice, choices=("cos", "linear")),
     "three_phase": as_flag,
 }
@@ -146,8 +151,25 @@ class Schedule(ABC):
         if problem := self._problem():
             raise ValueError(f"{type(self).__name__}: {problem}")
 
-    def __call__(self, step: SupportsIndex) -> float:
-        """Return the value after ``step`` completed steps, an integer ``>= 0``."""
+    @overload  # an array is also a SupportsIndex, for the sake of those without axes
+    def __call__(  # type: ignore[overload-overlap]
+        self, step: NDArray[np.integer[Any]]
+    ) -> NDArray[np.float64]: ...
+    @overload
+    def __call__(self, step: SupportsIndex) -> float: ...
+    def __call__(self, step: Any) -> Any:
+        """Return the value after ``step`` completed steps, an integer ``>= 0``.
+
+        For an array of integers, return an array of the same shape, in float64.
+        """
+        if isinstance(step, np.ndarray) and step.ndim > 0:
+            if step.dtype.kind not in "iu":
+                raise TypeError(
+                    f"step must hold integers, got an array of {step.dtype}; write "
+                    "step.astype(np.int64)"
+                )
+            values = [self._at(as_count("step", one)) for one in step.ravel().tolist()]
+            return np.array(values, np.float64).reshape(step.shape)
         return self._at(as_count("step", step))
 
     @abstractmethod

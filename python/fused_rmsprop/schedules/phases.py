@@ -1,4 +1,4 @@
-"""Schedules of several phases: with a warm-up, in a cycle, or joined from others."""
+"""Schedules of several phases, and of others: with a warm-up, in a cycle, joined, scaled."""
 
 from __future__ import annotations
 
@@ -156,3 +156,33 @@ class Join(Schedule):
 
     def _problem(self) -> str:
         return miscounted("schedules", self.schedules, self.boundaries)
+
+
+@dataclass(frozen=True)
+class Scaled(Schedule):
+    """Another schedule, multiplied by ``factor``: ``factor * schedule(step)``.
+
+    Any function of the step will do. A `Scaled` of a `Scaled` becomes one, with the product of
+    both factors. `RMSProp.scale_lr` makes these.
+
+    Examples
+    --------
+    >>> from fused_rmsprop.schedules import Linear, Scaled
+    >>> schedule = Scaled(Linear(0.5, end_value=0.0, transition_steps=4), factor=0.5)
+    >>> [schedule(step) for step in range(5)]
+    [0.25, 0.1875, 0.125, 0.0625, 0.0]
+    """
+
+    schedule: Callable[[int], SupportsFloat]
+    _: KW_ONLY
+    factor: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(inner := self.schedule, Scaled):
+            object.__setattr__(self, "schedule", inner.schedule)
+            object.__setattr__(self, "factor", self.factor * inner.factor)
+            super().__post_init__()  # the product may be out of bounds
+
+    def _at(self, step: int) -> float:
+        return self.factor * float(self.schedule(step))

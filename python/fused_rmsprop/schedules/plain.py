@@ -14,7 +14,7 @@ from fused_rmsprop import schedules
 _SCHEDULES: Mapping[str, type[schedules.Schedule]] = {
     name: getattr(schedules, name)
     for name in schedules.__all__
-    if name not in ("ReduceOnPlateau", "Schedule")
+    if name not in ("ReduceOnPlateau", "Schedule", "plot")
 }
 #: Schedules inside schedules, or lists inside lists.
 _MOST_LEVELS = 32
