@@ -11,6 +11,7 @@ import pytest
 
 from fp_environment_support import MODES, Environment, needs_fenv
 from fused_rmsprop import RMSProp, rmsprop_step, schedules
+from fused_rmsprop.schedules import Constant
 from reference import same_bits
 
 pytestmark = needs_fenv
@@ -59,7 +60,8 @@ ENTRIES: dict[str, Callable[[Case], Any]] = {
     "scaled step": lambda case: case.opt.step(case.g, grad_scale=0.3),
     "leafwise": Case.leafwise,
     "accumulate": Case.accumulated,
-    "lr": lambda case: setattr(case.opt, "lr", 0.3),
+    "lr": lambda case: setattr(case.opt, "lr", Constant(0.3)),
+    "scale_lr": lambda case: case.opt.scale_lr(0.3),
     "update": lambda case: case.opt.param_groups[0].update(centered=False, alpha=0.7),
     "current": lambda case: case.found.append(case.opt.param_groups[0].current()["lr"]),
     "effective_lr": lambda case: case.found.append(case.opt.effective_lr("param")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from fused_rmsprop.checkpoint.report import LoadReport
@@ -32,20 +33,19 @@ def renamed(saved: Saved, rename: Rename | None) -> Saved:
         if new in taken:
             raise ValueError(f"rename gives {taken[new]!r} and {old!r} the same name {new!r}")
         names[old], taken[new] = new, old
-    groups = [
-        group
-        | {
-            key: [names[old] for old in group[key] if old in names]
-            for key in ("params", "frozen")
-            if key in group
+    groups: list[dict[str, Any]] = []
+    for group in saved.groups:
+        lists = {key: group[key] for key in ("params", "frozen") if key in group}
+        own = {
+            key: [names[old] for old in old_names if old in names]
+            for key, old_names in lists.items()
         }
-        for group in saved.groups
-    ]
+        groups.append({**group, **own})
     state = {new: saved.state[old] for old, new in names.items() if old in saved.state}
     params = saved.params
     if params is not None:
         params = {new: params[old] for old, new in names.items() if old in params}
-    return saved._replace(state=state, groups=groups, params=params)
+    return replace(saved, state=state, groups=groups, params=params)
 
 
 def _name(old: str, rename: Rename) -> str | None:
@@ -98,7 +98,7 @@ def fitted(saved: Saved, groups: Sequence[Group]) -> tuple[Saved, LoadReport]:
         parts.append({**options, "params": ours.core.names, "name": ours.name, "frozen": frozen})
     report.unexpected.extend(name for name in options_of if name not in state)
     values = None if saved.params is None else params
-    return saved._replace(state=state, groups=parts, params=values), report
+    return replace(saved, state=state, groups=parts, params=values), report
 
 
 def _fits(

@@ -7,7 +7,8 @@ as ``"params"``), ``"settings"`` and ``"counters"``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,8 @@ LATER_SETTINGS = ("max_grad_norm_per_array",)
 _MOST_LINES = 20  # of an error
 
 
-class Saved(NamedTuple):
+@dataclass(frozen=True)
+class Saved:
     """The parts of a state_dict, and the parameters if a file has them."""
 
     state: Mapping[str, Any]
