@@ -131,7 +131,7 @@ def test_a_numpy_number_is_the_gradient_of_a_parameter_without_axes() -> None:
     assert param == other != 1
     with pytest.raises(TypeError, match="grads has dtype float64, but params is float32"):
         RMSProp(param).step(np.float64(2))
-    with pytest.raises(TypeError, match=r"grads is a float.*np\.array"):
+    with pytest.raises(TypeError, match=r"grads is a float.*np\.asarray"):
         RMSProp(param).step(2.0)
 
 
@@ -276,3 +276,20 @@ def test_a_parameter_of_another_framework(export: Callable[[Array], Any]) -> Non
         with pytest.raises(TypeError, match="not a NumPy array") as caught:
             RMSProp(params)
         assert remedy in str(caught.value)
+
+
+def test_a_negated_view_of_torch_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    negated = torch.tensor([1 + 2j, 3 + 4j]).conj().imag
+    p, v = np.zeros(2, np.float32), np.zeros(2, np.float32)
+    opt = RMSProp({"p": p})
+    with opt.leafwise() as update, pytest.raises(TypeError, match="resolve_neg"):
+        update("p", negated)
+    with pytest.raises(TypeError, match="grad is .*resolve_neg"):
+        rmsprop_step(p, negated, v, lr=0.1, alpha=0.9, eps=1e-8)
+    for method in (opt.step, opt.accumulate):
+        with pytest.raises(TypeError, match=r"grads\['p'\] is .*resolve_neg"):
+            method({"p": negated})
+    assert not p.any()
+    opt.step({"p": negated.resolve_neg()})
+    assert (p > 0).all()

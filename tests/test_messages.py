@@ -140,3 +140,8 @@ def test_an_update_without_a_gradient_says_what_to_do() -> None:
     opt = RMSProp({"W": np.ones(2)})
     with opt.leafwise() as update, pytest.raises(ValueError, match=r"pass it, update\(name, grad"):
         update("W", None)
+
+
+def test_a_group_with_the_key_param() -> None:
+    with pytest.raises(ValueError, match=r"params\[0\] has the key 'param'; is 'params' meant"):
+        RMSProp([{"param": np.ones(2)}])

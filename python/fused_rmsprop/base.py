@@ -75,6 +75,8 @@ class Setting(Generic[T]):
         optimizer._set(self._name, OPTIMIZER_OPTIONS[self._name].read(self._name, value))
 
 
+#: The packages that a warning does not point into.
+_LIBRARIES = ("fused_rmsprop", "torch")
 #: How many names an error lists.
 _LISTED = 20
 
@@ -143,17 +145,24 @@ def unknown_name(name: str, known: Sequence[str]) -> KeyError:
     return KeyError(f"there is no parameter {name!r}; {hint} are {listed}{more}")
 
 
-def warn_of_spreading(what: str, stepper: _core.Stepper, callers: int) -> None:
+def warn_the_caller(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, and point to the line outside of this package and torch that the call came from."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _LIBRARIES:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def warn_of_spreading(what: str, stepper: _core.Stepper) -> None:
     """Warn, once for an optimizer, that clipping is about to spread a NaN or an infinity.
 
-    If the warning is an error, nothing has changed. It points so many ``callers`` up.
+    If the warning is an error, nothing has changed.
     """
-    warnings.warn(
+    warn_the_caller(
         f"{what} has a NaN or an infinity, and clipping by max_grad_norm carries it to all other "
         "parameters: a NaN makes them NaN, an infinity makes their gradients zero. "
         "on_nonfinite='skip' leaves such steps out, 'raise' stops at them",
         RuntimeWarning,
-        stacklevel=1 + callers,
     )
     stepper.warned_of_spreading = True
 
@@ -177,9 +186,10 @@ def nonfinite_error(
     if count == 0:
         place = tuple(int(i) for i in np.unravel_index(int(np.abs(grad).argmax()), grad.shape))
         problem = (
-            f"is finite, but overflows {grad.dtype} when the step scales or squares it: the "
-            f"largest element, at index {place}, is {grad[place]!s}. Use a smaller grad_scale, "
-            "max_grad_norm or max_grad_value"
+            f"is finite, but overflows {grad.dtype} when the step scales or squares it, with what "
+            "weight decay and the centered average add: its largest element, at index "
+            f"{place}, is {grad[place]!s}. grad_scale, max_grad_norm and max_grad_value make it "
+            "smaller"
         )
     else:
         place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), grad.shape))

@@ -248,7 +248,8 @@ class RMSProp(LeafwiseOptimizer, Saving):
             parameter has become read-only, nothing is bound, or a function of the step returned
             a value out of bounds. Nothing has changed then.
         FloatingPointError
-            With ``on_nonfinite="raise"``, if a gradient is NaN or infinite. Nothing has changed.
+            With ``on_nonfinite="raise"``, if a gradient is NaN or infinite, or its square
+            overflows. Nothing has changed.
         RuntimeError
             If another thread is in the middle of a step of this optimizer, or made one while
             this step asked functions of the step, or inside `use_ema` or `leafwise`. Nothing has
@@ -271,7 +272,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
             nonfinite = self._stepper.step(grads, scale, after)
         if nonfinite is not None:
             if self.on_nonfinite == "propagate":
-                warn_of_spreading(nonfinite[0], self._stepper, 2)
+                warn_of_spreading(nonfinite[0], self._stepper)
                 RMSProp.step(self, grads, grad_scale)
                 return
             sums = self._stepper.accumulated > 0

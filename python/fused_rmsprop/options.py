@@ -86,7 +86,7 @@ OPTIONS: tuple[Option, ...] = (
            aliases=("ema_momentum",)),
     Option("max_grad_norm", as_limit, None,
            "clip by the 2-norm of all gradients together; see `opt.grad_norm`. One NaN makes all "
-           "parameters NaN unless `on_nonfinite` is set",
+           "parameters NaN unless `on_nonfinite` is set or the limit is infinite",
            of_group=False, core="GradientTransform", aliases=("global_clipnorm", "max_norm")),
     Option("max_grad_norm_per_array", as_limit, None,
            "clip each array by its own 2-norm, before that of all together is taken",
@@ -95,7 +95,8 @@ OPTIONS: tuple[Option, ...] = (
            "limit each element of a gradient, before the norm is taken",
            of_group=False, core="GradientTransform", aliases=("clipvalue", "clip_value")),
     Option("on_nonfinite", as_on_nonfinite, "propagate",
-           '`"skip"` a step with a NaN or infinite gradient, or one that overflows, or `"raise"`',
+           '`"skip"` a step with a NaN or infinite gradient, or one whose square overflows, '
+           'or `"raise"`',
            of_group=False, core="GradientTransform"),
     Option("flush_denormals", as_flag, True, "count subnormal numbers as zero",
            of_group=False, core="Execution", in_repr=True),
@@ -119,6 +120,7 @@ _FOREIGN = {
     "amsgrad": "it is Adam's: leave it out",
     "decay": "TensorFlow 1's decay is alpha=decay; Keras' decay of the learning rate is "
     "lr=lambda step: lr / (1 + decay * step)",
+    "T_max": "it is a schedule's: lr=schedules.Cosine(0.1, transition_steps=T_max)",
     "foreach": "leave it out: every step is fused",
     "fused": "leave it out: every step is fused",
     "capturable": "leave it out",
@@ -129,7 +131,7 @@ _FOREIGN = {
 def unknown_option(name: str, where: str, known: Iterable[str] = tuple(GROUP_OPTIONS)) -> str:
     """The error for a name that is not an option there, with the one that is probably meant."""
     known = list(known)
-    if name in (*OPTIMIZER_OPTIONS, "grads") and name not in known:
+    if name in OPTIMIZER_OPTIONS and name not in known:
         return f"{where} has no option {name!r}: it belongs to the optimizer, RMSProp(..., {name}=)"
     if name in _FOREIGN:
         meant = f"; is {_ALIASES[name]} meant? " if name in _ALIASES else ": "

@@ -195,3 +195,39 @@ def test_help_shows_types_not_their_names() -> None:
     assert "threads: int | None = None" in str(inspect.signature(RMSprop))
     assert list(inspect.signature(RMSprop).parameters)[:2] == ["params", "lr"]
     assert "'" not in str(inspect.signature(RMSprop)).replace("'propagate'", "")
+
+
+def test_the_warning_points_to_the_caller() -> None:
+    for in_backward in (False, True):
+        model = torch.nn.Linear(2, 1, dtype=torch.bfloat16)
+        optimizer = RMSprop(model.parameters(), in_backward=in_backward)
+        optimizer.register_step_pre_hook(lambda *_: None)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model(torch.ones(1, 2, dtype=torch.bfloat16)).sum().backward()
+            optimizer.step()
+        assert [w.filename for w in caught] == [__file__]
+
+
+def test_one_parameter_that_cannot_be_stepped_stops_the_step() -> None:
+    params = [torch.ones(2, dtype=d, requires_grad=True) for d in (torch.float32, torch.bfloat16)]
+    rows = RMSprop(params, max_grad_norm=1.0).explain()
+    assert [row.by for row in rows] == ["nobody", "nobody"]
+    assert rows[0].why.startswith("step() raises an error because of param_groups[0]['params'][1]")
+
+
+def test_a_shared_state_is_no_reason_where_the_kernel_cannot_step() -> None:
+    model = torch.nn.Linear(2, 1, dtype=torch.bfloat16)
+    optimizer = RMSprop(model.parameters(), centered=True)
+    optimizer.share_memory()
+    assert all("bfloat16" in row.why for row in optimizer.explain())
+
+
+def test_a_property_of_a_subclass_keeps_its_own_error() -> None:
+    class Mine(RMSprop):
+        @property
+        def broken(self) -> int:
+            return [].nothing  # type: ignore[attr-defined, no-any-return]
+
+    with pytest.raises(AttributeError, match="'list' object has no attribute 'nothing'"):
+        _ = Mine([torch.ones(1, requires_grad=True)]).broken

@@ -136,3 +136,15 @@ def test_hooks_of_the_user_come_first() -> None:
     with opt.register_load_state_dict_pre_hook(renamed):
         assert opt.load_state_dict(saver.state_dict(), strict=False) == (["b"], [], [])
     assert {*moments(opt, params)} == {"a"}
+
+
+def test_a_rename_that_no_saved_name_has_is_refused() -> None:
+    model = torch.nn.Linear(2, 2)
+    saved = RMSprop(model.named_parameters()).state_dict()
+    for optimizer, rename in (
+        (RMSprop(model.parameters()), {"weight": "bias", "bias": "weight"}),
+        (RMSprop(model.named_parameters()), {"wieght": "weight"}),
+    ):
+        for strict in (True, False):
+            with pytest.raises(ValueError, match="which no saved parameter is called"):
+                optimizer.load_state_dict(saved, strict=strict, rename=rename)

@@ -199,3 +199,11 @@ def test_workers_step_one_model(method: str, tmp_path: Any) -> None:
         [sys.executable, str(script), method], capture_output=True, text=True, timeout=300
     )
     assert done.stdout == "all changed\n", done.stderr
+
+
+def test_share_memory_makes_no_state_for_frozen_parameters() -> None:
+    model = torch.nn.Linear(2, 1)
+    model.bias.requires_grad_(False)
+    optimizer = RMSprop(model.parameters())
+    optimizer.share_memory()
+    assert [*optimizer.state] == [model.weight]

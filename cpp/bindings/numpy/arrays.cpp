@@ -45,10 +45,10 @@ bool is_masked(py::handle value) {
 }
 
 /// `value` as an array, or a TypeError that says what to pass instead.
-py::array as_array(py::handle value, const std::string &what) {
+py::array as_array(py::handle value, const std::string &what, Role role) {
     if (!is_array(value))
         throw py::type_error(what + " is a " + Py_TYPE(value.ptr())->tp_name +
-                             ", not a NumPy array" + remedy(value));
+                             ", not a NumPy array" + remedy(value, role));
     if (is_masked(value))
         throw py::type_error(what + " is a masked array, whose mask a step would ignore; "
                                     "pass the plain array: array.filled(0)");
@@ -92,7 +92,7 @@ DType dtype_of(const py::array &array) {
 }
 
 py::array updatable_array(py::handle value, const std::string &what, bool read_only) {
-    py::array array = as_array(value, what);
+    py::array array = as_array(value, what, Role::written);
     if (!is_float(array))
         throw py::type_error(what + " has dtype " + text(array.dtype()) +
                              "; only float32 and float64 (in native byte order) can be updated" +
@@ -115,7 +115,7 @@ void check_same_kind(py::handle value, const std::string &what, const py::array 
                      const std::string &param_what) {
     // The fast path first: this runs for every gradient of every step.
     if (Py_TYPE(value.ptr()) != py::detail::npy_api::get().PyArray_Type_)
-        as_array(value, what);
+        as_array(value, what, Role::read);
     const auto array = py::reinterpret_borrow<py::array>(value);
     const auto *mine = py::detail::array_proxy(array.ptr());
     const auto *wanted = py::detail::array_proxy(param.ptr());

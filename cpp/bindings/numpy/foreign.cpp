@@ -61,6 +61,8 @@ std::string after_failure(py::handle value, const std::string &error) {
     if (!is_on_cpu(value))
         return std::string(" is not in the memory of the CPU; pass ") +
                (torch ? "tensor.cpu()" : "a copy: np.asarray(array)");
+    if (is_true(value, "is_sparse"))
+        return " is sparse; pass tensor.to_dense()";
     const std::string dtype =
         has(value, "dtype") ? py::str(value.attr("dtype")).cast<std::string>() : "";
     if (dtype.find("bfloat16") != std::string::npos || dtype.find("float8") != std::string::npos)
@@ -83,6 +85,10 @@ py::object readable(py::handle value, const std::string &what) {
     const bool dlpack = exports_dlpack(value);
     if (!dlpack && !exports_buffer(value))
         return py::reinterpret_borrow<py::object>(value);
+    // Of such a view, only torch knows that its elements are to be negated.
+    if (has(value, "is_neg") && value.attr("is_neg")().cast<bool>())
+        throw py::type_error(what + " is a tensor that torch negates when it is read; pass "
+                                    "tensor.resolve_neg()");
     try {
         if (dlpack)
             return numpy().attr("from_dlpack")(value);
@@ -96,7 +102,11 @@ py::object readable(py::handle value, const std::string &what) {
     }
 }
 
-std::string remedy(py::handle value) {
+std::string remedy(py::handle value, Role role) {
+    if (role == Role::read)
+        return is_number(value) || has(value, "__array__")
+                   ? "; make it an array of the parameter's dtype: np.asarray(value, param.dtype)"
+                   : "; pass a float32 or float64 numpy.ndarray";
     if (has(value, "detach"))
         return "; torch's tensors are for fused_rmsprop.torch.RMSprop, or pass a copy in NumPy's "
                "memory: np.array(tensor.detach())";

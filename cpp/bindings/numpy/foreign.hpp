@@ -22,8 +22,11 @@ inline bool is_array(py::handle value) {
 /// remedy if the export fails.
 py::object readable(py::handle value, const std::string &what);
 
+/// Whether a step only reads an array (a gradient) or writes it too.
+enum class Role { read, written };
+
 /// How to make a NumPy array of something that is none.
-std::string remedy(py::handle value);
+std::string remedy(py::handle value, Role role);
 
 /// Throws a TypeError if this is an array of another library.
 void check_can_be_bound(py::handle value, const std::string &what);

@@ -1,15 +1,13 @@
 #include "holders.hpp"
 
+#include "foreign.hpp"
+
 #include <pybind11/numpy.h>
 
 namespace fused_rmsprop::bindings {
 namespace {
 
 #ifndef Py_GIL_DISABLED
-bool is_array(PyObject *value) {
-    return PyObject_TypeCheck(value, py::detail::npy_api::get().PyArray_Type_);
-}
-
 /// Whether the memory of an array is its own, or that of arrays which nothing else refers to.
 bool owns_its_memory(PyObject *array) {
     PyObject *base = py::detail::array_proxy(array)->base;
@@ -72,7 +70,8 @@ void warn_of_lost(const std::vector<std::string> &params, const std::vector<std:
             "the step trains an array that only the optimizer refers to any more: " +
             first_of(params) +
             ". An assignment such as W = 2 * W makes a new array, which is not trained; write "
-            "into the array: W[...] = 2 * W";
+            "into the array: W[...] = 2 * W. (If that is intended, read the arrays from "
+            "opt.param_groups[0]['params'] before the first step.)";
     else
         message =
             "the step reads a bound gradient that only the optimizer refers to any more: " +

@@ -20,6 +20,8 @@ def is_list_of_groups(params: object) -> TypeGuard[list[dict[str, Any]]]:
         raise ValueError("parameter groups come in a list: [{'params': ..., 'lr': ...}]")
     if not is_sequence(params):
         return False
+    if params and all(isinstance(item, Mapping) and item.keys() == {"param"} for item in params):
+        raise ValueError("params[0] has the key 'param'; is 'params' meant? [{'params': ...}]")
     if not any(is_group(item) or _has_options(item) for item in params):
         return False
     for i, item in enumerate(params):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn.parameter import is_lazy
 
+from fused_rmsprop.base import warn_the_caller
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
 from fused_rmsprop.torch import private
 from fused_rmsprop.torch.plan import (
@@ -68,6 +68,7 @@ class Explanation(tuple[Stepped, ...]):
         return "\n".join(lines)
 
 
+_RAISES = "step() raises an error"
 _BY = {"kernel": "the kernel", "torch": "torch", "nobody": "nobody"}
 
 
@@ -101,27 +102,36 @@ def explanation(optimizer: Any) -> Explanation:
         plan.assign(groups, {}, whole)
         _find_shared_state(plan, groups, optimizer.state)
     seen: set[int] = set()
-    rows = []
+    rows: list[Stepped] = []
+    taken = plan.taken - plan.replacing.keys() if sharded is None else set()
     for index, group in enumerate(whole):
         names = group.get("param_names")
         for i, p in enumerate(group["params"]):
             name = names[i] if names else f"param_groups[{index}]['params'][{i}]"
             if sharded is not None:
-                why = f"step() raises an error: {sharded[0]} needs whole gradients, not shards"
+                why = f"{_RAISES}: {sharded[0]} needs whole gradients, not shards"
                 rows.append(Stepped(name, "nobody", why))
                 continue
-            by_kernel = id(p) in plan.taken - plan.replacing.keys() and id(p) not in seen
+            by_kernel = id(p) in taken and id(p) not in seen
             rows.append(Stepped(name, *_judge(p, by_kernel, plan, group, whole)))
             seen.add(id(p))
+    raising = next((row.name for row in rows if row.why.startswith(_RAISES)), None)
+    if raising is not None:
+        because = f"{_RAISES} because of {raising}"
+        rows = [row if row.by == "nobody" else Stepped(row.name, "nobody", because) for row in rows]
     return Explanation(rows)
 
 
-def _find_shared_state(plan: Plan, groups: list[dict[str, Any]], states: Any) -> None:
+def _find_shared_state(plan: _Trial, groups: list[dict[str, Any]], states: Any) -> None:
     """Note the parameters whose state lies in shared memory and would have to be replaced."""
     for group in groups:
         for p in group["params"]:
             state = states.get(p)
-            if state and any(torch.is_tensor(t) and t.is_shared() for t in state.values()):
+            if (
+                id(p) in plan.taken
+                and state
+                and any(torch.is_tensor(t) and t.is_shared() for t in state.values())
+            ):
                 if keys := replaced_in_shared(state, complete(state, p, group, plan.stepper)):
                     plan.replacing[id(p)] = keys
 
@@ -136,9 +146,9 @@ def _judge(p: Any, by_kernel: bool, plan: Plan, group: Any, whole: list[Any]) ->
         return "kernel", f"{p.dtype} in CPU memory{later}"
     why = why_for_torch(p, plan, group, whole)
     if p.grad is not None and p.grad.is_sparse:
-        return "nobody", "step() raises an error: its gradient is sparse"
+        return "nobody", f"{_RAISES}: its gradient is sparse"
     if extra := plan.not_for_torch(group):
-        return "nobody", f"step() raises an error: torch has no {extra[0]}, and {why}{later}"
+        return "nobody", f"{_RAISES}: torch has no {extra[0]}, and {why}{later}"
     return "torch", f"{why}{later}"
 
 
@@ -157,10 +167,9 @@ def warn_of_torch_alone(plan: Plan, whole: list[dict[str, Any]]) -> None:
     if any(group["differentiable"] or group["capturable"] for group in whole):
         return  # asks for torch
     p = trained[0]
-    warnings.warn(
+    warn_the_caller(
         f"all parameters fall back to torch.optim.RMSprop: the kernel steps float32 and float64 in "
         f"CPU memory, and {name_of(p, whole)} is {p.dtype} on {p.device}; print("
-        "optimizer.explain()) tells more",
-        stacklevel=2,
+        "optimizer.explain()) tells more"
     )
     plan.warned.append(True)

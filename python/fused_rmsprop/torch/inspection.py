@@ -63,4 +63,6 @@ class Inspected:
     if not TYPE_CHECKING:  # which knows the attributes that there are
 
         def __getattr__(self, name: str) -> Any:  # called only for others
+            if hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # the property's own error
             raise no_attribute(self, name)

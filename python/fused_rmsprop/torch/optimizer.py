@@ -306,7 +306,8 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
             of a step of this optimizer, or inside `use_ema`. With `in_backward`, also if a
             GradScaler is used, or a parameter has a gradient again after its update.
         FloatingPointError
-            With ``on_nonfinite="raise"``, if a gradient is NaN or infinite. Nothing has changed.
+            With ``on_nonfinite="raise"``, if a gradient is NaN or infinite, or its square
+            overflows. Nothing has changed.
         """
         if self._in_backward is not None:
             self._in_backward.refuse_scaler(self)
@@ -339,7 +340,7 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
         if nonfinite is not None:
             what = f"the gradient of {name_of(nonfinite, self.param_groups)}"
             if self.on_nonfinite == "propagate":
-                warn_of_spreading(what, self._stepper, 3)
+                warn_of_spreading(what, self._stepper)
                 self._step()  # again, without the closure
                 return loss
             raise nonfinite_error(what, nonfinite.grad.detach().resolve_neg().numpy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -134,6 +135,7 @@ class Fitting:
     def _saved(self, state_dict: Any, named: bool) -> dict[str, _Saved]:
         """The saved parameters by their names here."""
         saved: dict[str, _Saved] = {}
+        names: list[str] = []
         count = 0
         for index, group in enumerate(state_dict["param_groups"]):
             for i, key in enumerate(group["params"]):
@@ -145,16 +147,25 @@ class Fitting:
                 if name in saved:
                     raise ValueError(f"rename gives two saved parameters the name {name!r}")
                 saved[name] = _Saved(state_dict["state"].get(key), index)
+                names.append(old)
+        if isinstance(self._rename, Mapping) and (unknown := self._rename.keys() - {*names}):
+            hint = "" if named else "; for names, make both optimizers from named_parameters()"
+            raise ValueError(
+                f"rename has {min(map(repr, unknown))}, which no saved parameter is called: they "
+                f"are called {reprlib.repr(names)}{hint}"
+            )
         return saved
 
     def _name(self, saved: str) -> str | None:
         if self._rename is None:
             return saved
+        name: str | None
         if isinstance(self._rename, Mapping):
-            return self._rename.get(saved, saved)
-        name = self._rename(saved)
+            name = self._rename.get(saved, saved)
+        else:
+            name = self._rename(saved)
         if name is not None and not isinstance(name, str):
-            raise TypeError(f"rename({saved!r}) must be a str or None, got {type(name).__name__}")
+            raise TypeError(f"rename({saved!r}) must be a str or None, got{type(name).__name__}")
         return name
 
     def _check_options(

@@ -24,10 +24,10 @@ class SharesMemory:
     def share_memory(self) -> None:
         """Move the state of all parameters to shared memory, for other processes to step.
 
-        Call it before they start, beside ``model.share_memory()``. States that are missing are
-        made, as the kernel keeps them (centered: ``variance``). A step never replaces a tensor of
-        a state in shared memory. If it would have to, because the state was shared in torch's
-        form, torch steps the parameter.
+        Call it before they start, beside ``model.share_memory()``. Parameters that require a
+        gradient and have no state get one, as the kernel keeps it (centered: ``variance``). A step
+        never replaces a tensor of a state in shared memory. If it would have to, because the state
+        was shared in torch's form, torch steps the parameter.
 
         Raises
         ------
@@ -71,6 +71,8 @@ def _share_states(plan: Plan, groups: list[dict[str, Any]], state: Any) -> None:
         torchs = {id(p) for p in for_torch if id(p) not in plan.replacing}
         for p in group["params"]:
             before = state.get(p, {})
+            if not before and p.grad is None and not p.requires_grad:
+                continue
             by_torch = id(p) in torchs
             entries = (
                 completed_for_torch(before, p, group)
