@@ -208,3 +208,100 @@ TEST_CASE("policy: a step that is refused is not skipped") {
     const GradientTransform skip{.on_nonfinite = OnNonfinite::skip};
     CHECK(refusal([&] { step(tensors, {}, skip); }) == "tensors[3].square_avg is missing");
 }
+
+TEST_CASE("clipping: of each array by its own norm, then of all together") {
+    for_one_thread_and_two([&](const Execution &execution) {
+        for (const std::optional<double> together : {std::optional<double>(), {0.5}, {100.0}}) {
+            Model model, expected;
+            const auto all = model.tensors();
+            double factors[4], squares = 0;
+            for (std::size_t i = 0; i < 4; ++i) {
+                const double norm = grad_norm(std::span(all).subspan(i, 1)).norm;
+                factors[i] = norm <= 2 ? 1 : 2 / norm;
+                squares = squares + (norm * factors[i] / 2) * (norm * factors[i] / 2);
+            }
+            const double norm = 2 * std::sqrt(squares);
+            const double common = norm <= together.value_or(infinity) ? 1 : *together / norm;
+            reference::step<float>(expected.a, expected.grad_a, options, {}, factors[0] * common);
+            reference::step<float>(expected.b, expected.grad_b, options, {}, factors[1] * common);
+            reference::step<double>(expected.c, expected.grad_c, options, {}, factors[2] * common);
+            reference::step<double>(expected.d, expected.grad_d, options, {}, factors[3] * common);
+            const StepResult result =
+                step(all, execution, {.max_grad_norm_per_array = 2, .max_grad_norm = together});
+            CHECK(model == expected);
+            CHECK(result.grad_norm.has_value() == together.has_value());
+        }
+        Model infinite, expected;
+        const double norm = grad_norm(expected.tensors()).norm;
+        expected.expect({}, 1 / norm);
+        step(infinite.tensors(), execution,
+             {.max_grad_norm_per_array = infinity, .max_grad_norm = 1});
+        CHECK(infinite == expected);
+    });
+}
+
+TEST_CASE("clipping: a NaN stays in its array where each is clipped by its own norm") {
+    for_one_thread_and_two([&](const Execution &execution) {
+        Model model;
+        model.grad_b[3] = std::numeric_limits<float>::quiet_NaN();
+        step(model.tensors(), execution, {.max_grad_norm_per_array = 1});
+        CHECK(std::isnan(model.b.param[0]));
+        CHECK(std::isfinite(model.a.param[0]));
+        CHECK(std::isfinite(model.c.param[0]));
+    });
+}
+
+TEST_CASE("clipping: large gradients keep their direction where the factor is subnormal") {
+    const Options plain;
+    for_one_thread_and_two([&](const Execution &execution) {
+        const auto check = [&]<typename T>(T greatest) {
+            State<T> state{std::vector<T>(3)};
+            const std::vector<T> grad{greatest, -greatest / 2, 0};
+            const Tensor tensor(state.arrays(grad), plain);
+            step(std::span(&tensor, 1), execution, {.max_grad_norm = 1});
+            CHECK(state.square_avg[0] == doctest::Approx(0.01 * 0.8));
+            CHECK(state.square_avg[1] == doctest::Approx(0.01 * 0.2));
+            CHECK(state.param[0] < -0.09);
+            CHECK(state.param[1] > 0.09);
+        };
+        check(std::numeric_limits<float>::max());
+        check(std::numeric_limits<double>::max());
+    });
+}
+
+TEST_CASE("skipping: a square that overflows counts, one that is clipped does not") {
+    const GradientTransform skip{.on_nonfinite = OnNonfinite::skip};
+    for_one_thread_and_two([&](const Execution &execution) {
+        Model model;
+        model.grad_b[16] = 2e19f;
+        const Model before = model;
+        const StepResult result = step(model.tensors(), execution, skip);
+        CHECK(result.skipped);
+        CHECK(result.nonfinite == 1);
+        CHECK(model == before);
+        model.grad_b[16] = 1;
+        model.grad_c[1499] = -2e154;
+        CHECK(step(model.tensors(), execution, skip).nonfinite == 2);
+        GradientTransform clipped = skip;
+        clipped.max_grad_norm = 1;
+        CHECK_FALSE(step(model.tensors(), execution, clipped).skipped);
+    });
+}
+
+TEST_CASE("skipping: only where clipping would spread it") {
+    const OnNonfinite spreads = OnNonfinite::skip_if_it_spreads;
+    for_one_thread_and_two([&](const Execution &execution) {
+        Model model;
+        model.grad_b[0] = std::numeric_limits<float>::infinity();
+        const Model before = model;
+        const StepResult result =
+            step(model.tensors(), execution, {.max_grad_norm = 1, .on_nonfinite = spreads});
+        CHECK(result.skipped);
+        CHECK(result.nonfinite == 1);
+        CHECK(model == before);
+        for (const GradientTransform &transform :
+             {GradientTransform{.on_nonfinite = spreads},
+              {.max_grad_norm = infinity, .on_nonfinite = spreads}})
+            CHECK_FALSE(step(model.tensors(), execution, transform).skipped);
+    });
+}

@@ -165,7 +165,7 @@ class Fitting:
         else:
             name = self._rename(saved)
         if name is not None and not isinstance(name, str):
-            raise TypeError(f"rename({saved!r}) must be a str or None, got{type(name).__name__}")
+            raise TypeError(f"rename({saved!r}) must be a str or None, got {type(name).__name__}")
         return name
 
     def _check_options(
