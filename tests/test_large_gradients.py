@@ -64,16 +64,16 @@ def test_a_square_that_overflows_refuses_the_step(
 
 
 @DTYPES
-def test_what_a_parameter_and_an_average_add_counts(dtype: Any) -> None:
-    p = np.full(3, LARGE[dtype], dtype)
-    opt = RMSProp(p, weight_decay=1.0, on_nonfinite="skip")
-    opt.step(np.ones(3, dtype))
-    assert opt.skipped_steps == 1
-    decoupled = RMSProp(p, weight_decay=0.1, decoupled_weight_decay=True, on_nonfinite="skip")
-    decoupled.step(np.ones(3, dtype))
-    assert decoupled.skipped_steps == 0
-    # Neither the average nor the gradient is too large, but their difference is.
+def test_what_weight_decay_and_an_average_add_to_a_large_gradient_counts(dtype: Any) -> None:
+    # Neither is too large, but their sum or difference is.
     half = 0.6 * np.sqrt(float(np.finfo(dtype).max))
+    for decoupled, skipped in ((False, 1), (True, 0)):
+        opt = RMSProp(
+            np.full(3, half, dtype), lr=1e-3, weight_decay=1.0, on_nonfinite="skip",
+            decoupled_weight_decay=decoupled,
+        )  # fmt: skip
+        opt.step(np.full(3, half, dtype))
+        assert opt.skipped_steps == skipped
     centered = RMSProp(np.ones(3, dtype), centered=True, alpha=0.0, on_nonfinite="skip")
     centered.step(np.full(3, half, dtype))
     centered.step(np.full(3, -half, dtype))

@@ -27,14 +27,13 @@ constexpr std::size_t segments = 1024;
 
 struct Squares {
     InstructionSet set;
-    ArrayOf array;
     Factors<float> scale32;
     Factors<double> scale64;
     double limit;
     double magnified; ///< every element is multiplied by this
 
     std::size_t chunks_of(const Tensor &t) const {
-        return array(t) == nullptr ? 0 : (t.size + chunk - 1) / chunk;
+        return t.bytes_to_step() == 0 ? 0 : (t.size + chunk - 1) / chunk;
     }
 
     template <typename T>
@@ -43,7 +42,7 @@ struct Squares {
         const kernels::Loops<T> &loops = kernels::loops_for<T>(set);
         const kernels::Scaling<T> scaling{factors.second, static_cast<T>(limit), magnified};
         const std::size_t first = index * chunk, size = std::min(chunk, t.size - first);
-        const T *const elements = static_cast<const T *>(array(t)) + first;
+        const T *const elements = static_cast<const T *>(t.grad) + first;
         if (factors.first == 1)
             return loops.add_squares(elements, scaling, size);
         T scaled[chunk];
@@ -59,9 +58,10 @@ struct Squares {
     /// The sum over all tensors, and the first tensor that has a NaN or an infinity.
     GradNorm of_all(std::span<const Tensor> tensors, std::size_t chunks, int threads,
                     bool flush_denormals) const {
-        double sums[segments] = {};
+        double sums[segments]; // cleared as far as it is used: many norms are of one small array
         std::atomic<std::size_t> nonfinite{no_tensor};
         const std::size_t used = std::clamp<std::size_t>(chunks, 1, segments);
+        std::fill_n(sums, used, 0.0);
         run_kernels(threads, flush_denormals, [&](int index, int count) {
             const auto i = static_cast<std::size_t>(index), n = static_cast<std::size_t>(count);
             std::size_t segment = share(used, i, n), c = share(chunks, segment, used);
@@ -127,21 +127,16 @@ void add_all(std::span<const Sum> sums, const Execution &execution) {
 
 } // namespace
 
-Norm norm_of(std::span<const Tensor> tensors, ArrayOf array, const GradientTransform &transform,
+Norm norm_of(std::span<const Tensor> tensors, const GradientTransform &transform,
              const Execution &execution) {
     const Scale scale = Scale::of(transform.grad_scale);
-    Squares squares{instruction_set(),
-                    array,
-                    Factors<float>(scale),
-                    Factors<double>(scale),
-                    transform.max_grad_value.value_or(INFINITY),
-                    1};
+    Squares squares{instruction_set(), Factors<float>(scale), Factors<double>(scale),
+                    transform.max_grad_value.value_or(INFINITY), 1};
     std::size_t chunks = 0, bytes = 0;
-    for (const Tensor &t : tensors)
-        if (array(t) != nullptr) {
-            chunks += squares.chunks_of(t);
-            bytes += t.size * item_size(t.dtype);
-        }
+    for (const Tensor &t : tensors) {
+        chunks += squares.chunks_of(t);
+        bytes += t.bytes_to_step();
+    }
     const int threads = threads_beside_steps(bytes, execution);
     const auto sum = [&] {
         return squares.of_all(tensors, chunks, threads, execution.flush_denormals);
@@ -164,7 +159,7 @@ GradNorm grad_norm(std::span<const Tensor> tensors, const GradientTransform &tra
     GradNorm result;
     in_fp_environment(false, [&] {
         check(tensors, transform, execution);
-        const Norm found = norm_of(tensors, gradient_of, transform, execution);
+        const Norm found = norm_of(tensors, transform, execution);
         result = {.norm = found.norm.value(), .nonfinite = found.nonfinite};
     });
     return result;

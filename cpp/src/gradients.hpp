@@ -1,4 +1,4 @@
-// The norm of arrays, in the form that clipping needs.
+// The norm of gradients, in the form that clipping needs.
 #pragma once
 
 #include <span>
@@ -15,16 +15,9 @@ struct Norm {
     std::size_t nonfinite = no_tensor;
 };
 
-/// Which array of a tensor to take; nullptr: none.
-using ArrayOf = const void *(*)(const Tensor &);
-
-inline const void *gradient_of(const Tensor &t) {
-    return t.bytes_to_step() == 0 ? nullptr : t.grad;
-}
-
-/// The norm of one array of each tensor, all together, in the default floating-point environment.
-/// The arrays are scaled and limited by value as the transform says.
-Norm norm_of(std::span<const Tensor> tensors, ArrayOf array, const GradientTransform &transform,
+/// The norm of all gradients, in the default floating-point environment, and whether, scaled, they
+/// are finite. They are scaled and limited by value as the transform says.
+Norm norm_of(std::span<const Tensor> tensors, const GradientTransform &transform,
              const Execution &execution);
 
 } // namespace fused_rmsprop

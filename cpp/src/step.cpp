@@ -92,7 +92,7 @@ Clipping clip_each(std::span<const Tensor> tensors, const GradientTransform &tra
     double squares = 0; // of the norms, in units of `most`
     factors.assign(tensors.size(), {});
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const Scale norm = norm_of(tensors.subspan(i, 1), gradient_of, transform, execution).norm;
+        const Scale norm = norm_of(tensors.subspan(i, 1), transform, execution).norm;
         factors[i] = clip_factor(norm, most);
         const double share = most == 0 ? 0 : (norm * factors[i] / Scale::of(most)).value();
         squares += share * share;
@@ -106,32 +106,10 @@ Clipping clip_each(std::span<const Tensor> tensors, const GradientTransform &tra
     return {.common = {}, .of_each = factors};
 }
 
-/// Whether no element of the squares that a step takes can overflow, judged by the norms of the
-/// arrays that enter them: a norm is at least as large as each element.
-bool squares_fit(std::span<const Tensor> tensors, double grad_norm, const Execution &execution) {
-    double most = 0x1p510, decay = 0;
-    bool centered = false;
-    for (const Tensor &t : tensors)
-        if (t.bytes_to_step() > 0) {
-            if (t.dtype == DType::float32)
-                most = 0x1p62;
-            if (!t.options->decoupled_weight_decay)
-                decay = std::max(decay, t.options->weight_decay);
-            centered = centered || t.options->centered;
-        }
-    double sum = grad_norm;
-    const auto norm = [&](ArrayOf array) {
-        return norm_of(tensors, array, {}, execution).norm.value();
-    };
-    if (decay > 0)
-        sum += decay * norm([](const Tensor &t) -> const void * {
-                   return t.bytes_to_step() > 0 && t.options->weight_decay > 0 ? t.param : nullptr;
-               });
-    if (centered)
-        sum += norm([](const Tensor &t) -> const void * {
-            return t.bytes_to_step() > 0 && t.options->centered ? t.grad_avg : nullptr;
-        });
-    return sum <= most;
+/// Whether the square of an element may overflow, or what else enters it makes it do so: a norm of
+/// all gradients together is at least as large as each element.
+bool may_overflow(DType dtype, double grad_norm) {
+    return !(grad_norm <= (dtype == DType::float32 ? 0x1p60 : 0x1p508));
 }
 
 /// Makes the step of a tensor on copies; whether a finite number would become infinite or NaN.
@@ -165,18 +143,22 @@ bool overflows(const Tensor &t, const Scale &clip, TensorUpdater<T> &updater) {
     return false;
 }
 
-/// The first tensor of which the step would make a finite number infinite or NaN.
+/// The first tensor of which the step would make a finite number infinite or NaN, if gradients of
+/// this norm can do that at all.
 std::size_t first_overflow(std::span<const Tensor> tensors, const Shared &shared,
-                           const Clipping &clipping, bool flush_denormals) {
+                           const Clipping &clipping, double grad_norm, bool flush_denormals) {
     std::size_t found = no_tensor;
+    if (!may_overflow(DType::float32, grad_norm))
+        return found;
     run_kernels(1, flush_denormals, [&](int, int) {
         TensorUpdater<float> update32(shared);
         TensorUpdater<double> update64(shared);
         for (std::size_t i = 0; i < tensors.size() && found == no_tensor; ++i) {
             const Tensor &t = tensors[i];
-            if (t.bytes_to_step() > 0 &&
-                (t.dtype == DType::float32 ? overflows(t, clipping.of(i), update32)
-                                           : overflows(t, clipping.of(i), update64)))
+            if (t.bytes_to_step() == 0 || !may_overflow(t.dtype, grad_norm))
+                continue;
+            if (t.dtype == DType::float32 ? overflows(t, clipping.of(i), update32)
+                                          : overflows(t, clipping.of(i), update64))
                 found = i;
         }
     });
@@ -224,7 +206,7 @@ StepResult check_and_step(std::span<const Tensor> tensors, const Execution &exec
     StepResult result;
     Clipping clipping;
     if (transform.max_grad_norm || may_skip) {
-        const Norm found = norm_of(tensors, gradient_of, transform, execution);
+        const Norm found = norm_of(tensors, transform, execution);
         result.grad_norm = found.norm.value();
         result.nonfinite = found.nonfinite;
         result.skipped = found.nonfinite != no_tensor &&
@@ -235,11 +217,10 @@ StepResult check_and_step(std::span<const Tensor> tensors, const Execution &exec
     }
     if (std::isfinite(transform.max_grad_norm_per_array.value_or(INFINITY)) && !result.skipped)
         clipping = clip_each(tensors, transform, execution);
-    if (may_skip && !result.skipped &&
-        !squares_fit(tensors,
-                     std::min(*result.grad_norm, transform.max_grad_norm.value_or(INFINITY)),
-                     execution)) {
-        result.nonfinite = first_overflow(tensors, shared, clipping, execution.flush_denormals);
+    if (may_skip && !result.skipped) {
+        const double norm = std::min(*result.grad_norm, transform.max_grad_norm.value_or(INFINITY));
+        result.nonfinite =
+            first_overflow(tensors, shared, clipping, norm, execution.flush_denormals);
         result.skipped = result.nonfinite != no_tensor;
     }
     if (work.bytes > 0 && !result.skipped)

@@ -186,10 +186,9 @@ def nonfinite_error(
     if count == 0:
         place = tuple(int(i) for i in np.unravel_index(int(np.abs(grad).argmax()), grad.shape))
         problem = (
-            f"is finite, but overflows {grad.dtype} when the step scales or squares it, with what "
-            "weight decay and the centered average add: its largest element, at index "
-            f"{place}, is {grad[place]!s}. grad_scale, max_grad_norm and max_grad_value make it "
-            "smaller"
+            f"is finite, but overflows {grad.dtype} when the step scales or squares it: its "
+            f"largest element, at index {place}, is {grad[place]!s}. grad_scale, max_grad_norm and "
+            "max_grad_value make it smaller"
         )
     else:
         place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), grad.shape))

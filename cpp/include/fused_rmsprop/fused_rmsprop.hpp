@@ -18,7 +18,7 @@ namespace fused_rmsprop {
 
 /// A NaN or an infinity in a gradient: IEEE 754 decides; the step is left out; the step is left out
 /// if clipping by max_grad_norm would carry it to all arrays. `skip` also leaves a step out if the
-/// square of a finite gradient, with what weight decay and a centered average add, overflows.
+/// square of a finite gradient overflows.
 enum class OnNonfinite : std::uint8_t { propagate, skip, skip_if_it_spreads };
 
 /// The transform of the gradients before the formula, in this order: each element becomes
