@@ -118,9 +118,8 @@ _ALIASES = {alias: o.name for o in OPTIONS for alias in o.aliases}
 _FOREIGN = {
     "betas": "they are Adam's: RMSProp keeps one average, alpha=betas[1]",
     "amsgrad": "it is Adam's: leave it out",
-    "decay": "TensorFlow 1's decay is alpha=decay; Keras' decay of the learning rate is "
-    "lr=lambda step: lr / (1 + decay * step)",
-    "T_max": "it is a schedule's: lr=schedules.Cosine(0.1, transition_steps=T_max)",
+    "decay": "TensorFlow 1's decay is alpha=decay; Keras' decay of the rate is a schedule's",
+    "T_max": "it is a schedule's, schedules.Cosine or torch's CosineAnnealingLR",
     "foreach": "leave it out: every step is fused",
     "fused": "leave it out: every step is fused",
     "capturable": "leave it out",

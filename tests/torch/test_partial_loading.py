@@ -98,8 +98,8 @@ def test_refusals_change_nothing() -> None:
     opt, _ = trained(SMALL)
     message = r"does not fit \(unexpected: q; unfitting: b\)"
     assert_refused(opt, ValueError, message, state, rename={"z": "q"})
-    assert_refused(opt, ValueError, "two saved .* 'a'", state, rename=lambda _: "a", strict=False)
-    assert_refused(opt, TypeError, r"rename\('a'\) must be a str", state, rename=lambda _: 3)
+    assert_refused(opt, ValueError, "the same name 'a'", state, rename=lambda _: "a", strict=False)
+    assert_refused(opt, TypeError, "rename must give a str, or None", state, rename=lambda _: 3)
     assert_refused(opt, TypeError, "rename must be a mapping", state, rename=3)
     assert_refused(opt, TypeError, "strict must be", state, strict="no")
     broken = copy.deepcopy(state)

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
+from fused_rmsprop.checkpoint.renaming import Rename, own_names
 from fused_rmsprop.checkpoint.report import LoadReport
 from fused_rmsprop.checkpoint.state_dict import Saved, reasons, saved_options
 from fused_rmsprop.groups.group import Group
 from fused_rmsprop.groups.state import KINDS, Array, check_fixed, needed_kinds, new_arrays
-
-#: The name here of a saved name; a function may return None to leave it out.
-Rename: TypeAlias = Mapping[str, str] | Callable[[str], str | None]
 
 
 def renamed(saved: Saved, rename: Rename | None) -> Saved:
     """Saved state with the names of parameters here; without those that are left out."""
     if rename is None:
         return saved
-    if not (callable(rename) or isinstance(rename, Mapping)):
-        raise TypeError(
-            "rename must be a mapping of saved names to names here, or a function of a saved "
-            f"name, got {type(rename).__name__}"
-        )
-    names: dict[str, str] = {}
-    taken: dict[str, str] = {}
-    for old in (name for group in saved.groups for name in group["params"]):
-        new = _name(old, rename)
-        if new is None:
-            continue
-        if new in taken:
-            raise ValueError(f"rename gives {taken[new]!r} and {old!r} the same name {new!r}")
-        names[old], taken[new] = new, old
+    names = own_names([name for group in saved.groups for name in group["params"]], rename)
     groups: list[dict[str, Any]] = []
     for group in saved.groups:
         lists = {key: group[key] for key in ("params", "frozen") if key in group}
@@ -46,15 +31,6 @@ def renamed(saved: Saved, rename: Rename | None) -> Saved:
     if params is not None:
         params = {new: params[old] for old, new in names.items() if old in params}
     return replace(saved, state=state, groups=groups, params=params)
-
-
-def _name(old: str, rename: Rename) -> str | None:
-    name = rename.get(old, old) if isinstance(rename, Mapping) else rename(old)
-    if name is None or isinstance(name, str):
-        return name
-    raise TypeError(
-        f"rename must give a str, or None to leave {old!r} out, got a {type(name).__name__}"
-    )
 
 
 def fitted(saved: Saved, groups: Sequence[Group]) -> tuple[Saved, LoadReport]:

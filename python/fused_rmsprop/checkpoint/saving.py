@@ -7,7 +7,8 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from fused_rmsprop.checkpoint.partial import Rename, fitted, renamed
+from fused_rmsprop.checkpoint.partial import fitted, renamed
+from fused_rmsprop.checkpoint.renaming import Rename
 from fused_rmsprop.checkpoint.report import LoadReport
 from fused_rmsprop.checkpoint.state_dict import (
     SETTINGS,

@@ -113,7 +113,7 @@ class GroupedOptimizer(Optimizer):
         if ended and not callable(as_schedulable("lr", value)):
             warnings.warn(
                 f"lr was the schedule {ended[0]!r}; setting it to a number ends it. To "
-                "keep it, write opt.scale_lr(0.5). To end it on purpose, write "
+                "keep it, write opt.scale_lr(factor). To end it on purpose, write "
                 "opt.lr = schedules.Constant(x) or opt.param_groups[0]['lr'] = x",
                 UserWarning,
                 stacklevel=3,  # __setattr__ of RMSProp is between

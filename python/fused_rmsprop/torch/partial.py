@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+from fused_rmsprop.checkpoint.renaming import Rename, own_names
 from fused_rmsprop.checkpoint.report import LoadReport
 from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.torch.loading import check_is_state_dict, check_layout, check_loadable, fits
 from fused_rmsprop.torch.plan import EXTRA_OPTIONS, check_extra
 from fused_rmsprop.values import as_flag
-
-#: The name here of a saved name; a function may return None to leave it out.
-Rename = Mapping[str, str] | Callable[[str], str | None]
 
 _KINDS = ("missing", "unexpected", "unfitting")
 
@@ -89,11 +85,6 @@ class Fitting:
     """A hook of one ``load_state_dict`` that makes the saved state fit the optimizer."""
 
     def __init__(self, strict: bool, rename: Rename | None) -> None:
-        if rename is not None and not (callable(rename) or isinstance(rename, Mapping)):
-            raise TypeError(
-                "rename must be a mapping of saved names to names here, or a function of a saved "
-                f"name, got {type(rename).__name__}"
-            )
         self._strict, self._rename = strict, rename
         self.report = LoadReport([], [], [])
 
@@ -135,38 +126,13 @@ class Fitting:
     def _saved(self, state_dict: Any, named: bool) -> dict[str, _Saved]:
         """The saved parameters by their names here."""
         saved: dict[str, _Saved] = {}
-        names: list[str] = []
-        count = 0
         for index, group in enumerate(state_dict["param_groups"]):
             for i, key in enumerate(group["params"]):
-                old = group["param_names"][i] if named else str(count)
-                count += 1
-                name = self._name(old)
-                if name is None:
-                    continue
-                if name in saved:
-                    raise ValueError(f"rename gives two saved parameters the name {name!r}")
+                name = group["param_names"][i] if named else str(len(saved))
                 saved[name] = _Saved(state_dict["state"].get(key), index)
-                names.append(old)
-        if isinstance(self._rename, Mapping) and (unknown := self._rename.keys() - {*names}):
-            hint = "" if named else "; for names, make both optimizers from named_parameters()"
-            raise ValueError(
-                f"rename has {min(map(repr, unknown))}, which no saved parameter is called: they "
-                f"are called {reprlib.repr(names)}{hint}"
-            )
-        return saved
-
-    def _name(self, saved: str) -> str | None:
-        if self._rename is None:
-            return saved
-        name: str | None
-        if isinstance(self._rename, Mapping):
-            name = self._rename.get(saved, saved)
-        else:
-            name = self._rename(saved)
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"rename({saved!r}) must be a str or None, got {type(name).__name__}")
-        return name
+        hint = "" if named else "; for names, make both optimizers from named_parameters()"
+        names = own_names(saved, self._rename, hint)
+        return {new: saved[old] for old, new in names.items()}
 
     def _check_options(
         self,
