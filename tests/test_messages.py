@@ -145,3 +145,32 @@ def test_an_update_without_a_gradient_says_what_to_do() -> None:
 def test_a_group_with_the_key_param() -> None:
     with pytest.raises(ValueError, match=r"params\[0\] has the key 'param'; is 'params' meant"):
         RMSProp([{"param": np.ones(2)}])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("learning_rate", "lr"), ("rho", "alpha"), ("clipnorm", "max_grad_norm_per_array")],
+)
+def test_attributes_of_other_libraries(name: str, meant: str) -> None:
+    opt = RMSProp(np.ones(2))
+    with pytest.raises(AttributeError, match=f"there is no '{name}'; is {meant} meant"):
+        getattr(opt, name)
+    with pytest.raises(AttributeError, match=f"there is no '{name}' to set; is {meant} meant"):
+        setattr(opt, name, 0.1)
+
+
+def test_a_schedule_that_needs_the_optimizer() -> None:
+    with pytest.raises(TypeError, match=r"make the optimizer first, .* ReduceOnPlateau\(opt\)"):
+        RMSProp(np.ones(2), lr=schedules.ReduceOnPlateau)  # type: ignore[arg-type]
+
+
+def test_scaling_rates_that_differ() -> None:
+    opt = RMSProp([{"params": np.ones(2), "lr": 0.1}, {"params": np.ones(2), "lr": 0.2}])
+    with pytest.raises(ValueError, match=r"opt.scale_lr\(factor\) multiplies all"):
+        opt.lr *= 0.5
+
+
+@pytest.mark.parametrize("name", ["T_max", "scheduler", "lr_decay", "milestones"])
+def test_arguments_of_schedules(name: str) -> None:
+    with pytest.raises(TypeError, match=f"no option '{name}': .*schedule"):
+        RMSProp(np.ones(2), **{name: 1})  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from fused_rmsprop.groups.specs import check_order, is_group, is_list_of_groups,
 from fused_rmsprop.options import (
     GROUP_OPTIONS,
     OPTIMIZER_OPTIONS,
+    option_meant,
     parse_options,
     unknown_option,
 )
@@ -366,6 +367,8 @@ class RMSProp(LeafwiseOptimizer, Saving):
                 raise AttributeError(
                     f"options belong to the groups: opt.param_groups[0][{name!r}]", name=name
                 )
+            if meant := option_meant(name):
+                raise AttributeError(f"there is no {name!r}; is {meant} meant?", name=name)
             if name == "zero_grad":
                 raise AttributeError(
                     "there is no zero_grad, because no gradients are kept: delete the line"
@@ -379,8 +382,9 @@ class RMSProp(LeafwiseOptimizer, Saving):
             )
         settable = ("lr", *OPTIMIZER_OPTIONS)
         if type(self) is RMSProp and name not in (*self._REBUILT, *settable):
+            hint = f"; is {meant} meant?" if (meant := option_meant(name)) else ":"
             raise AttributeError(
-                f"there is no {name!r} to set: {', '.join(settable)} can be set here, "
+                f"there is no {name!r} to set{hint} {', '.join(settable)} can be set here, "
                 "the other options in opt.param_groups[0], gradients with opt.bind_grads"
             )
         super().__setattr__(name, value)

@@ -56,7 +56,7 @@ OPTIONS: tuple[Option, ...] = (
            in_torch=True, in_repr=True, aliases=("learning_rate", "step_size")),
     Option("alpha", as_schedulable, 0.99,
            "`v = alpha * v + ...`: the average looks back about `1 / (1 - alpha)` steps",
-           in_torch=True, in_repr=True, aliases=("rho", "decay", "gamma")),
+           in_torch=True, in_repr=True, aliases=("rho", "decay", "gamma", "beta", "beta2")),
     Option("eps", as_number, 1e-8, "added to the root",
            in_torch=True, in_repr=True, aliases=("epsilon",)),
     Option("weight_decay", as_schedulable, 0.0, "adds `weight_decay * p` to the gradient",
@@ -66,7 +66,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("centered", as_flag, False, "divide by the gradient's standard deviation",
            in_torch=True),
     Option("nesterov", as_flag, False,
-           "with momentum: `p = p - lr * (g / (sqrt(v) + eps) + momentum * b)`"),
+           "with momentum: `p = p - lr * (g / (sqrt(v) + eps) + momentum * b)`",
+           aliases=("nesterov_momentum", "use_nesterov")),
     Option("maximize", as_flag, False, "climb instead of descend", in_torch=True),
     Option("eps_inside_sqrt", as_flag, False, "divide by `sqrt(v + eps)`",
            aliases=("eps_in_sqrt",)),
@@ -87,7 +88,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_grad_norm", as_limit, None,
            "clip by the 2-norm of all gradients together; see `opt.grad_norm`. One NaN makes all "
            "parameters NaN unless `on_nonfinite` is set or the limit is infinite",
-           of_group=False, core="GradientTransform", aliases=("global_clipnorm", "max_norm")),
+           of_group=False, core="GradientTransform",
+           aliases=("global_clipnorm", "max_norm", "clip_norm", "grad_clip")),
     Option("max_grad_norm_per_array", as_limit, None,
            "clip each array by its own 2-norm, before that of all together is taken",
            of_group=False, core="GradientTransform", aliases=("clipnorm",)),
@@ -120,11 +122,20 @@ _FOREIGN = {
     "amsgrad": "it is Adam's: leave it out",
     "decay": "TensorFlow 1's decay is alpha=decay; Keras' decay of the rate is a schedule's",
     "T_max": "it is a schedule's, schedules.Cosine or torch's CosineAnnealingLR",
+    **dict.fromkeys(
+        ("lr_decay", "scheduler", "lr_scheduler", "eta_min", "milestones", "total_steps"),
+        "schedules change the rate: lr=schedules.Cosine(...) in NumPy, lr_scheduler in torch",
+    ),
     "foreach": "leave it out: every step is fused",
     "fused": "leave it out: every step is fused",
     "capturable": "leave it out",
     "differentiable": "leave it out",
 }
+
+
+def option_meant(name: str) -> str | None:
+    """The option that another library calls by this name."""
+    return _ALIASES.get(name)
 
 
 def unknown_option(name: str, where: str, known: Iterable[str] = tuple(GROUP_OPTIONS)) -> str:
@@ -136,7 +147,7 @@ def unknown_option(name: str, where: str, known: Iterable[str] = tuple(GROUP_OPT
         meant = f"; is {_ALIASES[name]} meant? " if name in _ALIASES else ": "
         return f"{where} has no option {name!r}{meant}{_FOREIGN[name]}"
     near = [_ALIASES[name]] if name in _ALIASES else difflib.get_close_matches(name, known, 1)
-    hint = f"; is {near[0]} meant?" if near else ";"
+    hint = f"; is {near[0]} meant?" if near else "."
     return f"{where} has no option {name!r}{hint} The options are {', '.join(known)}"
 
 

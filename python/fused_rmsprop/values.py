@@ -43,6 +43,11 @@ def as_number(name: str, value: Any, instead: str = "") -> float:
 def as_schedulable(name: str, value: Any) -> Any:
     """``value`` as a float, or the function of the step that it is."""
     if isinstance(value, type):
+        if not any("__call__" in base.__dict__ for base in value.__mro__):  # ReduceOnPlateau
+            raise TypeError(
+                f"{name} is the class {value.__name__}, whose instances are no functions of the "
+                f"step; make the optimizer first, with a number, and then {value.__name__}(opt)"
+            )
         raise TypeError(
             f"{name} is the class {value.__name__}: pass an instance of it, or another function"
         )

@@ -76,7 +76,7 @@ def test_a_wrong_factor_changes_nothing() -> None:
 
 def test_a_number_in_the_place_of_a_schedule_warns_once_before_anything_changes() -> None:
     opt = RMSProp([{"params": np.ones(1), "lr": COSINE}, {"params": np.ones(2), "lr": COSINE}])
-    with pytest.raises(UserWarning, match=r"Cosine\(.*opt.scale_lr\(0.5\).*schedules.Constant"):
+    with pytest.raises(UserWarning, match=r"Cosine\(.*opt.scale_lr\(factor\).*schedules.Constant"):
         opt.lr *= 0.5  # warnings are errors here
     assert [group["lr"] for group in opt.param_groups] == [COSINE, COSINE]
     with pytest.warns(UserWarning, match="lr was the schedule") as caught:
@@ -170,3 +170,13 @@ def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         schedules.plot(COSINE)
+
+
+def test_a_product_of_a_schedule_is_scaled() -> None:
+    schedule = Linear(0.5, end_value=0.0, transition_steps=4)
+    assert schedule * 0.5 == 0.5 * schedule == Scaled(schedule, factor=0.5)
+    opt = RMSProp(np.ones(2), lr=schedule)
+    opt.param_groups[0]["lr"] *= 0.5
+    assert opt.lr == 0.25
+    with pytest.raises(TypeError, match="factor must be a number"):
+        schedule * "2"

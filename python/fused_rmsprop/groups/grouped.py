@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import reprlib
-import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fused_rmsprop import _core
-from fused_rmsprop.base import Optimizer, unknown_name
+from fused_rmsprop.base import Optimizer, unknown_name, warn_the_caller
 from fused_rmsprop.groups.group import Group
 from fused_rmsprop.groups.param_group import ParamGroup
 from fused_rmsprop.groups.specs import checked_container
@@ -91,9 +90,10 @@ class GroupedOptimizer(Optimizer):
     def _common(self, option: str) -> float:
         values = [group.values()[option] for group in self._groups]
         if len(set(values)) > 1:
+            also = "; opt.scale_lr(factor) multiplies all" if option == "lr" else ""
             raise ValueError(
                 f"the groups differ in {option}: {values}; "
-                f"read param_groups[i].current()['{option}']"
+                f"read param_groups[i].current()['{option}']{also}"
             )
         return float(values[0])
 
@@ -111,12 +111,10 @@ class GroupedOptimizer(Optimizer):
     def lr(self, value: Schedulable) -> None:
         ended = [lr for group in self._groups if callable(lr := group.options["lr"])]
         if ended and not callable(as_schedulable("lr", value)):
-            warnings.warn(
+            warn_the_caller(
                 f"lr was the schedule {ended[0]!r}; setting it to a number ends it. To "
                 "keep it, write opt.scale_lr(factor). To end it on purpose, write "
-                "opt.lr = schedules.Constant(x) or opt.param_groups[0]['lr'] = x",
-                UserWarning,
-                stacklevel=3,  # __setattr__ of RMSProp is between
+                "opt.lr = schedules.Constant(x) or opt.param_groups[0]['lr'] = x"
             )
         self._set_lr([value] * len(self._groups))
 

@@ -172,6 +172,14 @@ class Schedule(ABC):
             return np.array(values, np.float64).reshape(step.shape)
         return self._at(as_count("step", step))
 
+    def __mul__(self, factor: Any) -> Schedule:
+        """Return ``Scaled(self, factor=factor)``: ``param_group["lr"] *= 0.5`` keeps a schedule."""
+        from fused_rmsprop.schedules.phases import Scaled  # which is made of this class
+
+        return Scaled(self, factor=factor)
+
+    __rmul__ = __mul__
+
     @abstractmethod
     def _at(self, step: int) -> float: ...
 
