@@ -33,6 +33,8 @@ from mutations import BYTES, as_text, copied, cut, flip, mutate, repeat, splice,
 from checkpoint_support import announced, bits, forge, sealed
 from fused_rmsprop import RMSProp, schedules
 from fused_rmsprop.checkpoint import CheckpointError, read
+from fused_rmsprop.checkpoint.state_dict import LATER_SETTINGS
+from fused_rmsprop.options import OPTIMIZER_OPTIONS
 from support import Array
 
 Arrays = dict[str, Array]
@@ -277,7 +279,8 @@ def assert_loaded(opt: RMSProp, arrays: Arrays | None, metadata: Any, params: An
     assert arrays is not None
     loaded = opt.state_dict()
     assert loaded["counters"] == metadata["counters"]
-    assert loaded["settings"] == metadata["settings"]
+    later = {name: OPTIMIZER_OPTIONS[name].default for name in LATER_SETTINGS}
+    assert loaded["settings"] == later | metadata["settings"]
     values = dict(zip(loaded["state"], leaves(params), strict=True))
     for name, state in loaded["state"].items():
         assert values[name].tobytes() == arrays[f"params/{name}"].tobytes()

@@ -6,12 +6,22 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <span>
 #include <type_traits>
 
 namespace fuzz {
+
+/// Ends the process if a promise is broken.
+inline void require(bool good, const char *promise) {
+    if (!good) {
+        std::fprintf(stderr, "broken: %s\n", promise);
+        std::abort();
+    }
+}
 
 /// A stream of pseudo-random numbers (splitmix64).
 class Random {

@@ -127,7 +127,9 @@ class TorchVictim(Victim):
 
     def expected(self) -> Any:
         """The reference's parameters, or None where something is not plain."""
-        if self.opt.max_grad_norm is not None or not self.opt.flush_denormals:
+        opt = self.opt
+        clipped = opt.max_grad_norm is not None or opt.max_grad_norm_per_array is not None
+        if clipped or not opt.flush_denormals:
             return None
         limit = np.inf if self.opt.max_grad_value is None else self.opt.max_grad_value
         results: dict[int, Any] = {}

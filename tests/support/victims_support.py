@@ -33,7 +33,14 @@ NAMES = (
     "eps_inside_sqrt", "lr_in_momentum", "decoupled_weight_decay", "initial_square_avg",
     "bias_correction", "ema_decay",
 )  # fmt: skip
-SETTINGS = ("max_grad_norm", "max_grad_value", "on_nonfinite", "flush_denormals", "threads")
+SETTINGS = (
+    "max_grad_norm",
+    "max_grad_norm_per_array",
+    "max_grad_value",
+    "on_nonfinite",
+    "flush_denormals",
+    "threads",
+)
 FORMULA = set(NAMES) - {"initial_square_avg"}
 
 ALLOWED = (
@@ -179,7 +186,8 @@ class CheckedOptimizer(Victim):
     def expected_from(self, grads: list[Any]) -> Any:
         """The reference's result, or None where it is not asked for."""
         opt = self.opt
-        plain = opt.max_grad_norm is None and not opt.state_dict()["counters"]["accumulated"]
+        unclipped = opt.max_grad_norm is None and opt.max_grad_norm_per_array is None
+        plain = unclipped and not opt.state_dict()["counters"]["accumulated"]
         if not plain or not all(m.is_as_made() for m in self.memory):
             return None
         limit = np.inf if opt.max_grad_value is None else opt.max_grad_value
