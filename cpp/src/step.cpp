@@ -118,27 +118,28 @@ bool overflows(const Tensor &t, const Scale &clip, TensorUpdater<T> &updater) {
     constexpr std::size_t block = 256; // elements
     T before[block], after[1 + state_kind_count][block];
     void *Tensor::*arrays[1 + state_kind_count] = {&Tensor::param};
+    std::size_t count = 1;
+    const unsigned needed = needed_state(*t.options); // others need not be arrays at all
     for (std::size_t k = 0; k < state_kind_count; ++k)
-        arrays[1 + k] = state_kinds[k].array;
+        if (needed >> k & 1)
+            arrays[count++] = state_kinds[k].array;
     for (std::size_t first = 0; first < t.size; first += block) {
         const std::size_t size = std::min(block, t.size - first);
         const auto old = [&](void *Tensor::*array) { return static_cast<T *>(t.*array) + first; };
         Tensor copy = t;
         copy.size = size;
         copy.grad = static_cast<const T *>(t.grad) + first;
-        for (std::size_t a = 0; a < std::size(arrays); ++a)
-            if (t.*arrays[a] != nullptr) {
-                std::copy_n(old(arrays[a]), size, after[a]);
-                copy.*arrays[a] = after[a];
-            }
+        for (std::size_t a = 0; a < count; ++a) {
+            std::copy_n(old(arrays[a]), size, after[a]);
+            copy.*arrays[a] = after[a];
+        }
         updater.run(copy, clip, nullptr, 0, size);
-        for (std::size_t a = 0; a < std::size(arrays); ++a)
-            if (t.*arrays[a] != nullptr) {
-                std::copy_n(old(arrays[a]), size, before);
-                for (std::size_t i = 0; i < size; ++i)
-                    if (std::isfinite(before[i]) && !std::isfinite(after[a][i]))
-                        return true;
-            }
+        for (std::size_t a = 0; a < count; ++a) {
+            std::copy_n(old(arrays[a]), size, before);
+            for (std::size_t i = 0; i < size; ++i)
+                if (std::isfinite(before[i]) && !std::isfinite(after[a][i]))
+                    return true;
+        }
     }
     return false;
 }

@@ -288,6 +288,20 @@ TEST_CASE("skipping: a square that overflows counts, one that is clipped does no
     });
 }
 
+TEST_CASE("skipping: state that no option needs is not looked at") {
+    const Options plain;
+    for_one_thread_and_two([&](const Execution &execution) {
+        State<float> state{random_values<float>(300, 1)};
+        const std::vector<float> grad(300, 1e19f);
+        Tensor tensor(state.arrays(grad), plain);
+        for (const StateKind &kind : state_kinds)
+            if (!kind.needed(plain))
+                tensor.*kind.array = reinterpret_cast<void *>(8); // a read would end the process
+        CHECK_FALSE(
+            step(std::span(&tensor, 1), execution, {.on_nonfinite = OnNonfinite::skip}).skipped);
+    });
+}
+
 TEST_CASE("skipping: only where clipping would spread it") {
     const OnNonfinite spreads = OnNonfinite::skip_if_it_spreads;
     for_one_thread_and_two([&](const Execution &execution) {
