@@ -89,16 +89,22 @@ Clipping clip_each(std::span<const Tensor> tensors, const GradientTransform &tra
                    const Execution &execution) {
     thread_local std::vector<Scale> factors; // kept, so that later steps allocate nothing
     const double most = *transform.max_grad_norm_per_array;
-    double squares = 0; // of the norms, in units of `most`
+    double largest = 0; // of the norms, once clipped
     factors.assign(tensors.size(), {});
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const Scale norm = norm_of(tensors.subspan(i, 1), transform, execution).norm;
-        factors[i] = clip_factor(norm, most);
-        const double share = most == 0 ? 0 : (norm * factors[i] / Scale::of(most)).value();
+        factors[i] = norm_of(tensors.subspan(i, 1), transform, execution).norm;
+        largest = std::max(largest, std::min(factors[i].value(), most));
+    }
+    const Scale unit = Scale::of(largest); // in which no square of a norm overflows
+    double squares = 0;
+    for (Scale &factor : factors) {
+        const Scale norm = std::exchange(factor, clip_factor(factor, most));
+        const Scale clipped = norm * factor;
+        const double share = clipped.significand == 0 ? 0 : (clipped / unit).value();
         squares += share * share;
     }
     if (transform.max_grad_norm) {
-        const Scale norm = Scale::of(most) * Scale::of(std::sqrt(squares));
+        const Scale norm = unit * Scale::of(std::sqrt(squares));
         const Scale common = clip_factor(norm, *transform.max_grad_norm);
         for (Scale &factor : factors)
             factor = factor * common;
