@@ -19,7 +19,7 @@ class LoadReport(NamedTuple):
     unexpected : list of str
         Saved parameters that there are not here.
     unfitting : list of str
-        Parameters whose saved state has another shape.
+        Parameters whose saved state has another shape, dtype or meaning.
     """
 
     missing: list[str]

@@ -114,6 +114,11 @@ class Saving(GroupedOptimizer):
             If it does not fit, with all differences, or if `rename` gives a name twice. Nothing has
             changed then.
 
+        Warns
+        -----
+        UserWarning
+            With ``strict=False``, if no parameter took a saved state: most often the names differ.
+
         Examples
         --------
         >>> import numpy as np
@@ -258,8 +263,17 @@ class Saving(GroupedOptimizer):
             If the parameters or the state do not fit, with all differences; if the file is
             damaged or not a checkpoint (`fused_rmsprop.checkpoint.CheckpointError`); if an option
             was saved as a function and is not given. No parameter has changed then.
+        TypeError
+            If there is no such option, or `path` is not a path or a binary file object.
         OSError
             If the file cannot be read.
+        AttributeError
+            If it is called on an instance, which would stay as it is.
+
+        Warns
+        -----
+        UserWarning
+            As for `load_state_dict`.
         """
         from fused_rmsprop.checkpoint.content import loading, read_content
 

@@ -57,6 +57,11 @@ class LoadedByName:
         TypeError, ValueError
             If it does not fit. Nothing has changed then.
 
+        Warns
+        -----
+        UserWarning
+            With ``strict=False``, if no parameter took a saved state: most often the names differ.
+
         Notes
         -----
         Names are those of ``named_parameters()``, if both optimizers were made from them.
