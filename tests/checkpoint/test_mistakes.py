@@ -83,6 +83,7 @@ MISTAKES: list[tuple[Mistake, type[Exception], str]] = [
     (lambda opt, p: load_params("run.npz", average=True), TypeError, "is averages meant?"),  # type: ignore[call-arg]
     (lambda opt, p: read(filename="run.npz"), TypeError, "The options are path"),  # type: ignore[call-arg]
     (lambda opt, p: write("x.npz", p, {}, fromat="npz"), TypeError, "is format meant?"),  # type: ignore[call-arg]
+    (lambda opt, p: opt.state_dict(p), TypeError, "RMSProp.state_dict() takes 1"),
     (lambda opt, p: opt.load_state_dict({}, stric=False), TypeError, "is strict meant?"),
     (lambda opt, p: opt.load_state_dict(), TypeError, "RMSProp.load_state_dict() missing"),
     (lambda opt, p: opt.load_state_dict("run.npz"), ValueError, "RMSProp.load(path, params)"),

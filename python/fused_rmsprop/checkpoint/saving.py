@@ -65,6 +65,7 @@ class Saving(GroupedOptimizer):
     def bind_grads(self, grads: object) -> None:
         """Bind gradients."""
 
+    @called("RMSProp.state_dict")
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state and the options, for `load_state_dict`.
 
