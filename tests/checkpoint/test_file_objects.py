@@ -67,6 +67,12 @@ def test_one_checkpoint_per_file_object(chosen: Any) -> None:
     assert file.getvalue() == first
 
 
+def test_a_file_with_the_name_of_the_other_format(path: Path) -> None:
+    write(path, example(), {})
+    other = path.with_suffix(".safetensors" if path.suffix == ".npz" else ".npz")
+    assert bits(read(path.rename(other))[0]) == bits(example())
+
+
 def test_streams_that_cannot_tell_their_size(tmp_path: Path) -> None:
     packed: Any
     with gzip.open(tmp_path / "x.gz", "wb") as packed:

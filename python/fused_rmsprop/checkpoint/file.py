@@ -126,7 +126,7 @@ def read(
     Parameters
     ----------
     path : str, os.PathLike or binary file object
-        The first bytes tell the format if the extension does not. A file object is read from its
+        The first bytes tell the format. A file object is read from its
         position to its end, and nothing may follow the checkpoint there. This takes memory for
         another copy of the file.
 
@@ -213,15 +213,14 @@ def _format_to_write(path: object, given: str | None) -> _Format:
 
 
 def _format_to_read(file: IO[bytes], path: object) -> _Format:
-    """Return the format that the first bytes and the extension, if it is of one, tell."""
+    """Return the format that the first bytes tell; where both are possible, the extension's."""
     start = file.read(9)
     file.seek(0)
     # A .safetensors file starts with the length of a JSON object, and the object.
     starts = {".npz": start.startswith(b"PK"), ".safetensors": start[8:] == b"{"}
-    suffix = _suffix(path)
-    for name, good in starts.items():
-        if good and (suffix == name or suffix not in _FORMATS):
-            return _FORMATS[name]
+    if fitting := [name for name, good in starts.items() if good]:
+        suffix = _suffix(path)
+        return _FORMATS[suffix if suffix in fitting else fitting[0]]
     neither = (
         "it starts neither like an .npz file nor like a .safetensors file, as RMSProp.save writes"
     )
@@ -256,7 +255,8 @@ def _check_empty(file: Any) -> None:
     """Raise a `ValueError` if there is something in a file object that can tell."""
     try:
         position = file.tell()
-        size = file.seek(0, os.SEEK_END)
+        file.seek(0, os.SEEK_END)
+        size = file.tell()
         file.seek(position)
     except (AttributeError, OSError, ValueError):  # a pipe, a compressed stream
         return
