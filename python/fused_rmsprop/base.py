@@ -55,6 +55,16 @@ def helps_with_options(
     return helping
 
 
+def called(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Give a method of a base class the name that Python's own errors show for it."""
+
+    def name_it(method: Callable[P, T]) -> Callable[P, T]:
+        method.__qualname__ = name
+        return method
+
+    return name_it
+
+
 class Setting(Generic[T]):
     """An option of a whole optimizer, which its stepper keeps."""
 
