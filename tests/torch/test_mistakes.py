@@ -90,7 +90,7 @@ def test_keys_of_others_in_groups() -> None:
     assert opt.param_groups[0]["my_note"] is None
 
 
-OUT_OF_BOUNDS = [
+OUT_OF_BOUNDS: list[tuple[str, Any, str]] = [
     ("lr", -1.0, ">= 0"),
     ("lr", float("nan"), ">= 0"),
     ("alpha", -2.0, ">= 0 and <= 1"),
@@ -104,7 +104,7 @@ OUT_OF_BOUNDS = [
 @ALL_BY_TORCH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(("name", "value", "bounds"), OUT_OF_BOUNDS)
-def test_options_of_groups_out_of_bounds(name: str, value: float, bounds: str, dtype: Any) -> None:
+def test_options_of_groups_out_of_bounds(name: str, value: Any, bounds: str, dtype: Any) -> None:
     p = torch.ones(2, dtype=dtype, requires_grad=True)
     p.grad = torch.ones_like(p)
     message = rf"param_groups\[0\]: {name} must be {bounds}, got {value}"

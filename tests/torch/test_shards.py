@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import run_script
 from torch_support import RMSprop, private, torch
 
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     script = Path(__file__).parent / "sharded.py"
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "meet")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.stdout == "refused, and plain steps agree\n", done.stderr
+    printed = run_script(script, tmp_path / "meet")
+    assert printed == "refused, and plain steps agree\n"
 
 
 def marked(with_grad: bool) -> Any:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
+from support import fork_and_spawn, run_script
 from torch_support import ALL_BY_TORCH, RMSprop, TorchRMSprop, assert_close, torch
 
 OPTIONS: list[dict[str, Any]] = [
@@ -141,7 +140,6 @@ def test_a_lazy_parameter_has_no_state_to_share() -> None:
 
 
 WORKERS = """
-import subprocess
 import sys
 import torch
 from fused_rmsprop.torch import RMSprop
@@ -183,22 +181,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(
-            "fork", marks=pytest.mark.skipif(sys.platform == "win32", reason="needs fork()")
-        ),
-        "spawn",
-    ],
-)
+@fork_and_spawn
 def test_workers_step_one_model(method: str, tmp_path: Any) -> None:
     script = tmp_path / "workers.py"
     script.write_text(WORKERS)
-    done = subprocess.run(
-        [sys.executable, str(script), method], capture_output=True, text=True, timeout=300
-    )
-    assert done.stdout == "all changed\n", done.stderr
+    assert run_script(script, method) == "all changed\n"
 
 
 def test_share_memory_makes_no_state_for_frozen_parameters() -> None:
