@@ -77,7 +77,7 @@ def test_mistaken_options_in_groups(name: str, hint: str) -> None:
 
 def test_keys_of_others_in_groups() -> None:
     (p,) = params_of([1.0])
-    names: list[Any] = ["my_note", "lr_scale", "foreach", "name", 7]
+    names: list[Any] = ["my_note", "lr_scale", "foreach", "name", "_alpha", 7]
     opt = RMSprop([{"params": [p], "momentum": 0.9, **dict.fromkeys(names)}])
     opt.step()
     torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, 10)
@@ -142,6 +142,9 @@ def test_params_that_are_none() -> None:
             RMSprop(wrong)
         with pytest.raises(TypeError, match=r"^param_groups\[0\]\['params'\] must be .*"):
             RMSprop([{"params": wrong}])
+    for good in (torch.nn.ParameterList([torch.nn.Parameter(p)]), {p: "its name"}):
+        assert len(RMSprop(good).param_groups[0]["params"]) == 1
+        assert len(RMSprop([{"params": good}]).param_groups[0]["params"]) == 1
 
 
 @pytest.mark.parametrize("lr", [lambda t: 0.1, schedules.Cosine(0.1, transition_steps=100)])

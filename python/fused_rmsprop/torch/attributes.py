@@ -54,8 +54,8 @@ def _where(name: str) -> str:
 
 @functools.lru_cache(maxsize=256)  # a GradScaler sets attributes at every step
 def _meant(name: str) -> str | None:
-    if name in _ALIASES:
-        return _ALIASES[name]
+    if name in _ALIASES or name.startswith("_"):
+        return _ALIASES.get(name)
     with _core.FpEnvironment():  # difflib divides
         near = difflib.get_close_matches(name, _OPTIONS, 1, _ALIKE)
     near += [one for one in _OPTIONS if len(one) > 3 and sorted(one) == sorted(name)]
@@ -70,7 +70,7 @@ def check_attribute(optimizer: Any, name: str) -> None:
     own = optimizer.__dict__
     if "param_groups" not in own or name in own:  # being made, or not new
         return
-    if name.startswith("_") or name in _USERS or hasattr(type(optimizer), name):
+    if name in _USERS or hasattr(type(optimizer), name):
         return
     if meant := _meant(name):
         raise AttributeError(
@@ -81,7 +81,7 @@ def check_attribute(optimizer: Any, name: str) -> None:
 def no_attribute(optimizer: Any, name: str) -> AttributeError:
     """The error for an attribute that the optimizer does not have."""
     text = f"{type(optimizer).__name__!r} object has no attribute {name!r}"
-    if meant := None if name.startswith("_") else _meant(name):
+    if meant := _meant(name):
         text += f"; it is {_where(meant)}"
     elif name in _NUMPYS:
         text += f", which is of the NumPy class; in torch: {_NUMPYS[name]}"
@@ -104,11 +104,11 @@ def check_given(given: dict[str, Any]) -> None:
 def _check_params(name: str, params: Any) -> None:
     """Refuse in the place of parameters what they come from."""
     problem = ""
-    if isinstance(params, torch.nn.Module):
+    if isinstance(params, torch.nn.Module) and not isinstance(params, torch.nn.ParameterList):
         problem = "the parameters of a model, not the model: RMSprop(model.parameters())"
-    elif callable(params):
+    elif callable(params) and not hasattr(params, "__iter__"):
         problem = "tensors, not a function: with parentheses, RMSprop(model.parameters())"
-    elif isinstance(params, Mapping):
+    elif isinstance(params, Mapping) and any(isinstance(key, str) for key in params):
         problem = (
             "tensors, not a dict: RMSprop(params.items()) for tensors by name, RMSprop([group]) "
             "for a group, RMSprop(model.parameters()) for a model"
