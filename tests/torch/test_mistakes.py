@@ -147,6 +147,11 @@ def test_params_that_are_none() -> None:
         assert len(RMSprop([{"params": good}]).param_groups[0]["params"]) == 1
 
 
+def test_an_lr_that_requires_a_gradient_warns_of_nothing() -> None:
+    lr = torch.tensor(0.1, requires_grad=True)
+    assert RMSprop(params_of([1.0]), lr=lr, differentiable=True).param_groups[0]["lr"] is lr
+
+
 @pytest.mark.parametrize("lr", [lambda t: 0.1, schedules.Cosine(0.1, transition_steps=100)])
 def test_a_function_for_lr_names_torchs_scheduler(lr: Any) -> None:
     message = r"lr_scheduler.LambdaLR\(optimizer, schedule\)"
@@ -155,6 +160,8 @@ def test_a_function_for_lr_names_torchs_scheduler(lr: Any) -> None:
         RMSprop([p], lr=lr)
     with pytest.raises(TypeError, match=message):
         RMSprop([{"params": [p], "lr": lr}])
+    with pytest.raises(TypeError, match=r"^param_groups\[0\]\['centered'\] must be a number"):
+        RMSprop([{"params": [p], "centered": lr}])
     opt = RMSprop([p])
     opt.param_groups[0]["lr"] = lr
     with pytest.raises(TypeError, match=message):

@@ -28,7 +28,13 @@ def marked(with_grad: bool) -> Any:
 
 @pytest.mark.parametrize("with_grad", [True, False])
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_grad_norm", 1.0), ("on_nonfinite", "skip"), ("on_nonfinite", "raise")]
+    ("name", "value"),
+    [
+        ("max_grad_norm", 1.0),
+        ("max_grad_norm_per_array", 1.0),
+        ("on_nonfinite", "skip"),
+        ("on_nonfinite", "raise"),
+    ],
 )
 def test_limits_of_whole_gradients_are_refused(name: str, value: Any, with_grad: bool) -> None:
     p, q = torch.ones(2, requires_grad=True), marked(with_grad)

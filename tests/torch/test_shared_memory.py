@@ -194,3 +194,22 @@ def test_share_memory_makes_no_state_for_frozen_parameters() -> None:
     optimizer = RMSprop(model.parameters())
     optimizer.share_memory()
     assert [*optimizer.state] == [model.weight]
+    model.bias.grad = torch.ones(1)  # which a step would use
+    optimizer.share_memory()
+    assert optimizer.state[model.bias]["square_avg"].is_shared()
+
+
+def test_a_shared_state_has_no_graph() -> None:
+    opt, params = made(torch.float64, centered=True)
+    for p in params:
+        opt.state[p] = {name: torch.zeros_like(p) for name in TORCHS_KEYS[1:]}
+        opt.state[p] |= {"step": torch.zeros(1), "square_avg": p.square()}
+    opt.share_memory()
+    assert not any(opt.state[p]["variance"].requires_grad for p in params)
+
+
+def test_share_memory_in_the_middle_of_a_step_is_refused() -> None:
+    opt, _ = made(torch.float64)
+    with opt._stepper.claim(), pytest.raises(RuntimeError, match="in the middle of a step"):
+        opt.share_memory()
+    assert not opt.state

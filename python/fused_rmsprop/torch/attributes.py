@@ -67,9 +67,6 @@ def check_attribute(optimizer: Any, name: str) -> None:
 
     Schedulers and users set attributes of their own, which pass.
     """
-    own = optimizer.__dict__
-    if "param_groups" not in own or name in own:  # being made, or not new
-        return
     if name in _USERS or hasattr(type(optimizer), name):
         return
     if meant := _meant(name):
