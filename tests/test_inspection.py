@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import pickle
 import typing
@@ -93,6 +94,20 @@ def test_only_public_names_are_listed() -> None:
     listed = [name for name in dir(OPT) if not name.startswith("_")]
     for name in listed:
         assert name == "defaults" or inspect.getdoc(getattr(type(OPT), name))
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint", "exchange", "schedules", "autograd", "scipy", "torch"]
+)
+def test_modules_list_only_public_names(name: str) -> None:
+    if name in ("scipy", "torch"):
+        pytest.importorskip(name)
+    module = importlib.import_module(f"fused_rmsprop.{name}")
+    assert dir(module) == sorted(module.__all__)
+    for public in dir(module):
+        for one in (found := getattr(module, public), *vars(found).values()):
+            if inspect.isfunction(one):
+                assert ": '" not in str(inspect.signature(one)), (public, one)
 
 
 def test_listed_modules_need_no_import_of_their_own() -> None:

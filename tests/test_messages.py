@@ -76,6 +76,52 @@ def test_other_type_errors_and_signatures_stay() -> None:
     assert rmsprop_step.__doc__ is not None
 
 
+BY_POSITION: list[tuple[Callable[..., Any], int, str]] = [
+    (schedules.Cosine, 2, "Cosine(init_value, transition_steps=...)"),
+    (schedules.StepDecay, 3, "StepDecay(init_value, decay_rate=..., transition_steps=...)"),
+    (schedules.ReduceOnPlateau, 2, "ReduceOnPlateau(optimizer, mode=...)"),
+    (RMSProp, 8, "momentum, centered, nesterov=...)"),
+    (rmsprop_step, 4, "rmsprop_step(param, grad, square_avg, lr=..., alpha=..., eps=...)"),
+]
+
+
+@pytest.mark.parametrize(("make", "count", "words"), BY_POSITION)
+def test_too_many_arguments_by_position(make: Callable[..., Any], count: int, words: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        make(*[0.1] * count)
+    assert f"{make.__name__} takes only " in str(caught.value)
+    assert str(caught.value).endswith(words)
+
+
+ELSEWHERE = {
+    "CosineAnnealingLR": "is Cosine or WarmupCosine meant",
+    "StepLR": "is StepDecay meant",
+    "MultiStepLR": "is Piecewise meant",
+    "ReduceLROnPlateau": "is ReduceOnPlateau meant",
+    "cosine_decay_schedule": "is Cosine meant",
+    "exponential_decay": "is Exponential or StepDecay meant",
+    "PolynomialDecay": "is Polynomial meant",
+    "LambdaLR": "any other function of the step",
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_schedules_of_other_libraries(name: str) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(schedules, name)
+    assert ELSEWHERE[name] in str(caught.value)
+
+
+COSINE = schedules.Cosine(0.1, transition_steps=10)
+
+
+class Net:
+    """A network whose arrays are its attributes."""
+
+    def __init__(self) -> None:
+        self.W = np.ones(2)
+
+
 def swapped(opt: RMSProp) -> None:
     RMSProp(0.01, {"W": np.ones(2)})  # type: ignore[arg-type]
 
@@ -103,6 +149,33 @@ MISTAKES: list[tuple[Callable[[RMSProp], Any], type[Exception], str]] = [
     (two_grads, TypeError, "opt.step(grads)"),
     (lambda opt: opt.step({"W": [0.5, 0.5]}), ValueError, "np.array(numbers, param.dtype)"),
     (lambda opt: opt.step({"W": np.ones(2), "b": np.ones(2)}), ValueError, "add_param_group()"),
+    (lambda opt: opt.step([np.ones(2)]), ValueError, "a dict of 1: 'W'"),
+    (lambda opt: opt.step({"l.W": np.ones(2)}), ValueError, "its keys are 'l.W'"),
+    (lambda opt: opt.step((0.5, {"W": np.ones(2)})), ValueError, "pass grads alone"),
+    (lambda opt: opt.step(lambda: {"W": np.ones(2)}), ValueError, "call the function"),
+    (lambda opt: opt.step({"W": lambda: np.ones(2)}), TypeError, "call the function"),
+    (lambda opt: opt.accumulate((0.5, {"W": np.ones(2)})), ValueError, "pass grads alone"),
+    (lambda opt: opt.bind_grads((0.5, {"W": np.ones(2)})), ValueError, "pass grads alone"),
+    (lambda opt: RMSProp(Net()), TypeError, "vars(value)"),
+    (lambda opt: RMSProp([Net()]), TypeError, "params[0] is a Net"),
+    (lambda opt: opt.state[0], KeyError, "no parameter 0; there are W"),  # type: ignore[index]
+    (lambda opt: opt.effective_lr(0), KeyError, "there are W"),  # type: ignore[arg-type]
+    (lambda opt: opt.freeze(["W"]), TypeError, "freeze(*names)"),  # type: ignore[arg-type]
+    (lambda opt: opt.freeze("no such"), KeyError, "there are W"),
+    (
+        lambda opt: schedules.ReduceOnPlateau(opt).step(0.5),  # type: ignore[attr-defined]
+        AttributeError,
+        "update(metric)",
+    ),
+    (lambda opt: schedules.plot(opt), TypeError, "plot(opt.param_groups[0]['lr'])"),  # type: ignore[arg-type]
+    (lambda opt: schedules.plot([COSINE]), TypeError, "plot(*schedules)"),  # type: ignore[arg-type]
+    (lambda opt: schedules.plot(COSINE, labels="x"), TypeError, "labels must be a list"),
+    (lambda opt: schedules.plot(schedules.Cosine), TypeError, "pass an instance"),  # type: ignore[arg-type]
+    (
+        lambda opt: RMSProp.from_preset("torch", np.ones(2), rho=0.9),
+        TypeError,
+        "RMSProp has no option 'rho'; is alpha meant",
+    ),
     (lambda opt: opt.step(), ValueError, "step(grads)"),
     (lambda opt: opt.zero_grad(), AttributeError, "delete the line"),  # type: ignore[attr-defined]
     (lambda opt: getattr(opt, "alpha"), AttributeError, "opt.param_groups[0]['alpha']"),  # noqa: B009
@@ -126,6 +199,15 @@ def test_mistakes(mistake: Callable[[RMSProp], Any], error: type[Exception], wor
     assert opt.step_count == 0
     assert opt.lr == 0.01
     opt.step({"W": np.ones(2)})
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_loss_beside_a_list_of_gradients(count: int) -> None:
+    for params in ([np.ones(2) for _ in range(count)], np.ones(2)):
+        with pytest.raises(ValueError, match=r"of \(loss, grads\), pass grads alone"):
+            RMSProp(params).step((np.float32(0.5), [np.ones(2)] * count))
+    with pytest.raises(ValueError, match=r"of \(loss, grads\), pass grads alone"):
+        RMSProp([{"params": np.ones(2)}]).step((0.5, [np.ones(2)]))
 
 
 def test_a_container_that_has_grown() -> None:

@@ -340,5 +340,10 @@ def test_other_arguments() -> None:
         RMSProp({"a": p}.values())
     endless: list[Any] = []
     endless.append(endless)
-    with pytest.raises(RecursionError):
-        RMSProp(endless)
+    looped: dict[str, Any] = {"W": p}
+    looped["self"] = looped
+    for nest in (endless, looped):
+        with pytest.raises(ValueError, match="does a container contain itself?"):
+            RMSProp(nest)
+        with pytest.raises(ValueError, match="the parameter there is a single array"):
+            opt.step(nest)

@@ -108,7 +108,7 @@ def test_presets_and_names_of_other_libraries() -> None:
     assert not {*aliases} & DEFAULTS.keys()
     for option in OPTIONS:
         for alias in option.aliases:
-            with pytest.raises(ValueError, match=rf"no option '{alias}'; is {option.name} meant"):
+            with pytest.raises(TypeError, match=rf"no option '{alias}'; is {option.name} meant"):
                 RMSProp.from_preset("torch", [], **{alias: option.default})
 
 

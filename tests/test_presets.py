@@ -310,7 +310,7 @@ def test_from_preset() -> None:
         RMSProp.from_preset("Kears", np.ones(2))
     with pytest.raises(TypeError, match=r"a str, got a ndarray: call from_preset\(name, params\)"):
         RMSProp.from_preset(np.ones(2), "keras")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="has no option 'rho'; is alpha meant"):
+    with pytest.raises(TypeError, match="has no option 'rho'; is alpha meant"):
         RMSProp.from_preset("keras", np.ones(2), rho=0.9)
     with pytest.raises(ValueError, match="'max_grad_norm': it belongs to the optimizer"):
         RMSProp([{"params": np.ones(2), "max_grad_norm": 1.0}])

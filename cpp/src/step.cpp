@@ -89,16 +89,22 @@ Clipping clip_each(std::span<const Tensor> tensors, const GradientTransform &tra
                    const Execution &execution) {
     thread_local std::vector<Scale> factors; // kept, so that later steps allocate nothing
     const double most = *transform.max_grad_norm_per_array;
-    double squares = 0; // of the norms, in units of `most`
+    double largest = 0; // of the norms, once clipped
     factors.assign(tensors.size(), {});
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const Scale norm = norm_of(tensors.subspan(i, 1), transform, execution).norm;
-        factors[i] = clip_factor(norm, most);
-        const double share = most == 0 ? 0 : (norm * factors[i] / Scale::of(most)).value();
+        factors[i] = norm_of(tensors.subspan(i, 1), transform, execution).norm;
+        largest = std::max(largest, std::min(factors[i].value(), most));
+    }
+    const Scale unit = Scale::of(largest); // in which no square of a norm overflows
+    double squares = 0;
+    for (Scale &factor : factors) {
+        const Scale norm = std::exchange(factor, clip_factor(factor, most));
+        const Scale clipped = norm * factor;
+        const double share = clipped.significand == 0 ? 0 : (clipped / unit).value();
         squares += share * share;
     }
     if (transform.max_grad_norm) {
-        const Scale norm = Scale::of(most) * Scale::of(std::sqrt(squares));
+        const Scale norm = unit * Scale::of(std::sqrt(squares));
         const Scale common = clip_factor(norm, *transform.max_grad_norm);
         for (Scale &factor : factors)
             factor = factor * common;
@@ -118,27 +124,28 @@ bool overflows(const Tensor &t, const Scale &clip, TensorUpdater<T> &updater) {
     constexpr std::size_t block = 256; // elements
     T before[block], after[1 + state_kind_count][block];
     void *Tensor::*arrays[1 + state_kind_count] = {&Tensor::param};
+    std::size_t count = 1;
+    const unsigned needed = needed_state(*t.options); // others need not be arrays at all
     for (std::size_t k = 0; k < state_kind_count; ++k)
-        arrays[1 + k] = state_kinds[k].array;
+        if (needed >> k & 1)
+            arrays[count++] = state_kinds[k].array;
     for (std::size_t first = 0; first < t.size; first += block) {
         const std::size_t size = std::min(block, t.size - first);
         const auto old = [&](void *Tensor::*array) { return static_cast<T *>(t.*array) + first; };
         Tensor copy = t;
         copy.size = size;
         copy.grad = static_cast<const T *>(t.grad) + first;
-        for (std::size_t a = 0; a < std::size(arrays); ++a)
-            if (t.*arrays[a] != nullptr) {
-                std::copy_n(old(arrays[a]), size, after[a]);
-                copy.*arrays[a] = after[a];
-            }
+        for (std::size_t a = 0; a < count; ++a) {
+            std::copy_n(old(arrays[a]), size, after[a]);
+            copy.*arrays[a] = after[a];
+        }
         updater.run(copy, clip, nullptr, 0, size);
-        for (std::size_t a = 0; a < std::size(arrays); ++a)
-            if (t.*arrays[a] != nullptr) {
-                std::copy_n(old(arrays[a]), size, before);
-                for (std::size_t i = 0; i < size; ++i)
-                    if (std::isfinite(before[i]) && !std::isfinite(after[a][i]))
-                        return true;
-            }
+        for (std::size_t a = 0; a < count; ++a) {
+            std::copy_n(old(arrays[a]), size, before);
+            for (std::size_t i = 0; i < size; ++i)
+                if (std::isfinite(before[i]) && !std::isfinite(after[a][i]))
+                    return true;
+        }
     }
     return false;
 }

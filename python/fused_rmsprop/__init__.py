@@ -15,6 +15,8 @@ except ModuleNotFoundError as error:
 
 from fused_rmsprop.config import show_config
 from fused_rmsprop.functional import rmsprop_step
+from fused_rmsprop.groups.param_group import ParamGroup
+from fused_rmsprop.groups.views import ParamState, State
 from fused_rmsprop.introspection import unquote
 from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.presets import PRESETS
@@ -23,7 +25,7 @@ __all__ = ["PRESETS", "RMSProp", "__version__", "rmsprop_step", "show_config"]
 
 __version__: str = _compiled.config()["version"]
 
-unquote(RMSProp, rmsprop_step, show_config)
+unquote(RMSProp, rmsprop_step, show_config, ParamGroup, ParamState, State)
 
 #: Public modules that need only NumPy: an attribute imports them.
 _MODULES = ("checkpoint", "exchange", "schedules")

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from fused_rmsprop.base import helps_with_options
+from fused_rmsprop.introspection import show_public
 from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.values import Number
+
+__all__ = ["rmsprop"]
 
 
 def _unknown(name: str, where: str, known: Iterable[str]) -> str:
@@ -121,3 +124,6 @@ def _float64(nest: Any, where: str, copy: bool = True) -> Any:
         got = f"a {type(nest).__name__} of dtype {array.dtype}"
         raise TypeError(f"{where} is not an array of real numbers: got {got}")
     return array.astype(np.float64, order="C", copy=copy)
+
+
+show_public(__name__)

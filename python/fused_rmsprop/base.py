@@ -28,6 +28,8 @@ def helps_with_options(
 ) -> Callable[P, T]:
     """Let a function answer unknown keywords with the option that is probably meant.
 
+    Arguments by position beyond those that it takes are answered with those that need a name.
+
     Parameters
     ----------
     function : callable
@@ -40,6 +42,9 @@ def helps_with_options(
     parameters = inspect.signature(function).parameters.values()
     known = [p.name for p in parameters if p.name not in ("self", "params")]
     named = {p.name for p in parameters}
+    by_position = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    by_name = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    needed = [p.name for p in by_name if p.default is p.empty] or [p.name for p in by_name[:1]]
     where = where or function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
@@ -48,11 +53,25 @@ def helps_with_options(
             return function(*args, **kwargs)
         except TypeError:
             unknown = [name for name in kwargs if name not in named]
-            if not unknown:
+            if not unknown and len(args) <= len(by_position):
                 raise
-        raise TypeError(hint(unknown[0], where, known))
+        if unknown:
+            raise TypeError(hint(unknown[0], where, known))
+        first = [name for name in by_position if name != "self"]
+        example = ", ".join([*first, *(f"{name}=..." for name in needed)])
+        raise TypeError(f"{where} takes only {', '.join(first)} by position: {where}({example})")
 
     return helping
+
+
+def called(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Give a method of a base class the name that Python's own errors show for it."""
+
+    def name_it(method: Callable[P, T]) -> Callable[P, T]:
+        method.__qualname__ = name
+        return method
+
+    return name_it
 
 
 class Setting(Generic[T]):
@@ -129,15 +148,16 @@ class Optimizer:
         return self._stepper.skipped_steps
 
 
-def unknown_name(name: str, known: Sequence[str]) -> KeyError:
+def unknown_name(name: object, known: Sequence[str]) -> KeyError:
     """The error for a name that no parameter has, with those that are probably meant."""
+    text = str(name)
 
     def ends_alike(one: str) -> bool:
-        a, b = one.lower(), name.lower()
+        a, b = one.lower(), text.lower()
         return a == b or a.endswith("." + b) or a.startswith(b + ".")
 
     near = [one for one in known if ends_alike(one)] or difflib.get_close_matches(
-        name, known, 1, 0.8
+        text, known, 1, 0.8
     )
     hint = f"is {' or '.join(map(repr, near[:3]))} meant? There" if near else "there"
     listed = ", ".join(known[:_LISTED])

@@ -21,7 +21,6 @@ from fused_rmsprop.options import (
     OPTIMIZER_OPTIONS,
     option_meant,
     parse_options,
-    unknown_option,
 )
 from fused_rmsprop.presets import preset
 from fused_rmsprop.values import Number, Schedulable, as_scale
@@ -201,12 +200,9 @@ class RMSProp(LeafwiseOptimizer, Saving):
 
         Raises
         ------
-        ValueError
-            If there is no such preset, or option.
+        TypeError, ValueError
+            If there is no such option, or no such preset; and as the class does.
         """
-        known = (*GROUP_OPTIONS, *OPTIMIZER_OPTIONS, "grads")
-        if cls is RMSProp and (unknown := options.keys() - {*known}):
-            raise ValueError(unknown_option(min(unknown), "RMSProp", known))
         return cls(params, **{**preset(name), **options})
 
     def _build(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult
 
+from fused_rmsprop.introspection import show_public
 from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.schedules.base import as_count
 from fused_rmsprop.values import Number, as_flag, as_number
@@ -267,3 +268,6 @@ def _result(point: _Point, nit: int, status: int, message: str, disp: bool) -> O
     counts = {"nit": nit, "nfev": nit + 1, "njev": nit + 1}
     ending = {"status": status, "success": status == 0, "message": message}
     return OptimizeResult(x=point.x, fun=point.fun, jac=point.jac, **counts, **ending)
+
+
+show_public(__name__)

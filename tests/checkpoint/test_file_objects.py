@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import pickle
 import tempfile
 from collections.abc import Callable
@@ -31,10 +33,10 @@ def test_bytes_io(chosen: Any) -> None:
     if chosen == "safetensors":
         needs("safetensors")
     params, opt = trained()
-    file = io.BytesIO(b"before")
-    file.seek(6)
-    opt.save(file, format=chosen)
-    assert file.getvalue()[6:8] == b"PK" or chosen == "safetensors"
+    saved = io.BytesIO()
+    opt.save(saved, format=chosen)
+    assert saved.getvalue()[:2] == b"PK" or chosen == "safetensors"
+    file = io.BytesIO(b"before" + saved.getvalue())
     file.seek(6)
     loaded: dict[str, Any] = {"W": np.zeros(3), "b": np.zeros(2, np.float32)}
     other = RMSProp.load(file, loaded)
@@ -42,6 +44,46 @@ def test_bytes_io(chosen: Any) -> None:
     assert all(same_bits(params[name], loaded[name]) for name in params)
     with pytest.raises(CheckpointError, match=r"BytesIO.*nothing after its position; file\.seek"):
         RMSProp.load(file, loaded)
+
+
+@pytest.mark.parametrize("chosen", ["npz", "safetensors"])
+def test_one_checkpoint_per_file_object(chosen: Any) -> None:
+    if chosen == "safetensors":
+        needs("safetensors")
+    file = io.BytesIO()
+    trained()[1].save(file, format=chosen)
+    first = file.getvalue()
+    for position in (0, len(first)):
+        file.seek(position)
+        with pytest.raises(ValueError, match=r"BytesIO.* holds \d+ bytes, .*file\.truncate\(\)"):
+            trained()[1].save(file, format=chosen)
+        assert (file.getvalue(), file.tell()) == (first, position)
+    for data in (first + first, first + b"PK\5\6" + bytes(18)):
+        with pytest.raises(CheckpointError, match="one checkpoint|differ in size"):
+            load_params(io.BytesIO(data))
+    file.seek(0)
+    file.truncate()
+    trained()[1].save(file, format=chosen)
+    assert file.getvalue() == first
+
+
+def test_a_file_with_the_name_of_the_other_format(path: Path) -> None:
+    write(path, example(), {})
+    other = path.with_suffix(".safetensors" if path.suffix == ".npz" else ".npz")
+    assert bits(read(path.rename(other))[0]) == bits(example())
+
+
+def test_streams_that_cannot_tell_their_size(tmp_path: Path) -> None:
+    packed: Any
+    with gzip.open(tmp_path / "x.gz", "wb") as packed:
+        write(packed, example(), {})
+    with gzip.open(tmp_path / "x.gz", "rb") as packed:
+        assert bits(read(packed)[0]) == bits(example())
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb") as source:
+        with open(write_end, "wb") as sink:
+            write(sink, example(), {})
+        assert bits(read(source)[0]) == bits(example())
 
 
 @pytest.mark.parametrize("buffering", [-1, 0])
@@ -64,13 +106,14 @@ def test_objects_that_hold_no_bytes(tmp_path: Path) -> None:
     for text in (io.StringIO(), path.with_suffix(".txt").open("w")):
         with text, pytest.raises(TypeError, match=r"open for text; open it with open\(path, 'wb'"):
             write(text, example(), {})  # type: ignore[arg-type]
-    with (
-        path.with_suffix(".txt").open() as file,
-        pytest.raises(TypeError, match=r"x.txt' is open for text; .*'rb'"),
-    ):
-        read(file)  # type: ignore[arg-type]
+    for name in ("x.txt", "x.npz"):  # the latter is not UTF-8
+        with (
+            (tmp_path / name).open(encoding="utf-8") as file,
+            pytest.raises(TypeError, match=f"{name}' is open for text; .*'rb'"),
+        ):
+            read(file)  # type: ignore[arg-type]
     for call in (lambda: read(3), lambda: write(None, {}, {})):  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="a path or a binary file object, got"):
+        with pytest.raises(TypeError, match="a path or a binary file object, the first argument"):
             call()
 
 

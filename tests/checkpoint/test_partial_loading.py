@@ -140,6 +140,22 @@ def test_state_that_the_options_do_not_suit_does_not_fit(path: Path) -> None:
     assert int(other.state["2.old"]["step"]) == 3
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (7,)])
+def test_a_load_of_nothing_warns(path: Path, shape: tuple[int, ...]) -> None:
+    _, opt = saved_run(path)
+    ours = {"W" if shape == (7,) else "new": np.ones(shape)}
+    with pytest.warns(UserWarning, match=r"no parameter took.*of 1 .*'W'.*rename=") as caught:
+        RMSProp.load(path, ours, strict=False)
+    assert caught[0].filename == __file__
+    other = RMSProp(ours)
+    before = pickle.dumps(other.state_dict())
+    with pytest.raises(UserWarning, match="no parameter took"):  # warnings are errors
+        other.load_state_dict(opt.state_dict(), strict=False)
+    assert pickle.dumps(other.state_dict()) == before
+    if "new" in ours:
+        assert other.load_state_dict(opt.state_dict(), strict=False, rename={"W": "new"})
+
+
 def test_accumulated_gradients_stay_with_what_fits(path: Path) -> None:
     params, opt = saved_run(path)
     opt.accumulate({name: np.ones_like(p) for name, p in params.items()})

@@ -150,7 +150,7 @@ def test_options_given_to_load_come_before_the_saved_ones(path: Path) -> None:
     assert (other.lr, other.max_grad_norm, other.step_count) == (0.5, 2.0, 1)
     assert other.param_groups[0]["weight_decay"] == 0.1
     other.step()
-    with pytest.raises(ValueError, match="RMSProp.load has no option 'learning_rate'; is lr meant"):
+    with pytest.raises(TypeError, match="RMSProp.load has no option 'learning_rate'; is lr meant"):
         RMSProp.load(path, p, learning_rate=0.5)
     with pytest.raises(ValueError, match="bias_correction is fixed"):
         RMSProp.load(path, p, lr=0.1, bias_correction=True)

@@ -4,6 +4,7 @@
 #include "reference.hpp"
 #include "support.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -214,13 +215,16 @@ TEST_CASE("clipping: of each array by its own norm, then of all together") {
         for (const std::optional<double> together : {std::optional<double>(), {0.5}, {100.0}}) {
             Model model, expected;
             const auto all = model.tensors();
-            double factors[4], squares = 0;
+            double factors[4], clipped[4], squares = 0;
             for (std::size_t i = 0; i < 4; ++i) {
                 const double norm = grad_norm(std::span(all).subspan(i, 1)).norm;
                 factors[i] = norm <= 2 ? 1 : 2 / norm;
-                squares = squares + (norm * factors[i] / 2) * (norm * factors[i] / 2);
+                clipped[i] = norm * factors[i];
             }
-            const double norm = 2 * std::sqrt(squares);
+            const double largest = std::min(2.0, *std::max_element(clipped, clipped + 4));
+            for (const double norm : clipped)
+                squares = squares + (norm / largest) * (norm / largest);
+            const double norm = largest * std::sqrt(squares);
             const double common = norm <= together.value_or(infinity) ? 1 : *together / norm;
             reference::step<float>(expected.a, expected.grad_a, options, {}, factors[0] * common);
             reference::step<float>(expected.b, expected.grad_b, options, {}, factors[1] * common);
@@ -237,6 +241,19 @@ TEST_CASE("clipping: of each array by its own norm, then of all together") {
         step(infinite.tensors(), execution,
              {.max_grad_norm_per_array = infinity, .max_grad_norm = 1});
         CHECK(infinite == expected);
+    });
+}
+
+TEST_CASE("clipping: by the norm of all, with a limit of each that is far beyond it") {
+    for_one_thread_and_two([&](const Execution &execution) {
+        for (const double each : {1e200, std::numeric_limits<double>::max()}) {
+            Model model, expected;
+            step(model.tensors(), execution,
+                 {.max_grad_norm_per_array = each, .max_grad_norm = 1e-3});
+            step(expected.tensors(), execution, {.max_grad_norm = 1e-3});
+            CHECK(model.a.square_avg[0] == doctest::Approx(expected.a.square_avg[0]));
+            CHECK(model.d.param[0] == doctest::Approx(expected.d.param[0]));
+        }
     });
 }
 
@@ -285,6 +302,20 @@ TEST_CASE("skipping: a square that overflows counts, one that is clipped does no
         GradientTransform clipped = skip;
         clipped.max_grad_norm = 1;
         CHECK_FALSE(step(model.tensors(), execution, clipped).skipped);
+    });
+}
+
+TEST_CASE("skipping: state that no option needs is not looked at") {
+    const Options plain;
+    for_one_thread_and_two([&](const Execution &execution) {
+        State<float> state{random_values<float>(300, 1)};
+        const std::vector<float> grad(300, 1e19f);
+        Tensor tensor(state.arrays(grad), plain);
+        for (const StateKind &kind : state_kinds)
+            if (!kind.needed(plain))
+                tensor.*kind.array = reinterpret_cast<void *>(8); // a read would end the process
+        CHECK_FALSE(
+            step(std::span(&tensor, 1), execution, {.on_nonfinite = OnNonfinite::skip}).skipped);
     });
 }
 

@@ -104,7 +104,7 @@ def test_a_learning_rate_of_zero_cannot_be_divided_by(kind: Any) -> None:
 def test_what_is_no_optimizer_is_refused(kind: Any) -> None:
     theirs = make_theirs(kind, some_params("float32"))
     for call in (theirs.take, theirs.give):
-        with pytest.raises(TypeError, match="opt must be a fused_rmsprop.RMSProp, got"):
+        with pytest.raises(TypeError, match="opt, the first argument, must be a .*RMSProp, got"):
             call({})
     if kind is not Optax:
         opt, _ = make_ours(kind, some_params("float32"))
@@ -113,5 +113,5 @@ def test_what_is_no_optimizer_is_refused(kind: Any) -> None:
         else:
             theirs.optimizer = needs("keras").optimizers.SGD()
         for call in (theirs.take, theirs.give):
-            with pytest.raises(TypeError, match=r"RMSprop, got a .*SGD"):
+            with pytest.raises(TypeError, match=r"the second argument, .*RMSprop.*, got a .*SGD"):
                 call(opt)

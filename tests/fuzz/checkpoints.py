@@ -3,7 +3,8 @@
     python tests/fuzz/checkpoints.py --inputs 200000 --seed 1
 
 Half of the inputs are valid files with damaged bytes. The others have another header, another index
-or other arrays, under checksums that are right again. The same seed makes the same inputs.
+or other arrays, under checksums that are right again. Each is loaded as a whole, and in part under
+other names. The same seed makes the same inputs.
 """
 
 from __future__ import annotations
@@ -32,13 +33,23 @@ from mutations import BYTES, as_text, copied, cut, flip, mutate, repeat, splice,
 
 from checkpoint_support import announced, bits, forge, sealed
 from fused_rmsprop import RMSProp, schedules
-from fused_rmsprop.checkpoint import CheckpointError, read
+from fused_rmsprop.checkpoint import CheckpointError, LoadReport, read
 from fused_rmsprop.checkpoint.state_dict import LATER_SETTINGS
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
 from support import Array
 
 Arrays = dict[str, Array]
 Accepts = Callable[[Arrays, Any], bool]
+Rename = Callable[[str], str | None] | dict[str, str]
+
+RENAMES: list[Rename] = [
+    str,
+    {"a": "b.0", "b.0": "a", "b.1": "c"},
+    lambda name: None if name < "b" else name,
+    lambda name: name[::-1],
+    lambda name: "a",
+    {"0.0": "g.x/y", "g.x/y": "0.0"},
+]
 
 
 class Seed(NamedTuple):
@@ -246,7 +257,7 @@ def index_values(rng: random.Random, data: bytes) -> bytes:
 # The check.
 
 
-def check(path: Path, seed: Seed, accepts: Accepts) -> str:
+def check(path: Path, seed: Seed, accepts: Accepts, rename: Rename) -> str:
     """Read and load a file; return what became of it, and raise an `AssertionError` if it may not.
 
     Any other exception than those that the documentation names passes through.
@@ -257,6 +268,7 @@ def check(path: Path, seed: Seed, accepts: Accepts) -> str:
     except CheckpointError as error:
         refused = str(error)
     assert accepts(arrays, metadata) if arrays is not None else repr(str(path)) in refused
+    check_part(path, seed, rename, arrays)
     params = seed.make_params()
     before = [array.tobytes() for array in leaves(params)]
     try:
@@ -288,6 +300,50 @@ def assert_loaded(opt: RMSProp, arrays: Arrays | None, metadata: Any, params: An
             assert array.tobytes() == arrays[f"state/{name}/{key}"].tobytes()
 
 
+def check_part(path: Path, seed: Seed, rename: Rename, arrays: Arrays | None) -> None:
+    """Load what fits under other names: all of it or nothing, as `check` does."""
+    params = seed.make_params()
+    before = [array.tobytes() for array in leaves(params)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # nothing may fit
+            opt, report = RMSProp.load(path, params, strict=False, rename=rename, **seed.overrides)
+    except ValueError as error:
+        reason = str(error)
+    else:
+        assert arrays is not None
+        assert_part(opt, report, rename, arrays, params, before)
+        return
+    assert [array.tobytes() for array in leaves(params)] == before
+    assert repr(str(path)) in reason
+
+
+def assert_part(
+    opt: RMSProp,
+    report: LoadReport,
+    rename: Rename,
+    arrays: Arrays,
+    params: Any,
+    before: list[bytes],
+) -> None:
+    """Check that a parameter has what the file says, or if the report names it, what it had."""
+    saved = [name.removeprefix("params/") for name in arrays if name.startswith("params/")]
+    own = {n: rename.get(n, n) if isinstance(rename, dict) else rename(n) for n in saved}
+    old = {new: name for name, new in own.items()}
+    passed_over = {*report.missing, *report.unfitting}
+    loaded = opt.state_dict()["state"]
+    for (name, state), value, kept in zip(loaded.items(), leaves(params), before, strict=True):
+        if name in passed_over:
+            assert (value.tobytes(), int(state["step"])) == (kept, 0)
+            continue
+        assert value.tobytes() == arrays[f"params/{old[name]}"].tobytes()
+        for key, array in state.items():
+            if (there := arrays.get(f"state/{old[name]}/{key}")) is not None:
+                assert array.tobytes() == there.tobytes()
+            else:
+                assert not array.any() or key == "param_avg"
+
+
 def can_step(opt: RMSProp, params: Any) -> bool:
     """Whether a step is made; a schedule of the file may leave its bounds now."""
     try:
@@ -311,8 +367,9 @@ def fuzz(inputs: int, seed: int, seconds: float = math.inf) -> Counter[str]:
             else:
                 data, accepts, kind = resealed(rng, chosen, path)
             path.write_bytes(data)
+            rename = RENAMES[i % len(RENAMES)]
             try:
-                outcomes[f"{kind}: {check(path, chosen, accepts)}"] += 1
+                outcomes[f"{kind}: {check(path, chosen, accepts, rename)}"] += 1
             except BaseException as error:
                 kept = Path(tempfile.gettempdir()) / f"fuzz-{seed}-{i}{chosen.suffix}"
                 kept.write_bytes(data)

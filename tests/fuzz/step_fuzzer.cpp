@@ -160,8 +160,8 @@ private:
             require(result.skipped == (skips || spreads), "skipped if asked");
             require(!measured || result.nonfinite == expected.nonfinite, "the first of them");
         }
+        const auto factors = clip_factors(all, transform, execution, expected.norm);
         in_fp_environment(execution.flush_denormals, [&] {
-            const auto factors = clip_factors(all, transform, execution, expected.norm);
             if (result.skipped && expected.nonfinite == no_tensor)
                 expect_overflow(transform, factors, skips ? result.nonfinite : no_tensor);
             for (std::size_t i = 0; i < all.size() && !result.skipped; ++i)
@@ -180,16 +180,21 @@ private:
         std::vector<reference::Wide> factors(all.size(), 1);
         const double each = transform.max_grad_norm_per_array.value_or(infinity);
         if (each < infinity) {
-            double squares = 0;
+            double largest = 0, squares = 0;
+            std::vector<reference::Wide> clipped;
             for (std::size_t i = 0; i < all.size(); ++i) {
                 const reference::Wide own =
                     expected_norm(all.subspan(i, 1), transform, execution.flush_denormals).norm;
                 factors[i] = factor(own, each);
-                const auto share = static_cast<double>(
-                    reference::quotient(reference::product(own, factors[i]), each));
-                squares = squares + (each == 0 ? 0 : share * share);
+                clipped.push_back(reference::product(own, factors[i]));
+                largest = std::max(largest, std::min(static_cast<double>(own), each));
             }
-            norm = reference::product(each, std::sqrt(squares));
+            for (const reference::Wide own : clipped) {
+                const auto share =
+                    own == 0 ? 0 : static_cast<double>(reference::quotient(own, largest));
+                squares = squares + share * share;
+            }
+            norm = reference::product(largest, std::sqrt(squares));
         }
         if (transform.max_grad_norm)
             for (reference::Wide &own : factors)

@@ -195,8 +195,8 @@ class CheckedOptimizer(Victim):
         if len(groups) != 3:
             return None
         expected = []
-        for m, grad, group, state in zip(
-            self.memory, grads, groups, opt.state.values(), strict=True
+        for m, grad, group, (name, state) in zip(
+            self.memory, grads, groups, opt.state.items(), strict=True
         ):
             if not isinstance(grad, np.ndarray) or (grad.shape, grad.dtype) != (m.shape, m.dtype):
                 return None
@@ -210,6 +210,9 @@ class CheckedOptimizer(Victim):
             old["step"] = int(old["step"])
             if "variance" in old:
                 old["square_avg"] = old.pop("variance")
+            if name in opt.frozen:
+                expected.append((np.array(m.array), old))
+                continue
             options = {k: v for k, v in group.current().items() if k in FORMULA}
             with reference.flushed_denormals():
                 expected.append(
@@ -232,6 +235,7 @@ class NumpyVictim(CheckedOptimizer):
             self.hostile_setting, self.hostile_lr, self.hostile_params, self.hostile_group,
             self.hostile_state_dict, self.hostile_names, self.change_state, self.function,
             self.averages, self.accumulate, self.bind, self.change_bound, self.round_trip,
+            self.freeze,
         ]  # fmt: skip
 
     def change_array(self) -> None:
@@ -406,3 +410,13 @@ class NumpyVictim(CheckedOptimizer):
     def round_trip(self) -> None:
         copy.deepcopy(self.opt)
         self.opt.load_state_dict(self.opt.state_dict())
+
+    def freeze(self) -> None:
+        """Freeze or train again parameters of a name that exists, matches, or is hostile."""
+        made = containers(self.grads(), KEYS)
+        known: list[Any] = [*self.opt.state, "*", "?"]
+        names = self.r.choice([known, [*known, "[", *NUMBERS, self.r.choice(made)()]])
+        change = self.r.choice([self.opt.freeze, self.opt.unfreeze])
+        change(*(self.say(self.r.choice(names)) for _ in range(self.r.choice([0, 1, 1, 1, 2]))))
+        self.mark()
+        self.good_step()

@@ -80,6 +80,7 @@ NUMPY_ALONE = (
     Operation("accumulate, discard", ("accumulate", "discard", "step") * 2),
     Operation("bound gradients", ("bind", *("step_bound",) * 6, "unbind")),
     Operation("leafwise", ("leafwise",) * 10, FULL),
+    Operation("freeze", ("freeze", "step", "unfreeze", "step"), FULL),
 )
 FILES = tuple(Operation(f"save {f}", (f"save_{f}",), FULL, True) for f in FORMATS)
 LOADS = tuple(Operation(f"load {f}", (f"load_{f}",), FULL, True) for f in FORMATS)
@@ -190,6 +191,12 @@ class NumpyWorld(World):
     def leafwise(self) -> None:
         with self.opt.leafwise() as update:  # one leaf: the step is made or not made
             update("w.0", self.grads(self.opt.step_count)[0])
+
+    def freeze(self) -> None:
+        self.opt.freeze("w.*", "rest.v")
+
+    def unfreeze(self) -> None:
+        self.opt.unfreeze("w.?")
 
     def accumulate(self) -> None:
         self.opt.accumulate(self.nest(self.grads(self.opt.step_count)))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import fused_rmsprop
 from torch_support import RMSprop, torch
 
 OPTIONS: dict[str, Any] = {"momentum": 0.9, "centered": True, "ema_decay": 0.5}
@@ -120,6 +123,22 @@ WRONG_PARTS = {
 @pytest.mark.parametrize(("damage", "message"), WRONG_PARTS.values(), ids=WRONG_PARTS.keys())
 def test_parts_of_another_type(damage: Any, message: str) -> None:
     assert_refused(damage, TypeError, message)
+
+
+def test_state_of_arrays_of_numpy_names_the_exchange(tmp_path: Path) -> None:
+    _, opt = made()
+    before = str(opt.state_dict())
+    other = fused_rmsprop.RMSProp(np.ones(2))
+    other.save(tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as arrays:
+        states = [other.state_dict(), {**arrays}, tmp_path / "x.npz"]
+    for state in states:
+        with pytest.raises(TypeError, match=r"fused_rmsprop.exchange.to_torch\(opt, optimizer\)"):
+            opt.load_state_dict(state)
+    for optimizer in (opt, other):
+        with pytest.raises(TypeError, match=r"a dict, got RMS.*: pass its state_dict\(\)"):
+            opt.load_state_dict(optimizer)
+    assert str(opt.state_dict()) == before
 
 
 @pytest.mark.parametrize("name", ["lr", "alpha", "eps", "weight_decay", "momentum"])

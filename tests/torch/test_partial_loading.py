@@ -124,6 +124,18 @@ def test_state_of_another_formula_is_refused(option: str) -> None:
     assert_refused(opt, ValueError, option, saver.state_dict(), strict=False)
 
 
+@pytest.mark.parametrize("names", [{"x": (2,)}, {"a": (7,)}])
+def test_a_load_of_nothing_warns(names: Any) -> None:
+    state = trained(SMALL)[0].state_dict()
+    opt, _ = trained(names)
+    assert_refused(opt, UserWarning, "no parameter took", state, strict=False)  # an error here
+    with pytest.warns(UserWarning, match="no parameter took.*of 1 .*'b'.*rename=") as caught:
+        opt.load_state_dict(state, strict=False)
+    assert caught[0].filename == __file__
+    with pytest.raises(TypeError, match=r"RMSprop.load_state_dict .*'stric'; is strict meant"):
+        opt.load_state_dict(state, stric=False)
+
+
 def test_hooks_of_the_user_come_first() -> None:
     saver, _ = trained({"old": (2,)})
     opt, params = trained({"a": (2,), "b": (3,)})

@@ -102,7 +102,20 @@ py::object readable(py::handle value, const std::string &what) {
     }
 }
 
+std::string habit(py::handle grads) {
+    if (PyCallable_Check(grads.ptr()))
+        return "; call the function, and pass its gradients";
+    if (PyTuple_Check(grads.ptr()) && PyTuple_GET_SIZE(grads.ptr()) == 2) {
+        const py::handle first = PyTuple_GET_ITEM(grads.ptr(), 0);
+        if (!is_array(first) && container_of(first) == Container::none)
+            return "; of (loss, grads), pass grads alone";
+    }
+    return "";
+}
+
 std::string remedy(py::handle value, Role role) {
+    if (role == Role::read && PyCallable_Check(value.ptr()))
+        return habit(value);
     if (role == Role::read)
         return is_number(value) || has(value, "__array__")
                    ? "; make it an array of the parameter's dtype: np.asarray(value, param.dtype)"
@@ -117,6 +130,10 @@ std::string remedy(py::handle value, Role role) {
                "np.array(value)";
     if (container_of(value) == Container::none && has(value, "numpy"))
         return "; pass value.numpy()";
+    if (has(value, "parameters"))
+        return "; a torch module is for fused_rmsprop.torch.RMSprop(module.parameters())";
+    if (has(value, "__dict__") && !PyType_Check(value.ptr()) && !PyFunction_Check(value.ptr()))
+        return "; pass its arrays, in a dict: vars(value), if all of them are to be trained";
     return "; pass a float32 or float64 numpy.ndarray";
 }
 

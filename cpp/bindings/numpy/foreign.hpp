@@ -28,6 +28,9 @@ enum class Role { read, written };
 /// How to make a NumPy array of something that is none.
 std::string remedy(py::handle value, Role role);
 
+/// How to make gradients, of any structure, of a function or of a loss beside them.
+std::string habit(py::handle grads);
+
 /// Throws a TypeError if this is an array of another library.
 void check_can_be_bound(py::handle value, const std::string &what);
 

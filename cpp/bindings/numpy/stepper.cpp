@@ -114,16 +114,21 @@ void NumpyStepper::flatten(const py::object &grads, std::vector<py::object> &out
     if (groups_.empty())
         throw py::value_error("there are no parameter groups");
     if (!grouped_) {
-        groups_.front()->tree().flatten(grads, grad_root(0), out, bound);
+        try {
+            groups_.front()->tree().flatten(grads, grad_root(0), out, bound);
+        } catch (const py::value_error &error) {
+            throw py::value_error(error.what() + habit(grads));
+        }
         return;
     }
     if (container_of(grads) != Container::sequence)
         throw py::value_error(std::string("grads is a ") + Py_TYPE(grads.ptr())->tp_name +
-                              "; with parameter groups it is a list of one item per group");
+                              "; with parameter groups it is a list of one item per group" +
+                              habit(grads));
     const auto items = py::reinterpret_borrow<py::sequence>(grads);
     if (items.size() != groups_.size())
         throw py::value_error("grads has " + std::to_string(items.size()) + " items; there are " +
-                              std::to_string(groups_.size()) + " parameter groups");
+                              std::to_string(groups_.size()) + " parameter groups" + habit(grads));
     for (std::size_t g = 0; g < groups_.size(); ++g)
         groups_[g]->tree().flatten(items[g], grad_root(g), out, bound);
 }
@@ -383,6 +388,7 @@ void register_numpy(py::module_ &m) {
     add_counter("step_count", &NumpyStepper::step_count);
     add_counter("changes", &NumpyStepper::changes);
 
+    m.def("is_sequence", [](py::handle nest) { return container_of(nest) == Container::sequence; });
     m.def("zeros_in_order_of", &zeros_in_order_of, py::arg("param"));
     register_change(m);
     register_averages(m);

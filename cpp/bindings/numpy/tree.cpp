@@ -2,6 +2,8 @@
 
 #include "foreign.hpp"
 
+#include <algorithm>
+
 namespace fused_rmsprop::bindings {
 namespace {
 
@@ -79,24 +81,33 @@ py::object value_of(py::handle dict, py::handle key) {
 #endif
 }
 
+/// The first keys, for errors.
+std::string listed(const std::vector<py::object> &keys) {
+    constexpr std::size_t most = 6;
+    std::string text;
+    for (std::size_t i = 0; i < std::min(keys.size(), most); ++i)
+        text += (i > 0 ? ", " : "") + py::repr(keys[i]).cast<std::string>();
+    return text + (keys.size() > most ? ", ..." : "");
+}
+
 bool is_sequence(py::handle value) { return container_of(value) == Container::sequence; }
 
 bool is_mapping(py::handle value) { return container_of(value) == Container::mapping; }
 
 } // namespace
 
-Tree::Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std::string path)
+Tree::Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std::string path,
+           int depth)
     : path_(std::move(path)) {
-    if (Py_EnterRecursiveCall(" while reading the structure of the parameters"))
-        throw py::error_already_set(); // a container that contains itself
-    const struct Leave {
-        ~Leave() { Py_LeaveRecursiveCall(); }
-    } leave;
+    constexpr int deepest = 200;
+    if (depth > deepest)
+        throw py::value_error("the parameters are nested more than " + std::to_string(deepest) +
+                              " deep: does a container contain itself?");
     const auto add = [&](py::handle key, py::handle value) {
         const py::str key_name = exact(py::str(key));
         const py::str full =
             py::len(name) == 0 ? key_name : py::str(name + py::str(".") + key_name);
-        children_.emplace_back(value, full, leaves, path_ + key_in_brackets(key));
+        children_.emplace_back(value, full, leaves, path_ + key_in_brackets(key), depth + 1);
         leaf_count_ += children_.back().leaf_count_;
     };
     const Container container = container_of(nest);
@@ -157,7 +168,8 @@ void Tree::flatten(py::handle nest, const std::string &root, std::vector<py::obj
         break;
     case Kind::dict:
         if (!is_mapping(nest))
-            throw wrong_type("; the parameters there are a dict of " + count());
+            throw wrong_type("; the parameters there are a dict of " + count() + ": " +
+                             listed(keys_));
         flatten_dict(nest, root, out, bound);
         break;
     }
@@ -207,8 +219,9 @@ void Tree::flatten_dict(py::handle nest, const std::string &root, std::vector<py
     for (std::size_t i = 0; i < children_.size(); ++i) {
         const py::object value = value_of(nest, keys_[i]);
         if (!value)
-            throw py::value_error(root + children_[i].path_ +
-                                  " is missing (give None for one without a gradient)");
+            throw py::value_error(
+                root + children_[i].path_ + " is missing (give None for one without a gradient)" +
+                (size_of(nest) > 0 ? "; its keys are " + listed(keys_of(nest)) : ""));
         children_[i].flatten(value, root, out, bound);
     }
     if (static_cast<std::size_t>(size_of(nest)) == children_.size())

@@ -24,7 +24,8 @@ public:
 
     /// Reads the structure of `nest`; appends its leaves to `leaves`. None is not a leaf.
     /// `name` and `path` are put in front of every leaf's.
-    Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std::string path = {});
+    Tree(py::handle nest, const py::str &name, std::vector<Leaf> &leaves, std::string path = {},
+         int depth = 0);
 
     /// Appends the leaves of `nest`, in the order of construction, to `out`, an empty object for
     /// each that is None and a NumPy array for each array of another library; those cannot be

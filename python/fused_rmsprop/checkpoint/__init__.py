@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fused_rmsprop.introspection import show_public, unquote
+
 if TYPE_CHECKING:
     from fused_rmsprop.checkpoint.content import load_params
     from fused_rmsprop.checkpoint.file import read, write
@@ -22,5 +24,10 @@ class CheckpointError(ValueError):
 def __getattr__(name: str) -> Any:
     """Import the file layer on first use: ``import fused_rmsprop`` does without it."""
     if name in _MODULES:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        unquote(found)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+show_public(__name__)

@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from fused_rmsprop.base import NO_AVERAGES
+from fused_rmsprop.base import NO_AVERAGES, helps_with_options
 from fused_rmsprop.checkpoint import CheckpointError
 from fused_rmsprop.checkpoint.file import name_of, read
 from fused_rmsprop.checkpoint.state_dict import COUNTERS, LATER_SETTINGS, SETTINGS
@@ -165,6 +165,7 @@ def loading(where: str) -> Iterator[None]:
         raise type(error)(f"cannot load {where}: {error}") from error
 
 
+@helps_with_options
 @in_fp_environment
 def load_params(
     path: str | os.PathLike[str] | IO[bytes], *, averages: bool = False

@@ -20,12 +20,14 @@ import io
 import json
 import math
 import os
+import reprlib
 import zlib
 from collections.abc import Callable, Mapping
 from typing import IO, Any, NamedTuple, TypeGuard
 
 import numpy as np
 
+from fused_rmsprop.base import helps_with_options
 from fused_rmsprop.checkpoint import CheckpointError, formats
 from fused_rmsprop.checkpoint.formats import DTYPES, FORMAT, Contents, Entry
 from fused_rmsprop.checkpoint.replacing import replacing
@@ -34,6 +36,11 @@ from fused_rmsprop.groups.state import Array
 
 _VERSION = 2
 _MOST_AXES = 64  # of an array of NumPy
+#: What other files start with.
+_OTHERS = {
+    b"\x93NUMPY": "it starts like an array of numpy.save, which numpy.load reads",
+    b"\x80": "it starts like a pickle, which torch.load or pickle.load reads",
+}
 _LONGEST_KEY = 1000  # characters; the name of an entry of a zip file has up to 65535 bytes
 
 
@@ -45,6 +52,7 @@ class _Format(NamedTuple):
     version: int
 
 
+@helps_with_options
 @in_fp_environment
 def write(
     path: str | os.PathLike[str] | IO[bytes],
@@ -64,8 +72,9 @@ def write(
     ----------
     path : str, os.PathLike or binary file object
         Without `format` it ends in ``.npz`` or ``.safetensors``, in upper or lower case. A file
-        object is written from its position on, in one piece and not atomically: an error or a
-        crash can leave a part. This takes memory for another copy of the arrays.
+        object holds one checkpoint and must be empty. It is written in one piece and not
+        atomically: an error or a crash can leave a part. This takes memory for another copy of the
+        arrays.
     arrays : mapping of str to array
         float32, float64 or int64, of any shape. They must not change during the call.
     metadata : mapping
@@ -77,9 +86,9 @@ def write(
     Raises
     ------
     ValueError, TypeError
-        If the extension is unsupported or is not that of `format`, the file is open for text,
-        names and metadata are too long for safetensors, a name is not a string, an array has
-        another dtype, or JSON cannot hold the metadata.
+        If the extension is unsupported or is not that of `format`, the file object is open for
+        text or not empty, names and metadata are too long for safetensors, a name is not a string,
+        an array has another dtype, or JSON cannot hold the metadata.
     ImportError
         If the format is safetensors and the package is not installed.
     OSError
@@ -104,6 +113,7 @@ def write(
         _write_all(path, buffer.getbuffer())
 
 
+@helps_with_options
 @in_fp_environment
 def read(
     path: str | os.PathLike[str] | IO[bytes],
@@ -116,8 +126,9 @@ def read(
     Parameters
     ----------
     path : str, os.PathLike or binary file object
-        The first bytes tell the format if the extension does not. A file object is read from its
-        position to its end, which takes memory for another copy of the file.
+        The first bytes tell the format. A file object is read from its
+        position to its end, and nothing may follow the checkpoint there. This takes memory for
+        another copy of the file.
 
     Returns
     -------
@@ -135,6 +146,10 @@ def read(
     OSError
         If the file cannot be opened or read: `FileNotFoundError`, `IsADirectoryError`, ...
     """
+    if isinstance(path, (bytes, bytearray, memoryview)) and b"\0" in bytes(path):
+        raise TypeError(
+            f"a path is expected, got {len(path)} bytes, as a file contains: pass io.BytesIO(data)"
+        )
     if _is_path(path):
         with open(os.fsdecode(path), "rb") as file:
             contents = _read(file, os.fstat(file.fileno()).st_size, path)
@@ -178,10 +193,14 @@ def _suffix(path: object) -> str:
 def _format_to_write(path: object, given: str | None) -> _Format:
     """Return the format that is asked for, or that of the extension."""
     if given is not None and f".{given}" not in _FORMATS:
-        raise ValueError(f"format must be 'npz' or 'safetensors', got {given!r}")
+        raise ValueError(
+            f"format must be 'npz' or 'safetensors', got {reprlib.repr(given)}; an optimizer saves "
+            "its parameters as well: opt.save(path)"
+        )
     suffix = _suffix(path)
     if not _is_path(path):
         _check_writable(path)
+        _check_empty(path)
         return _FORMATS[f".{given or 'npz'}"]
     if given is None and suffix not in _FORMATS:
         raise ValueError(
@@ -194,17 +213,20 @@ def _format_to_write(path: object, given: str | None) -> _Format:
 
 
 def _format_to_read(file: IO[bytes], path: object) -> _Format:
-    """Return the format of the extension, or that of the first bytes."""
-    if (suffix := _suffix(path)) in _FORMATS:
-        return _FORMATS[suffix]
+    """Return the format that the first bytes tell; where both are possible, the extension's."""
     start = file.read(9)
     file.seek(0)
-    if start.startswith(b"PK"):
-        return _FORMATS[".npz"]
-    if start.endswith(b"{") and len(start) == 9:  # the length of a JSON object, and the object
-        return _FORMATS[".safetensors"]
+    # A .safetensors file starts with the length of a JSON object, and the object.
+    starts = {".npz": start.startswith(b"PK"), ".safetensors": start[8:] == b"{"}
+    if fitting := [name for name, good in starts.items() if good]:
+        suffix = _suffix(path)
+        return _FORMATS[suffix if suffix in fitting else fitting[0]]
+    neither = (
+        "it starts neither like an .npz file nor like a .safetensors file, as RMSProp.save writes"
+    )
+    known = (what for magic, what in _OTHERS.items() if start.startswith(magic))
     raise CheckpointError(
-        "it is damaged or foreign: it starts neither like an .npz file nor like a .safetensors file"
+        f"it is damaged or foreign: {next(known, neither) if start else 'it is empty'}"
     )
 
 
@@ -212,9 +234,13 @@ def _read_all(file: Any) -> bytes:
     """Read a file object to its end."""
     if not hasattr(file, "read"):
         raise TypeError(
-            f"a checkpoint is read from a path or a binary file object, got {type(file).__name__}"
+            "a checkpoint is read from a path or a binary file object, the first argument, got "
+            f"{type(file).__name__}"
         )
-    data = file.read()
+    try:
+        data = file.read()
+    except UnicodeDecodeError:
+        data = ""
     if isinstance(data, str):
         raise TypeError(f"{name_of(file)} is open for text; open it with open(path, 'rb')")
     if not data:
@@ -223,6 +249,22 @@ def _read_all(file: Any) -> bytes:
             "file.seek(0) goes back to its start"
         )
     return bytes(data)
+
+
+def _check_empty(file: Any) -> None:
+    """Raise a `ValueError` if there is something in a file object that can tell."""
+    try:
+        position = file.tell()
+        file.seek(0, os.SEEK_END)
+        size = file.tell()
+        file.seek(position)
+    except (AttributeError, OSError, ValueError):  # a pipe, a compressed stream
+        return
+    if size:
+        raise ValueError(
+            f"{name_of(file)} holds {size} bytes, but a file object takes one checkpoint and must "
+            "be empty: use a new one, or file.seek(0) and file.truncate()"
+        )
 
 
 def _write_all(file: Any, data: memoryview) -> None:
@@ -236,7 +278,8 @@ def _check_writable(file: Any) -> None:
     """Raise a `TypeError` unless bytes can be written to a file object."""
     if not hasattr(file, "write"):
         raise TypeError(
-            f"a checkpoint is written to a path or a binary file object, got {type(file).__name__}"
+            "a checkpoint is written to a path or a binary file object, the first argument, got "
+            f"{type(file).__name__}"
         )
     try:
         file.write(b"")

@@ -38,6 +38,7 @@ _ZIP64 = struct.Struct("<2H2Q")
 _IN_ZIP64 = 0xFFFFFFFF
 _UTF_8 = 0x800  # the flag of a name that is not ASCII
 _END = 22  # bytes of the record at the end of a zip file
+_END_ZIP64 = 76  # bytes of the records before it if the file is large
 
 
 class Entry(NamedTuple):
@@ -83,7 +84,7 @@ def read_npz(file: io.BufferedReader, size: int, parse: Parse) -> Contents:
     name, length, checksum = _next_member(file, size)
     if name != NPZ_HEADER:
         raise CheckpointError(
-            f"it is not from fused-rmsprop: {NPZ_HEADER!r} is not its first entry"
+            f"it is not from fused-rmsprop: {NPZ_HEADER!r} is not its first entry{_reader(name)}"
         )
     header = file.read(length)
     if zlib.crc32(header) != checksum:
@@ -99,11 +100,16 @@ def read_npz(file: io.BufferedReader, size: int, parse: Parse) -> Contents:
         if file.tell() - start != length:
             raise CheckpointError(f"it is damaged: the entry {expected!r} has another length")
     # Other readers need the directory that follows; here it only shows that the file is whole.
+    start = file.tell()
     directory = file.read(4)
     file.seek(-_END, os.SEEK_END)
     end = file.read(_END)
     if directory != b"PK\1\2" or not end.startswith(b"PK\5\6") or not end.endswith(b"\0\0"):
         raise CheckpointError("it is damaged: it has more entries than arrays, or its end is lost")
+    if size - start - int.from_bytes(end[12:16], "little") not in (_END, _END + _END_ZIP64):
+        raise CheckpointError(
+            "more follows than one checkpoint: a file or file object holds one checkpoint"
+        )
     return contents
 
 
@@ -121,9 +127,21 @@ def _next_member(file: io.BufferedReader, size: int) -> tuple[str, int, int]:
     if not stored or length > size - file.tell():
         raise CheckpointError(
             f"it is damaged or foreign: {name!r} is compressed, encrypted, streamed or longer than "
-            "the file"
+            f"the file{_reader(name)}"
         )
     return name, length, checksum
+
+
+def _reader(name: str) -> str:
+    """Say who reads a file with an entry of this name, if it is not a checkpoint."""
+    if name.endswith("/data.pkl"):
+        return (
+            "; torch.load reads files of torch.save, and fused_rmsprop.exchange.from_torch takes "
+            "over the state of an optimizer of torch"
+        )
+    if name.endswith(".npy"):
+        return "; numpy.load reads files of numpy.savez, and RMSProp.save writes checkpoints"
+    return ""
 
 
 def _has_npy_header(file: io.BufferedReader, array: Array) -> bool:
@@ -166,7 +184,10 @@ def read_safetensors(file: io.BufferedReader, size: int, parse: Parse) -> Conten
     index = json.loads(file.read(length).decode())
     metadata = index.pop("__metadata__", {})
     if FORMAT not in metadata:
-        raise CheckpointError(f"it is not from fused-rmsprop: its metadata has no {FORMAT!r}")
+        raise CheckpointError(
+            f"it is not from fused-rmsprop: its metadata has no {FORMAT!r}; RMSProp.save writes "
+            "checkpoints"
+        )
     contents = parse(metadata[FORMAT])
     if sum(entry.array.nbytes for entry in contents.entries) != size - start:
         raise CheckpointError("it is damaged: the arrays and the file differ in size")

@@ -7,9 +7,10 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from fused_rmsprop.base import called, helps_with_options
 from fused_rmsprop.checkpoint.partial import fitted, renamed
 from fused_rmsprop.checkpoint.renaming import Rename
-from fused_rmsprop.checkpoint.report import LoadReport
+from fused_rmsprop.checkpoint.report import LoadReport, warn_if_nothing
 from fused_rmsprop.checkpoint.state_dict import (
     SETTINGS,
     Saved,
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
     from fused_rmsprop.checkpoint.content import Content
 
 S = TypeVar("S", bound="Saving")
+
+
+class _Constructor(classmethod):  # type: ignore[type-arg]
+    """A class method that an instance does not have, because it would not change."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        if instance is not None:
+            raise AttributeError(
+                "load is of the class: it returns a new optimizer, opt = RMSProp.load(path, "
+                "params); opt.load_state_dict changes this one"
+            )
+        return super().__get__(instance, owner)
 
 
 class Saving(GroupedOptimizer):
@@ -52,6 +65,7 @@ class Saving(GroupedOptimizer):
     def bind_grads(self, grads: object) -> None:
         """Bind gradients."""
 
+    @called("RMSProp.state_dict")
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state and the options, for `load_state_dict`.
 
@@ -68,6 +82,8 @@ class Saving(GroupedOptimizer):
         """
         return state_dict_of(self._stepper, self._groups)
 
+    @helps_with_options
+    @called("RMSProp.load_state_dict")
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, rename: Rename | None = None
     ) -> LoadReport | None:
@@ -99,6 +115,11 @@ class Saving(GroupedOptimizer):
             If it does not fit, with all differences, or if `rename` gives a name twice. Nothing has
             changed then.
 
+        Warns
+        -----
+        UserWarning
+            With ``strict=False``, if no parameter took a saved state: most often the names differ.
+
         Examples
         --------
         >>> import numpy as np
@@ -115,15 +136,18 @@ class Saving(GroupedOptimizer):
         report = None
         with self._stepper.change() as change:
             if not as_flag("strict", strict):
+                names = [name for group in saved.groups for name in group["params"]]
                 saved, report = fitted(saved, self._groups)
+                warn_if_nothing(report, [n for g in self._groups for n in g.core.names], names)
             prepare_loading(change, self._groups, saved)
             change.commit()
         return report
 
+    @helps_with_options
+    @called("RMSProp.save")
     def save(
         self,
         path: str | os.PathLike[str] | IO[bytes],
-        *,
         format: str | None = None,  # noqa: A002
     ) -> None:
         """Write the parameters and all that `load` needs into one file.
@@ -137,15 +161,17 @@ class Saving(GroupedOptimizer):
             Ends in ``.npz``, which `numpy.load` opens and holds no pickle, or in
             ``.safetensors`` (``pip install 'fused-rmsprop[safetensors]'``). It holds parameters
             as ``params/<name>`` and their state as ``state/<name>/<key>``. A file object, such as
-            `io.BytesIO`, is written in one piece, and not atomically.
+            `io.BytesIO`, holds one checkpoint: it must be empty. It is written in one piece, and
+            not atomically.
         format : {"npz", "safetensors"}, optional
             By default that of the path; for a file object ``"npz"``.
 
         Raises
         ------
         ValueError, ImportError, OSError
-            If the suffix is another, safetensors is not installed, the file cannot be written, or
-            an array was reshaped, resized or replaced since the optimizer was made.
+            If the suffix is another, safetensors is not installed, the file cannot be written, a
+            file object is not empty, or an array was reshaped, resized or replaced since the
+            optimizer was made.
         RuntimeError
             If another thread is in the middle of a step, or inside `use_ema` or `leafwise`.
 
@@ -192,6 +218,7 @@ class Saving(GroupedOptimizer):
 
     @classmethod
     @in_fp_environment
+    @called("RMSProp.load")
     def load(
         cls: type[S],
         path: str | os.PathLike[str] | IO[bytes],
@@ -208,7 +235,7 @@ class Saving(GroupedOptimizer):
         Parameters
         ----------
         path : str, os.PathLike or binary file object
-            The file. A file object is read from its position on.
+            The file. A file object is read from its position to its end, and holds one checkpoint.
         params : like `params` of the class
             Arrays with the names, shapes and dtypes of the saved ones, in the same groups. They
             take over the saved values. Options in the groups are ignored, except functions that
@@ -237,15 +264,24 @@ class Saving(GroupedOptimizer):
             If the parameters or the state do not fit, with all differences; if the file is
             damaged or not a checkpoint (`fused_rmsprop.checkpoint.CheckpointError`); if an option
             was saved as a function and is not given. No parameter has changed then.
+        TypeError
+            If there is no such option, or `path` is not a path or a binary file object.
         OSError
             If the file cannot be read.
+        AttributeError
+            If it is called on an instance, which would stay as it is.
+
+        Warns
+        -----
+        UserWarning
+            As for `load_state_dict`.
         """
         from fused_rmsprop.checkpoint.content import loading, read_content
 
         as_flag("strict", strict)
-        known = (*GROUP_OPTIONS, *SETTINGS)
+        known = ("threads", "grads", "strict", "rename", *GROUP_OPTIONS, *SETTINGS)
         if unknown := options.keys() - {*known}:
-            raise ValueError(unknown_option(min(unknown), f"{cls.__name__}.load", known))
+            raise TypeError(unknown_option(min(unknown), f"{cls.__name__}.load", known))
         content = read_content(path)
         opt = cls.__new__(cls)
         with loading(content.where):
@@ -254,6 +290,9 @@ class Saving(GroupedOptimizer):
                 opt.bind_grads(grads)
             report = opt._load(saved, strict, rename)
         return opt if report is None else (opt, report)
+
+    if not TYPE_CHECKING:
+        load = _Constructor(load.__func__)
 
     def _build_for(
         self, content: Content, params: Any, options: Mapping[str, Any], threads: int | None

@@ -260,7 +260,8 @@ def parts_of(
         )
         raise ValueError(
             f"a state_dict of RMSProp has the keys {', '.join(keys)}; this is {got}. "
-            "fused_rmsprop.exchange.from_torch takes over the state of an optimizer of torch"
+            "RMSProp.load(path, params) reads a file, other.state_dict() is that of an optimizer, "
+            "fused_rmsprop.exchange.from_torch(opt, optimizer) takes over the state of torch's"
         )
     state, groups, settings, counters = (state_dict[key] for key in keys)
     if isinstance(settings, Mapping):

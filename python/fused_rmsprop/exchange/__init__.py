@@ -10,5 +10,8 @@ from __future__ import annotations
 from fused_rmsprop.exchange.keras import from_keras, to_keras
 from fused_rmsprop.exchange.optax import from_optax, to_optax
 from fused_rmsprop.exchange.torch import from_torch, to_torch
+from fused_rmsprop.introspection import show_public
 
 __all__ = ["from_keras", "from_optax", "from_torch", "to_keras", "to_optax", "to_torch"]
+
+show_public(__name__)

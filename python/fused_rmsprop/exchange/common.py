@@ -108,7 +108,9 @@ class Exchange:
 
     def __init__(self, opt: RMSProp, theirs: Sequence[Theirs], by_name: bool = False) -> None:
         if not isinstance(opt, RMSProp):
-            raise TypeError(f"opt must be a fused_rmsprop.RMSProp, got {class_of(opt)}")
+            raise TypeError(
+                f"opt, the first argument, must be a fused_rmsprop.RMSProp, got {class_of(opt)}"
+            )
         saved = opt.state_dict()
         if saved["counters"]["accumulated"] > 0:
             todo = "call step or discard_accumulated first"

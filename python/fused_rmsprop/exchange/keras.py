@@ -75,7 +75,10 @@ def _params(optimizer: Any) -> tuple[list[Theirs], dict[str, Any]]:
     import keras
 
     if not isinstance(optimizer, keras.optimizers.RMSprop):
-        raise TypeError(f"optimizer must be a keras.optimizers.RMSprop, got {class_of(optimizer)}")
+        raise TypeError(
+            "optimizer, the second argument, must be a keras.optimizers.RMSprop, got "
+            f"{class_of(optimizer)}"
+        )
     if not optimizer.built:
         raise ValueError("optimizer has not been built: call optimizer.build(variables)")
     if optimizer.gradient_accumulation_steps:

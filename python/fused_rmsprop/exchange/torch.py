@@ -85,7 +85,10 @@ def _params(optimizer: Any) -> list[Theirs]:
     if not isinstance(optimizer, torch.optim.Optimizer) or any(
         options - group.keys() for group in optimizer.param_groups
     ):
-        raise TypeError(f"optimizer must be a torch.optim.RMSprop, got {class_of(optimizer)}")
+        raise TypeError(
+            f"optimizer, the second argument, must be a torch.optim.RMSprop with its state "
+            f"loaded, got {class_of(optimizer)}"
+        )
     theirs = []
     for k, group in enumerate(optimizer.param_groups):
         # timm and fused_rmsprop.torch have more options than torch.

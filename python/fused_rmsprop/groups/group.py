@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fused_rmsprop import _core
-from fused_rmsprop.groups.specs import is_sequence
 from fused_rmsprop.groups.state import (
     GRAD_SUM,
     KINDS,
@@ -240,7 +239,7 @@ def _snapshot(nest: Any) -> Any:
     """The same arrays in new dicts, lists and tuples, which nobody else can change."""
     if isinstance(nest, Mapping):
         return {key: _snapshot(value) for key, value in list(nest.items())}
-    if is_sequence(nest):
+    if _core.is_sequence(nest):
         items = [_snapshot(value) for value in nest]
         return tuple(items) if isinstance(nest, tuple) else items
     return nest

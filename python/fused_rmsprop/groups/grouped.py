@@ -297,7 +297,10 @@ def matching(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise TypeError(f"a name or a pattern is a str, got {reprlib.repr(pattern)}")
+            raise TypeError(
+                f"a name or a pattern is a str, got {reprlib.repr(pattern)}; several are "
+                "arguments of their own: freeze(*names)"
+            )
         matches = [pattern] if pattern in names else [n for n in names if fnmatchcase(n, pattern)]
         if not matches:
             raise unknown_name(pattern, names)

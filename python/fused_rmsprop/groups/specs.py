@@ -6,6 +6,7 @@ import reprlib
 from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
+from fused_rmsprop import _core
 from fused_rmsprop.options import GROUP_OPTIONS
 
 
@@ -18,7 +19,7 @@ def is_list_of_groups(params: object) -> TypeGuard[list[dict[str, Any]]]:
     """Whether this is torch's list of dicts; an error if it only looks like one."""
     if _has_options(params):
         raise ValueError("parameter groups come in a list: [{'params': ..., 'lr': ...}]")
-    if not is_sequence(params):
+    if not _core.is_sequence(params):
         return False
     if params and all(isinstance(item, Mapping) and item.keys() == {"param"} for item in params):
         raise ValueError("params[0] has the key 'param'; is 'params' meant? [{'params': ...}]")
@@ -31,17 +32,6 @@ def is_list_of_groups(params: object) -> TypeGuard[list[dict[str, Any]]]:
                 "but params looks like a list of such; write [{'params': ..., 'lr': ...}]"
             )
     return True
-
-
-def is_sequence(nest: object) -> TypeGuard[Sequence[Any]]:
-    """Whether this holds items by position; strings and arrays of any library are leaves."""
-    if isinstance(nest, (list, tuple)):
-        return True
-    return (
-        isinstance(nest, Sequence)
-        and not isinstance(nest, (str, bytes, bytearray, memoryview))
-        and not hasattr(nest, "buffer_info")  # array.array
-    )
 
 
 def _has_options(item: object) -> bool:
@@ -67,7 +57,7 @@ def checked_container(params: object, root: str) -> object:
 
 def is_nest(value: object) -> bool:
     """Whether this is an array, or a container that may hold arrays, and no number."""
-    return getattr(value, "ndim", 0) > 0 or isinstance(value, Mapping) or is_sequence(value)
+    return getattr(value, "ndim", 0) > 0 or isinstance(value, Mapping) or _core.is_sequence(value)
 
 
 def check_order(params: object, lr: object) -> None:

@@ -88,8 +88,6 @@ class State(Mapping[str, ParamState]):
         for group in self._groups:
             if name in group:
                 return group[name]
-        if not isinstance(name, str):
-            raise KeyError(name)
         raise unknown_name(name, [*self])
 
     def __contains__(self, name: object) -> bool:

@@ -1,8 +1,9 @@
-"""How public names show themselves in `help` and in editors: annotations without quotes."""
+"""How public names show themselves in `help`, `dir` and editors: alone, annotations unquoted."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any
 
 
@@ -15,13 +16,21 @@ class _Annotation(str):
         return str(self)
 
 
+def show_public(module: str) -> None:
+    """Let `dir` list only ``__all__`` of a module, and `help` print annotations as written."""
+    names = vars(sys.modules[module])
+    names["__dir__"] = lambda: sorted(names["__all__"])
+    unquote(*(names[name] for name in names["__all__"] if name in names))
+
+
 def unquote(*public: Any) -> None:
     """Let `help` print the annotations of functions, and of the methods of classes, as written.
 
     They stay strings, so nothing is evaluated or imported, and `typing.get_type_hints` works.
     """
     for one in public:
-        classes = [c for c in one.__mro__ if c is not object] if inspect.isclass(one) else []
+        bases = one.__mro__ if inspect.isclass(one) else ()
+        classes = [c for c in bases if c.__module__.startswith("fused_rmsprop")]
         members = [member for c in classes for member in vars(c).values()]
         for member in members or [one]:
             for function in (getattr(member, "__func__", member), getattr(member, "fget", None)):

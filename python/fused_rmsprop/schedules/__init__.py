@@ -27,8 +27,12 @@ step, keeps state, and is the only one that uses an optimizer.
 
 from __future__ import annotations
 
+import difflib
+import re
+from typing import TYPE_CHECKING, Any
+
 from fused_rmsprop.base import helps_with_options
-from fused_rmsprop.introspection import unquote
+from fused_rmsprop.introspection import show_public
 from fused_rmsprop.schedules.base import Schedule, unknown_argument
 from fused_rmsprop.schedules.decays import (
     Constant,
@@ -69,4 +73,17 @@ for _schedule in (
     setattr(_schedule, "__init__", _init)  # noqa: B010 - mypy refuses the assignment
 del _schedule, _init
 
-unquote(*(globals()[name] for name in __all__))
+show_public(__name__)
+
+if not TYPE_CHECKING:  # it would allow any name
+
+    def __getattr__(name: str) -> Any:
+        """Only called for names that are not there, such as those of schedules elsewhere."""
+        named = re.compile(rf"``{re.escape(name)}\b")
+        documented = [one for one in __all__ if named.search(globals()[one].__doc__ or "")]
+        near = documented or difflib.get_close_matches(name, __all__, 1)
+        hint = f"is {' or '.join(near)} meant? There" if near else "there"
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}; {hint} are {', '.join(__all__)}, and "
+            "any other function of the step will do"
+        )

@@ -68,8 +68,9 @@ def as_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 def as_function(name: str, value: Any) -> Callable[[int], Any]:
     """Check a schedule that may be any function of the step."""
-    if not callable(value):
-        got = f"{reprlib.repr(value)}; use Constant for a number"
+    if not callable(value) or isinstance(value, type):
+        hint = "pass an instance" if isinstance(value, type) else "use Constant for a number"
+        got = f"{reprlib.repr(value)}; {hint}"
         raise TypeError(f"{name} must be a function of the step, got {got}")
     return value  # type: ignore[no-any-return]
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from fused_rmsprop.schedules.base import as_choice, as_count, as_tuple, as_value
 from fused_rmsprop.values import as_number
@@ -114,6 +114,13 @@ class ReduceOnPlateau:
         except BaseException:  # the optimizer may refuse a change, for example inside use_ema()
             vars(self).update(before)
             raise
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Only called for names that are not there."""
+            hint = "; torch's step is update(metric) here" if name == "step" else ""
+            raise AttributeError(f"'ReduceOnPlateau' object has no attribute {name!r}{hint}")
 
     def _is_due(self, metric: float) -> bool:
         """Record a metric; return whether the patience has ended."""

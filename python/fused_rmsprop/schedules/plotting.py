@@ -8,7 +8,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from fused_rmsprop.schedules.base import Schedule, as_count, as_function
+from fused_rmsprop.schedules.base import Schedule, as_count, as_function, as_tuple
 from fused_rmsprop.schedules.decays import Exponential
 from fused_rmsprop.schedules.phases import Join, Scaled
 
@@ -56,7 +56,12 @@ def plot(
         raise TypeError(
             "plot() needs a schedule: plot(schedules.Cosine(0.1, transition_steps=500))"
         )
+    if hasattr(schedules[0], "param_groups"):
+        raise TypeError("plot draws schedules: plot(opt.param_groups[0]['lr'])")
+    if isinstance(schedules[0], (list, tuple)):
+        raise TypeError("each schedule is an argument of its own: plot(*schedules)")
     functions = [as_function(f"schedules[{i}]", one) for i, one in enumerate(schedules)]
+    labels = None if labels is None else as_tuple("labels", labels, lambda _, label: label)
     if labels is not None and len(labels) != len(functions):
         raise ValueError(f"{len(functions)} schedules need as many labels, got {len(labels)}")
     if steps is None:

@@ -5,6 +5,9 @@ Needs torch, which ``import fused_rmsprop`` does not import.
 
 from __future__ import annotations
 
+from fused_rmsprop.introspection import show_public
 from fused_rmsprop.torch.optimizer import RMSprop
 
 __all__ = ["RMSprop"]
+
+show_public(__name__)

@@ -18,17 +18,27 @@ from fused_rmsprop.values import as_flag
 #: The options of torch that are numbers; `check_extra` checks the others.
 _NUMBERS = [n for n, option in GROUP_OPTIONS.items() if option.in_torch and option.read != as_flag]
 
+_OF_NUMPY = (
+    "fused_rmsprop.exchange.to_torch(opt, optimizer) takes over the state of an optimizer of NumPy "
+    "arrays, opt = fused_rmsprop.RMSProp.load(path, params)"
+)
+
 
 def check_is_state_dict(state_dict: Any) -> None:
     """Raise an error that tells what to load if it is something else than a ``state_dict()``."""
     if isinstance(state_dict, (str, os.PathLike)):
         name = os.fspath(state_dict)
+        if name.lower().endswith((".npz", ".safetensors")):
+            raise TypeError(f"a state_dict is a dict, got the name of a file: {_OF_NUMPY}")
         raise TypeError(
             "a state_dict is a dict, got the name of a file: "
             f"optimizer.load_state_dict(torch.load({name!r}))"
         )
     if not isinstance(state_dict, Mapping):
-        raise TypeError(f"a state_dict is a dict, got {type(state_dict).__name__}")
+        hint = ": pass its state_dict()" if hasattr(state_dict, "state_dict") else ""
+        raise TypeError(f"a state_dict is a dict, got {type(state_dict).__name__}{hint}")
+    if {"settings", "counters"} <= state_dict.keys() or "checkpoint.json" in state_dict:
+        raise TypeError(f"this state is not torch's: {_OF_NUMPY}")
 
 
 def check_layout(state_dict: Any) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+from fused_rmsprop.base import called, helps_with_options
 from fused_rmsprop.checkpoint.renaming import Rename, own_names
-from fused_rmsprop.checkpoint.report import LoadReport
+from fused_rmsprop.checkpoint.report import LoadReport, warn_if_nothing
 from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.torch.loading import check_is_state_dict, check_layout, check_loadable, fits
 from fused_rmsprop.torch.plan import EXTRA_OPTIONS, check_extra
@@ -25,7 +26,9 @@ class LoadedByName:
 
     register_load_state_dict_pre_hook: Any
 
+    @helps_with_options
     @in_fp_environment
+    @called("RMSprop.load_state_dict")
     def load_state_dict(
         self, state_dict: Any, strict: bool = True, rename: Rename | None = None
     ) -> LoadReport | None:
@@ -53,6 +56,11 @@ class LoadedByName:
         ------
         TypeError, ValueError
             If it does not fit. Nothing has changed then.
+
+        Warns
+        -----
+        UserWarning
+            With ``strict=False``, if no parameter took a saved state: most often the names differ.
 
         Notes
         -----
@@ -94,6 +102,7 @@ class Fitting:
         groups, saved_groups = optimizer.param_groups, state_dict["param_groups"]
         named = all("param_names" in group for group in (*groups, *saved_groups))
         saved = self._saved(state_dict, named)
+        here, there = list[str](), [*saved]
         takes_options = len(groups) == len(saved_groups)
         fitted: dict[str, Any] = {"state": {}, "param_groups": []}
         missing, unfitting = self.report.missing, self.report.unfitting
@@ -104,6 +113,7 @@ class Fitting:
             for i, param in enumerate(group["params"]):
                 name = group["param_names"][i] if named else str(count)
                 source = saved.pop(name, None)
+                here.append(name)
                 if source is None:
                     missing.append(name)
                 elif source.state:
@@ -121,6 +131,8 @@ class Fitting:
         self.report.unexpected.extend(saved)
         if self._strict:
             self._refuse_others(len(groups), len(saved_groups))
+        else:
+            warn_if_nothing(self.report, here, there)
         return fitted
 
     def _saved(self, state_dict: Any, named: bool) -> dict[str, _Saved]:
