@@ -207,6 +207,7 @@ def test_attributes_of_the_numpy_class() -> None:
 def test_a_state_that_looking_for_it_made() -> None:
     opt = RMSprop(params_of([1.0], [2.0]))
     opt.step()
+    opt.state["of a user"] = torch.ones(2)
     before = str(opt.state_dict())
     assert not opt.state[0]  # as in torch, whose state is a defaultdict
     assert str(opt.state_dict()) == before

@@ -269,8 +269,10 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
         with self._reading():
             pass
         # optimizer.state[0] makes a state of this key, which torch would save as a parameter's.
-        for key in [k for k, s in self.state.items() if not s and not torch.is_tensor(k)]:
-            del self.state[key]
+        keys = [k for k, s in self.state.items() if isinstance(s, dict) and not s]
+        for key in keys:
+            if not torch.is_tensor(key):
+                del self.state[key]
         state_dict = dict(super().state_dict())
         with _core.FpEnvironment():
             state_dict["state"] = {k: for_torch_too(s) for k, s in state_dict["state"].items()}
