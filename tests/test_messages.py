@@ -25,6 +25,10 @@ NAMES = {
     "decay": "alpha=decay",
     "betas": "alpha=betas[1]",
     "amsgrad": "Adam's: leave it out",
+    "dampening": "SGD's: leave it out",
+    "clip": "max_grad_norm= clips by the norm",
+    "use_ema": "ema_decay=0.99",
+    "device": "leave it out",
     "momentun": "is momentum meant?",
 }
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support import fork_and_spawn, run_script
 
 SCRIPT = """
 import multiprocessing
@@ -80,19 +80,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(
-            "fork", marks=pytest.mark.skipif(sys.platform == "win32", reason="needs fork()")
-        ),
-        "spawn",
-    ],
-)
+@fork_and_spawn
 def test_processes_train_one_array(method: str, tmp_path: Path) -> None:
     script = tmp_path / "hogwild.py"
     script.write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(script), method], capture_output=True, text=True, timeout=300
-    )
-    assert done.stdout == "trained\n", done.stderr
+    assert run_script(script, method) == "trained\n"

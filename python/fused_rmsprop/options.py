@@ -117,9 +117,14 @@ _ALIASES = {alias: o.name for o in OPTIONS for alias in o.aliases}
 
 
 #: Options of other optimizers that none here is called after.
-_FOREIGN = {
-    "betas": "they are Adam's: RMSProp keeps one average, alpha=betas[1]",
+FOREIGN = {
+    "betas": "they are Adam's: there is one average here, alpha=betas[1]",
     "amsgrad": "it is Adam's: leave it out",
+    "dampening": "it is SGD's: leave it out",
+    "use_ema": "the averages are ema_decay=0.99",
+    "clip": "max_grad_norm= clips by the norm of all gradients, max_grad_value= each element",
+    "grads": "gradients are p.grad in torch, and step(grads) in NumPy",
+    **dict.fromkeys(("jit", "device"), "leave it out: parameters are updated where they lie"),
     "decay": "TensorFlow 1's decay is alpha=decay; Keras' decay of the rate is a schedule's",
     "T_max": "it is a schedule's, schedules.Cosine or torch's CosineAnnealingLR",
     **dict.fromkeys(
@@ -143,9 +148,9 @@ def unknown_option(name: str, where: str, known: Iterable[str] = tuple(GROUP_OPT
     known = list(known)
     if name in OPTIMIZER_OPTIONS and name not in known:
         return f"{where} has no option {name!r}: it belongs to the optimizer, RMSProp(..., {name}=)"
-    if name in _FOREIGN:
+    if name in FOREIGN:
         meant = f"; is {_ALIASES[name]} meant? " if name in _ALIASES else ": "
-        return f"{where} has no option {name!r}{meant}{_FOREIGN[name]}"
+        return f"{where} has no option {name!r}{meant}{FOREIGN[name]}"
     near = [_ALIASES[name]] if name in _ALIASES else difflib.get_close_matches(name, known, 1)
     hint = f"; is {near[0]} meant?" if near else "."
     return f"{where} has no option {name!r}{hint} The options are {', '.join(known)}"

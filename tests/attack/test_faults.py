@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support import needs_torch, run_attack
+from support import needs_torch, run_script
 
 COMMAND = Path(__file__).with_name("faults.py")
 
@@ -14,11 +14,11 @@ COMMAND = Path(__file__).with_name("faults.py")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "interrupt", "kill", "fork", "memory", "disk"])
 def test_nothing_is_lost(kind: str) -> None:
-    run_attack(COMMAND, f"--kind={kind}", "--front-end=numpy", "--count=50")
+    run_script(COMMAND, f"--kind={kind}", "--front-end=numpy", "--count=50")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "interrupt", "fork", "memory"])
 def test_nothing_is_lost_in_torch(kind: str) -> None:
     needs_torch()
-    run_attack(COMMAND, f"--kind={kind}", "--front-end=torch", "--count=50")
+    run_script(COMMAND, f"--kind={kind}", "--front-end=torch", "--count=50")

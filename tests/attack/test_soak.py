@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support import needs_torch, run_attack
+from support import needs_torch, run_script
 
 COMMAND = Path(__file__).with_name("soak.py")
 
@@ -16,4 +16,4 @@ COMMAND = Path(__file__).with_name("soak.py")
 def test_many_steps_keep_memory_and_bits(front_end: str) -> None:
     if front_end == "torch":
         needs_torch()
-    run_attack(COMMAND, f"--front-end={front_end}", "--steps=100000", "--real=500")
+    run_script(COMMAND, f"--front-end={front_end}", "--steps=100000", "--real=500")

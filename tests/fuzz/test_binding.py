@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support import needs_torch, run_attack
+from support import needs_torch, run_script
 
 COMMAND = Path(__file__).with_name("binding.py")
 
@@ -16,4 +16,4 @@ COMMAND = Path(__file__).with_name("binding.py")
 def test_hostile_values_are_refused(front_end: str) -> None:
     if front_end == "torch":
         needs_torch()
-    run_attack(COMMAND, f"--front-end={front_end}", "--inputs=500", "--seed=7")
+    run_script(COMMAND, f"--front-end={front_end}", "--inputs=500", "--seed=7")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import gc
 import platform
 
 import pytest
@@ -19,13 +20,18 @@ _libm = ctypes.CDLL(ctypes.util.find_library("m"))
 
 
 class Environment:
-    """Inside a ``with``, that rounding mode, no flags, and perhaps all exceptions unmasked."""
+    """Inside a ``with``, that rounding mode, no flags, and perhaps all exceptions unmasked.
+
+    No garbage is collected there: that runs the code of others in this environment, such as
+    Hypothesis' callback, which measures the time with floats.
+    """
 
     def __init__(self, mode: int, trapping: bool) -> None:
         self.wanted = mode, ALL_EXCEPTIONS if trapping else 0
 
     def __enter__(self) -> None:
         mode, traps = self.wanted
+        gc.disable()
         _libm.feclearexcept(ALL_EXCEPTIONS)
         _libm.fesetround(mode)
         _libm.feenableexcept(traps)
@@ -35,4 +41,5 @@ class Environment:
         _libm.fedisableexcept(ALL_EXCEPTIONS)
         _libm.fesetround(0)
         _libm.feclearexcept(ALL_EXCEPTIONS)
+        gc.enable()
         assert left == (*self.wanted, 0)

@@ -23,6 +23,10 @@ Array = NDArray[Any]
 ROOT = Path(__file__).parents[2]
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}  # where rounding differs from a framework's
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+_needs_fork = pytest.mark.skipif(sys.platform == "win32", reason="needs fork()")
+fork_and_spawn = pytest.mark.parametrize(
+    "method", [pytest.param("fork", marks=_needs_fork), "spawn"]
+)
 
 _rng = np.random.default_rng(11)
 
@@ -76,12 +80,13 @@ def run_python(
     return done
 
 
-def run_attack(command: Path, *arguments: object) -> None:
-    """Run one of the commands of tests/attack and tests/fuzz; fail the test if it fails."""
+def run_script(script: Path, *arguments: object) -> str:
+    """Run a file in a fresh interpreter and return what it prints; fail the test if it fails."""
     done = subprocess.run(
-        [sys.executable, command, *map(str, arguments)], capture_output=True, text=True, timeout=900
+        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def check_docstrings(module: ModuleType) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fp_environment_support import MODES, Environment, needs_fenv
+from fused_rmsprop.torch import attributes
 from torch_support import RMSprop, torch
 
 pytestmark = needs_fenv
@@ -69,6 +70,19 @@ class Case:
         with self.opt.use_ema():
             self.found += [p.detach().clone() for p in self.params]
 
+    def shared(self) -> None:
+        for state in self.opt.state.values():  # as torch has it
+            state["square_avg"] = state.pop("variance")
+        self.opt.share_memory()
+
+    def added(self) -> None:
+        with pytest.raises(ValueError, match="lr must be"):
+            self.opt.add_param_group({"params": self.params[3:], "lr": float("nan")})
+
+    def noted(self) -> None:
+        attributes._meant.cache_clear()
+        self.opt.note = 1
+
     def averages_of_moved(self) -> None:
         with self.opt.use_ema():
             self.params[0].data = torch.zeros(7, 6, dtype=self.params[2].dtype)
@@ -96,6 +110,9 @@ ENTRIES: dict[str, Callable[[Case], Any]] = {
     "load_state_dict that rounds": lambda case: case.loaded(case.of_other_dtype),
     "use_ema": Case.averaged,
     "use_ema of moved parameters": Case.averages_of_moved,
+    "share_memory": Case.shared,
+    "add_param_group with a NaN": Case.added,
+    "attribute": Case.noted,
 }
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from fused_rmsprop import schedules
-from torch_support import RMSprop, params_of, torch
+from fused_rmsprop import RMSProp, schedules
+from fused_rmsprop.torch import attributes
+from torch_support import ALL_BY_TORCH, RMSprop, params_of, torch
 
 
 @pytest.mark.parametrize(
@@ -22,9 +23,15 @@ from torch_support import RMSprop, params_of, torch
         ("max_norm", "is max_grad_norm meant"),
         ("global_clipnorm", "is max_grad_norm meant"),
         ("clipnorm", "max_grad_norm_per_array"),
-        ("betas", "Adam"),
+        ("betas", r"Adam's: there is one average here, alpha=betas\[1\]"),
         ("amsgrad", "Adam"),
         ("fused", "leave it out: every step is fused"),
+        ("clip", "max_grad_norm= clips"),
+        ("clipvalue", "is max_grad_value meant"),
+        ("dampening", "SGD's"),
+        ("device", "leave it out"),
+        ("use_ema", "ema_decay"),
+        ("grads", "p.grad in torch"),
         ("momentun", "is momentum meant"),
         ("max_grad_nrom", "is max_grad_norm meant"),
         ("nonsense", "The options are"),
@@ -36,16 +43,91 @@ def test_unknown_arguments(name: str, hint: str) -> None:
             cls(params_of([1.0]), **{name: 1})
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "epsilon", "rho", "max_norm"])
-def test_names_of_other_libraries_in_groups(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("learning_rate", "write 'lr'"),
+        ("epsilon", "write 'eps'"),
+        ("rho", "write 'alpha'"),
+        ("alhpa", "write 'alpha'"),
+        ("momentun", "write 'momentum'"),
+        ("max_norm", r"RMSprop\(params, max_grad_norm=...\)"),
+        ("clipnorm", r"RMSprop\(params, max_grad_norm_per_array=...\)"),
+        ("in_backwards", r"RMSprop\(params, in_backward=...\)"),
+        ("betas", "Adam's"),
+    ],
+)
+def test_mistaken_options_in_groups(name: str, hint: str) -> None:
     (p, q) = params_of([1.0], [2.0])
-    with pytest.raises(ValueError, match=rf"param_groups\[0\] has no option '{name}'"):
+    with pytest.raises(ValueError, match=rf"param_groups\[0\] has no option '{name}': .*{hint}"):
         RMSprop([{"params": [p], name: 1}])
     opt = RMSprop([p])
     with pytest.raises(ValueError, match=rf"param_groups\[1\] has no option '{name}'"):
         opt.add_param_group({"params": [q], name: 1})
     assert len(opt.param_groups) == 1
-    assert RMSprop([{"params": [p], "my_note": 1}]).param_groups[0]["my_note"] == 1
+    for _ in range(2):
+        opt.param_groups[0][name] = 1
+        with pytest.raises(ValueError, match=rf"param_groups\[0\] has no option '{name}'"):
+            opt.step()
+        assert p.item() == 1
+        del opt.param_groups[0][name]
+        opt.step()
+        p.detach().fill_(1)
+
+
+def test_keys_of_others_in_groups() -> None:
+    (p,) = params_of([1.0])
+    names: list[Any] = ["my_note", "lr_scale", "foreach", "name", "_alpha", 7]
+    opt = RMSprop([{"params": [p], "momentum": 0.9, **dict.fromkeys(names)}])
+    opt.step()
+    torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, 10)
+    torch.optim.lr_scheduler.CyclicLR(opt, 0.1, 0.2)
+    torch.optim.swa_utils.SWALR(opt, 0.1)
+    opt.step()
+    RMSprop(opt.param_groups).step()
+    opt.param_groups[0]["note"] = 1
+    opt.step()
+    assert opt.param_groups[0]["my_note"] is None
+
+
+OUT_OF_BOUNDS: list[tuple[str, Any, str]] = [
+    ("lr", -1.0, ">= 0"),
+    ("lr", float("nan"), ">= 0"),
+    ("alpha", -2.0, ">= 0 and <= 1"),
+    ("alpha", 2.0, ">= 0 and <= 1"),
+    ("eps", -1.0, ">= 0"),
+    ("weight_decay", -1.0, ">= 0"),
+    ("momentum", -1.0, ">= 0"),
+]
+
+
+@ALL_BY_TORCH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("name", "value", "bounds"), OUT_OF_BOUNDS)
+def test_options_of_groups_out_of_bounds(name: str, value: Any, bounds: str, dtype: Any) -> None:
+    p = torch.ones(2, dtype=dtype, requires_grad=True)
+    p.grad = torch.ones_like(p)
+    message = rf"param_groups\[0\]: {name} must be {bounds}, got {value}"
+    with pytest.raises(ValueError, match=message):
+        RMSprop([{"params": [p], name: value}])
+    with pytest.raises(ValueError, match=rf"{message}|Invalid {name}|Invalid (learning|epsilon)"):
+        RMSprop([p], **{name: value})
+    opt = RMSprop([p])
+    for given in (value, torch.tensor(value)) if name == "lr" else (value,):
+        opt.step()
+        before = str(opt.state_dict()["state"]), p.tolist()
+        opt.param_groups[0][name] = given
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message.split(", got", maxsplit=1)[0]):
+                opt.step()
+        assert (str(opt.state_dict()["state"]), p.tolist()) == before
+        opt.param_groups[0][name] = opt.defaults[name]
+    opt.step()
+    opt.in_backward = True
+    opt.param_groups[0][name] = value
+    opt.zero_grad()
+    with pytest.raises(ValueError, match=message):
+        p.sum().backward()
 
 
 def test_params_that_are_none() -> None:
@@ -54,8 +136,20 @@ def test_params_that_are_none() -> None:
         RMSprop([{"param": [p]}])
     with pytest.raises(TypeError, match="the parameters come first"):
         RMSprop(0.01, [p])
-    with pytest.raises(TypeError, match=r"RMSprop\(model.parameters\(\)\)"):
-        RMSprop(torch.nn.Linear(1, 1))
+    net = torch.nn.Linear(1, 1)
+    for wrong in (net, net.parameters, net.state_dict(), {"params": [p]}):
+        with pytest.raises(TypeError, match=r"^params must be .*RMSprop\(model.parameters\(\)\)"):
+            RMSprop(wrong)
+        with pytest.raises(TypeError, match=r"^param_groups\[0\]\['params'\] must be .*"):
+            RMSprop([{"params": wrong}])
+    for good in (torch.nn.ParameterList([torch.nn.Parameter(p)]), {p: "its name"}):
+        assert len(RMSprop(good).param_groups[0]["params"]) == 1
+        assert len(RMSprop([{"params": good}]).param_groups[0]["params"]) == 1
+
+
+def test_an_lr_that_requires_a_gradient_warns_of_nothing() -> None:
+    lr = torch.tensor(0.1, requires_grad=True)
+    assert RMSprop(params_of([1.0]), lr=lr, differentiable=True).param_groups[0]["lr"] is lr
 
 
 @pytest.mark.parametrize("lr", [lambda t: 0.1, schedules.Cosine(0.1, transition_steps=100)])
@@ -66,6 +160,8 @@ def test_a_function_for_lr_names_torchs_scheduler(lr: Any) -> None:
         RMSprop([p], lr=lr)
     with pytest.raises(TypeError, match=message):
         RMSprop([{"params": [p], "lr": lr}])
+    with pytest.raises(TypeError, match=r"^param_groups\[0\]\['centered'\] must be a number"):
+        RMSprop([{"params": [p], "centered": lr}])
     opt = RMSprop([p])
     opt.param_groups[0]["lr"] = lr
     with pytest.raises(TypeError, match=message):
@@ -84,10 +180,10 @@ def test_the_way_that_the_message_names() -> None:
 
 def test_attributes_that_are_mistaken_options() -> None:
     opt = RMSprop(params_of([1.0]))
-    for name in ("lr", "alpha", "eps", "momentum", "learning_rate"):
+    for name in ("lr", "alpha", "eps", "momentum", "learning_rate", "rho", "alhpa", "foreach"):
         with pytest.raises(AttributeError, match=r"no effect; set optimizer.param_groups\[0\]\['"):
             setattr(opt, name, 0.1)
-    for name in ("max_grad_nrom", "max_gradnorm", "on_non_finite", "in_backwards"):
+    for name in ("max_grad_nrom", "max_gradnorm", "on_non_finite", "in_backwards", "clipnorm"):
         with pytest.raises(AttributeError, match="no effect; set optimizer.(max|on|in)_"):
             setattr(opt, name, 1)
     for name in ("lr", "learning_rate", "rho", "alpha"):
@@ -98,9 +194,31 @@ def test_attributes_that_are_mistaken_options() -> None:
     assert not hasattr(opt, "lr")
 
 
+def test_attributes_of_the_numpy_class() -> None:
+    opt = RMSprop(params_of([1.0]))
+    numpys = {name for name in dir(RMSProp) if name[0] != "_"} - {*dir(opt)}
+    assert attributes._NUMPYS.keys() <= numpys
+    for name, instead in attributes._NUMPYS.items():
+        with pytest.raises(AttributeError) as caught:
+            getattr(opt, name)
+        assert instead in str(caught.value)
+
+
+def test_a_state_that_looking_for_it_made() -> None:
+    opt = RMSprop(params_of([1.0], [2.0]))
+    opt.step()
+    opt.state["of a user"] = torch.ones(2)
+    before = str(opt.state_dict())
+    assert not opt.state[0]  # as in torch, whose state is a defaultdict
+    assert str(opt.state_dict()) == before
+
+
 def test_attributes_of_others_pass() -> None:
     opt = RMSprop(params_of([1.0]))
-    for name in ("found_inf", "grad_scale", "is_wrapped", "note", "_alpha", "gamma", "param_names"):
+    for name in (
+        *("found_inf", "grad_scale", "is_wrapped", "note", "_alpha", "gamma", "param_names"),
+        *("scheduler", "device", "lrs", "clip"),
+    ):
         setattr(opt, name, 1)
         assert getattr(opt, name) == 1
     opt.max_grad_norm = 2.0
@@ -121,6 +239,8 @@ def test_gradients_are_no_closure() -> None:
     opt = RMSprop([p])
     with pytest.raises(TypeError, match="gradients are read from each parameter: p.grad"):
         opt.step([torch.ones(1)])
+    with pytest.raises(TypeError, match=r"^RMSprop\.step\(\) got an unexpected .* 'grads'"):
+        opt.step(grads=[torch.ones(1)])
     assert p.item() == 1.0
 
 

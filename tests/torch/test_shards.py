@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import run_script
 from torch_support import RMSprop, private, torch
 
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     script = Path(__file__).parent / "sharded.py"
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "meet")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.stdout == "refused, and plain steps agree\n", done.stderr
+    printed = run_script(script, tmp_path / "meet")
+    assert printed == "refused, and plain steps agree\n"
 
 
 def marked(with_grad: bool) -> Any:
@@ -34,7 +28,13 @@ def marked(with_grad: bool) -> Any:
 
 @pytest.mark.parametrize("with_grad", [True, False])
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_grad_norm", 1.0), ("on_nonfinite", "skip"), ("on_nonfinite", "raise")]
+    ("name", "value"),
+    [
+        ("max_grad_norm", 1.0),
+        ("max_grad_norm_per_array", 1.0),
+        ("on_nonfinite", "skip"),
+        ("on_nonfinite", "raise"),
+    ],
 )
 def test_limits_of_whole_gradients_are_refused(name: str, value: Any, with_grad: bool) -> None:
     p, q = torch.ones(2, requires_grad=True), marked(with_grad)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
+from support import fork_and_spawn, run_script
 from torch_support import ALL_BY_TORCH, RMSprop, TorchRMSprop, assert_close, torch
 
 OPTIONS: list[dict[str, Any]] = [
@@ -141,7 +140,6 @@ def test_a_lazy_parameter_has_no_state_to_share() -> None:
 
 
 WORKERS = """
-import subprocess
 import sys
 import torch
 from fused_rmsprop.torch import RMSprop
@@ -183,22 +181,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(
-            "fork", marks=pytest.mark.skipif(sys.platform == "win32", reason="needs fork()")
-        ),
-        "spawn",
-    ],
-)
+@fork_and_spawn
 def test_workers_step_one_model(method: str, tmp_path: Any) -> None:
     script = tmp_path / "workers.py"
     script.write_text(WORKERS)
-    done = subprocess.run(
-        [sys.executable, str(script), method], capture_output=True, text=True, timeout=300
-    )
-    assert done.stdout == "all changed\n", done.stderr
+    assert run_script(script, method) == "all changed\n"
 
 
 def test_share_memory_makes_no_state_for_frozen_parameters() -> None:
@@ -207,3 +194,22 @@ def test_share_memory_makes_no_state_for_frozen_parameters() -> None:
     optimizer = RMSprop(model.parameters())
     optimizer.share_memory()
     assert [*optimizer.state] == [model.weight]
+    model.bias.grad = torch.ones(1)  # which a step would use
+    optimizer.share_memory()
+    assert optimizer.state[model.bias]["square_avg"].is_shared()
+
+
+def test_a_shared_state_has_no_graph() -> None:
+    opt, params = made(torch.float64, centered=True)
+    for p in params:
+        opt.state[p] = {name: torch.zeros_like(p) for name in TORCHS_KEYS[1:]}
+        opt.state[p] |= {"step": torch.zeros(1), "square_avg": p.square()}
+    opt.share_memory()
+    assert not any(opt.state[p]["variance"].requires_grad for p in params)
+
+
+def test_share_memory_in_the_middle_of_a_step_is_refused() -> None:
+    opt, _ = made(torch.float64)
+    with opt._stepper.claim(), pytest.raises(RuntimeError, match="in the middle of a step"):
+        opt.share_memory()
+    assert not opt.state

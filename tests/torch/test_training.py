@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import needs, run_python
+from support import needs, run_python, run_script
 from torch_support import RMSprop, TorchRMSprop, assert_same, torch
 
 SCHEDULERS: list[Any] = [
@@ -113,13 +111,7 @@ def test_the_package_does_not_import_torch() -> None:
 @pytest.mark.slow
 def test_distributed(tmp_path: Path) -> None:
     script = Path(__file__).parent / "distributed.py"
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "meet")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.stdout == "both agree\n", done.stderr
+    assert run_script(script, tmp_path / "meet") == "both agree\n"
 
 
 @pytest.mark.slow

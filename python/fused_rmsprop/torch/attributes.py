@@ -4,20 +4,46 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from fused_rmsprop import _core
-from fused_rmsprop.options import GROUP_OPTIONS, OPTIMIZER_OPTIONS, OPTIONS
+from fused_rmsprop.options import (
+    FOREIGN,
+    GROUP_OPTIONS,
+    OPTIMIZER_OPTIONS,
+    OPTIONS,
+    unknown_option,
+)
 from fused_rmsprop.torch.values import check_not_a_function
 
 _SETTINGS = (*OPTIMIZER_OPTIONS, "in_backward")
 _TORCHS = {name for name, option in GROUP_OPTIONS.items() if option.in_torch}
 _ALIASES = {alias: option.name for option in OPTIONS for alias in option.aliases}
-#: Names that are certainly not a user's own attribute. Other aliases, such as "gamma", may be one.
-_MEANT = {**{name: name for name in (*GROUP_OPTIONS, *_SETTINGS)}, "learning_rate": "lr"}
+#: The keys of a group that are arguments.
+_KEYS = {*GROUP_OPTIONS, *inspect.signature(torch.optim.RMSprop).parameters} - {"params"}
+#: Aliases that may be a user's own attribute.
+_USERS = ("gamma", "beta", "decay")
+_OPTIONS = (*_KEYS, *_SETTINGS)
 _ALIKE = 0.85
+#: What to write for attributes of the NumPy class.
+_NUMPYS = {
+    "freeze": "p.requires_grad_(False) and p.grad = None freeze a parameter",
+    "unfreeze": "p.requires_grad_(True) trains a parameter again",
+    "frozen": "see p.requires_grad of each parameter",
+    "save": "torch.save(optimizer.state_dict(), path)",
+    "load": "optimizer.load_state_dict(torch.load(path))",
+    "scale_lr": "for group in optimizer.param_groups: group['lr'] *= factor",
+    "effective_lr": "group['lr'] / (state['square_avg'].sqrt() + group['eps']), "
+    "where state is optimizer.state[p]",
+    "step_count": "optimizer.state[p]['step']",
+    "accumulate": "backward() adds to p.grad: call optimizer.step() after several",
+    "discard_accumulated": "optimizer.zero_grad()",
+    "bind_grads": "gradients are read from p.grad",
+}
 
 
 def _where(name: str) -> str:
@@ -28,9 +54,12 @@ def _where(name: str) -> str:
 
 @functools.lru_cache(maxsize=256)  # a GradScaler sets attributes at every step
 def _meant(name: str) -> str | None:
+    if name in _ALIASES or name.startswith("_"):
+        return _ALIASES.get(name)
     with _core.FpEnvironment():  # difflib divides
-        near = difflib.get_close_matches(name, _MEANT, 1, _ALIKE)
-    return _MEANT[near[0]] if near else None
+        near = difflib.get_close_matches(name, _OPTIONS, 1, _ALIKE)
+    near += [one for one in _OPTIONS if len(one) > 3 and sorted(one) == sorted(name)]
+    return near[0] if near else None
 
 
 def check_attribute(optimizer: Any, name: str) -> None:
@@ -38,10 +67,7 @@ def check_attribute(optimizer: Any, name: str) -> None:
 
     Schedulers and users set attributes of their own, which pass.
     """
-    own = optimizer.__dict__
-    if "param_groups" not in own or name in own:  # being made, or not new
-        return
-    if name.startswith("_") or hasattr(type(optimizer), name):
+    if name in _USERS or hasattr(type(optimizer), name):
         return
     if meant := _meant(name):
         raise AttributeError(
@@ -52,18 +78,17 @@ def check_attribute(optimizer: Any, name: str) -> None:
 def no_attribute(optimizer: Any, name: str) -> AttributeError:
     """The error for an attribute that the optimizer does not have."""
     text = f"{type(optimizer).__name__!r} object has no attribute {name!r}"
-    if meant := None if name.startswith("_") else _meant(_ALIASES.get(name, name)):
+    if meant := _meant(name):
         text += f"; it is {_where(meant)}"
+    elif name in _NUMPYS:
+        text += f", which is of the NumPy class; in torch: {_NUMPYS[name]}"
     return AttributeError(text, name=name, obj=optimizer)
 
 
 def check_given(given: dict[str, Any]) -> None:
     """Refuse arguments of the constructor that torch would refuse without a hint."""
     params = given["params"]
-    if isinstance(params, torch.nn.Module):
-        raise TypeError(
-            "params must be the parameters of a model, not the model: RMSprop(model.parameters())"
-        )
+    _check_params("params", params)
     if isinstance(params, (int, float)):
         raise TypeError(
             f"params must be an iterable of tensors or dicts, got {type(params).__name__}; the "
@@ -73,20 +98,41 @@ def check_given(given: dict[str, Any]) -> None:
         check_not_a_function(name, given[name])
 
 
+def _check_params(name: str, params: Any) -> None:
+    """Refuse in the place of parameters what they come from."""
+    problem = ""
+    if isinstance(params, torch.nn.Module) and not isinstance(params, torch.nn.ParameterList):
+        problem = "the parameters of a model, not the model: RMSprop(model.parameters())"
+    elif callable(params) and not hasattr(params, "__iter__"):
+        problem = "tensors, not a function: with parentheses, RMSprop(model.parameters())"
+    elif isinstance(params, Mapping) and any(isinstance(key, str) for key in params):
+        problem = (
+            "tensors, not a dict: RMSprop(params.items()) for tensors by name, RMSprop([group]) "
+            "for a group, RMSprop(model.parameters()) for a model"
+        )
+    if problem:
+        raise TypeError(f"{name} must be {problem}")
+
+
 def check_group_keys(group: dict[str, Any], where: str) -> None:
-    """Refuse keys of a group that are known by another name here; torch keeps any key."""
+    """Refuse keys of a group that are mistaken options; torch keeps any key."""
     if "params" not in group:
         near = difflib.get_close_matches("params", [key for key in group if isinstance(key, str)])
         hint = f"; {near[0]!r} is not it" if near else ""
         raise KeyError(f"{where} needs the key 'params'{hint}: {{'params': tensors, ...}}")
+    _check_params(f"{where}['params']", group["params"])
     for name in group:
-        if name in _ALIASES and name not in GROUP_OPTIONS:
+        if name in _OPTIONS or not isinstance(name, str):
+            continue
+        if meant := _meant(name):
             raise ValueError(
-                f"{where} has no option {name!r}: write {_ALIASES[name]!r} for it"
-                if _ALIASES[name] in GROUP_OPTIONS
+                f"{where} has no option {name!r}: write {meant!r} for it"
+                if meant in _KEYS
                 else f"{where} has no option {name!r}: it belongs to the whole optimizer, "
-                f"RMSprop(params, {_ALIASES[name]}=...)"
+                f"RMSprop(params, {meant}=...)"
             )
+        if name in FOREIGN:
+            raise ValueError(unknown_option(name, where))
     for name in _TORCHS & group.keys():
         check_not_a_function(f"{where}[{name!r}]", group[name])
 

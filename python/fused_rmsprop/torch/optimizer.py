@@ -33,6 +33,7 @@ from fused_rmsprop.torch.plan import EXTRA_OPTIONS, Plan, check_extra, name_of
 from fused_rmsprop.torch.sharing import SharesMemory
 from fused_rmsprop.torch.state import for_torch_too
 from fused_rmsprop.torch.stepping import step_anew
+from fused_rmsprop.torch.values import check_bounds
 from fused_rmsprop.values import as_flag
 
 
@@ -44,7 +45,7 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
     closures, schedulers and ``state_dict()``; the two classes exchange state in mid-training.
     The kernel updates strided float32 and float64 parameters in CPU memory. Other parameters (on
     another device, of another dtype, with gaps in memory, sharing memory) fall back to torch, and
-    so do groups with ``differentiable``, ``capturable``, ``eps=0``, ``alpha >= 1`` or
+    so do groups with ``differentiable``, ``capturable``, ``eps=0``, ``alpha=1`` or
     ``momentum >= 1``. Extra features are keyword arguments, for the kernel's parameters only.
 
     Parameters
@@ -190,11 +191,14 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
         """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`."""
         with self._stepper.claim():
             if isinstance(param_group, dict):
-                check_group_keys(param_group, f"param_groups[{len(self.param_groups)}]")
+                where = f"param_groups[{len(self.param_groups)}]"
+                check_group_keys(param_group, where)
                 group = {**self.defaults, **self._extra_defaults, **param_group}
-                check_extra(group, f"param_groups[{len(self.param_groups)}]")
+                check_extra(group, where)
+                with private.grad_mode(False):
+                    check_bounds(group, where)
                 if self._in_backward is not None:
-                    check_group(group, f"param_groups[{len(self.param_groups)}]")
+                    check_group(group, where)
                 for name in EXTRA_OPTIONS:
                     param_group.setdefault(name, group[name])
             super().add_param_group(param_group)  # its last action adds the group to the list
@@ -264,6 +268,11 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
         """
         with self._reading():
             pass
+        # optimizer.state[0] makes a state of this key, which torch would save as a parameter's.
+        keys = [k for k, s in self.state.items() if isinstance(s, dict) and not s]
+        for key in keys:
+            if not torch.is_tensor(key):
+                del self.state[key]
         state_dict = dict(super().state_dict())
         with _core.FpEnvironment():
             state_dict["state"] = {k: for_torch_too(s) for k, s in state_dict["state"].items()}
@@ -346,6 +355,7 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
             raise nonfinite_error(what, nonfinite.grad.detach().resolve_neg().numpy())
         return loss
 
+    _step.__qualname__ = "RMSprop.step"  # in Python's errors about its arguments
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
 
     def _step_anew(self) -> tuple[Any, list[Any]]:

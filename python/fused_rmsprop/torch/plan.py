@@ -20,9 +20,10 @@ from fused_rmsprop.options import (
     core_options,
 )
 from fused_rmsprop.torch import private
+from fused_rmsprop.torch.attributes import check_group_keys
 from fused_rmsprop.torch.shards import find_shard, shard_error
 from fused_rmsprop.torch.state import complete, replaced_in_shared
-from fused_rmsprop.torch.values import as_number
+from fused_rmsprop.torch.values import as_number, check_bounds
 from fused_rmsprop.values import as_flag
 
 #: The options of a group that torch does not have.
@@ -190,11 +191,16 @@ class Plan:
             if extra[index] == before:
                 continue
             where = f"param_groups[{self.first + index}]"
+            if len(group) != before.get("number of keys"):
+                check_group_keys(group, where)
             states = [s for p in group["params"] if (s := state.get(p))]
             check_extra(group, where, group["params"], before, states)
         self._checked = extra
         self.options = [_kernel_options(group) for group in groups]
         flush = self.stepper.flush_denormals
+        for index, (group, options) in enumerate(zip(groups, self.options, strict=True)):
+            if not options.suits(True, flush):  # torch would step it
+                check_bounds(group, f"param_groups[{self.first + index}]")
         needs = [
             (
                 not any(group[name] for name in _TORCH_ONLY),

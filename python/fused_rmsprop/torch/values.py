@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from typing import Any
 
 import numpy as np
 import torch
 
+from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.values import LARGEST_STEP_COUNT
 
 
@@ -33,6 +35,19 @@ def check_not_a_function(name: str, value: Any) -> None:
             "torch.optim.lr_scheduler.LambdaLR(optimizer, schedule), "
             "and call its step() after optimizer.step()"
         )
+
+
+@in_fp_environment
+def check_bounds(group: dict[str, Any], where: str) -> None:
+    """Refuse options of a group that torch's constructor refuses, and ``alpha > 1``.
+
+    torch looks at its arguments alone, not at groups. With such an alpha, averages turn negative.
+    """
+    largest = {"lr": math.inf, "eps": math.inf, "weight_decay": math.inf, "momentum": math.inf}
+    for name, most in {**largest, "alpha": 1.0}.items():
+        if not 0 <= as_number(name, group[name]) <= most:
+            bounds = ">= 0" if most == math.inf else f">= 0 and <= {most:g}"
+            raise ValueError(f"{where}: {name} must be {bounds}, got {group[name]}")
 
 
 def check_count(name: str, value: Any) -> None:
