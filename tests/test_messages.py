@@ -124,6 +124,7 @@ class Net:
 
     def __init__(self) -> None:
         self.W = np.ones(2)
+        self.parameters = {"W": self.W}
 
 
 def swapped(opt: RMSProp) -> None:
@@ -212,6 +213,17 @@ def test_a_loss_beside_a_list_of_gradients(count: int) -> None:
             RMSProp(params).step((np.float32(0.5), [np.ones(2)] * count))
     with pytest.raises(ValueError, match=r"of \(loss, grads\), pass grads alone"):
         RMSProp([{"params": np.ones(2)}]).step((0.5, [np.ones(2)]))
+
+
+def test_no_gradient_is_not_a_loss() -> None:
+    with pytest.raises(ValueError, match="the parameters there") as caught:
+        RMSProp((np.ones(2), [np.ones(2)])).step((None, {"W": np.ones(2)}))
+    assert "loss" not in str(caught.value)
+
+
+def test_a_gradient_by_another_name() -> None:
+    with pytest.raises(TypeError, match="is grad meant"):
+        rmsprop_step_with(grads=np.ones(2))
 
 
 def test_a_container_that_has_grown() -> None:

@@ -117,7 +117,7 @@ _ALIASES = {alias: o.name for o in OPTIONS for alias in o.aliases}
 
 
 #: Options of other optimizers that none here is called after.
-FOREIGN = {
+_FOREIGN = {
     "betas": "they are Adam's: there is one average here, alpha=betas[1]",
     "amsgrad": "it is Adam's: leave it out",
     "dampening": "it is SGD's: leave it out",
@@ -148,9 +148,9 @@ def unknown_option(name: str, where: str, known: Iterable[str] = tuple(GROUP_OPT
     known = list(known)
     if name in OPTIMIZER_OPTIONS and name not in known:
         return f"{where} has no option {name!r}: it belongs to the optimizer, RMSProp(..., {name}=)"
-    if name in FOREIGN:
+    if name in _FOREIGN and not difflib.get_close_matches(name, known, 1, 0.85):
         meant = f"; is {_ALIASES[name]} meant? " if name in _ALIASES else ": "
-        return f"{where} has no option {name!r}{meant}{FOREIGN[name]}"
+        return f"{where} has no option {name!r}{meant}{_FOREIGN[name]}"
     near = [_ALIASES[name]] if name in _ALIASES else difflib.get_close_matches(name, known, 1)
     hint = f"; is {near[0]} meant?" if near else "."
     return f"{where} has no option {name!r}{hint} The options are {', '.join(known)}"

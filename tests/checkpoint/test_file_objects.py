@@ -73,6 +73,19 @@ def test_a_file_with_the_name_of_the_other_format(path: Path) -> None:
     assert bits(read(path.rename(other))[0]) == bits(example())
 
 
+def test_a_header_as_long_as_the_name_of_zip() -> None:
+    """A .safetensors file begins with the length of its header."""
+    for length in range(19280, 19280 + 2 * 65536, 65536):  # "PK" in its low bytes
+        file = io.BytesIO()
+        write(file, {"a": np.ones(2)}, {"note": ""}, format="safetensors")
+        missing = length - int.from_bytes(file.getvalue()[:8], "little")
+        file = io.BytesIO()
+        write(file, {"a": np.ones(2)}, {"note": "x" * missing}, format="safetensors")
+        assert file.getvalue().startswith(b"PK")
+        file.seek(0)
+        assert read(file)[1]["note"] == "x" * missing
+
+
 def test_streams_that_cannot_tell_their_size(tmp_path: Path) -> None:
     packed: Any
     with gzip.open(tmp_path / "x.gz", "wb") as packed:

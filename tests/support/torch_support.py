@@ -10,7 +10,7 @@ from support import needs_torch
 
 torch = needs_torch()
 
-from fused_rmsprop.torch import RMSprop, private  # noqa: E402
+from fused_rmsprop.torch import RMSprop, attributes, private  # noqa: E402
 
 __all__ = [
     "ALL_BY_TORCH",
@@ -18,6 +18,7 @@ __all__ = [
     "TorchRMSprop",
     "assert_close",
     "assert_same",
+    "attributes",
     "params_of",
     "private",
     "set_grads",

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from fp_environment_support import MODES, Environment, needs_fenv
-from fused_rmsprop.torch import attributes
-from torch_support import RMSprop, torch
+from torch_support import RMSprop, attributes, torch
 
 pytestmark = needs_fenv
 

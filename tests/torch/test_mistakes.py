@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 
 from fused_rmsprop import RMSProp, schedules
-from fused_rmsprop.torch import attributes
-from torch_support import ALL_BY_TORCH, RMSprop, params_of, torch
+from torch_support import (
+    ALL_BY_TORCH,
+    RMSprop,
+    TorchRMSprop,
+    attributes,
+    params_of,
+    torch,
+)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,10 @@ def test_mistaken_options_in_groups(name: str, hint: str) -> None:
 
 def test_keys_of_others_in_groups() -> None:
     (p,) = params_of([1.0])
-    names: list[Any] = ["my_note", "lr_scale", "foreach", "name", "_alpha", 7]
+    names: list[Any] = [
+        *("my_note", "lr_scale", "foreach", "name", "_alpha", 7),
+        *("device", "clip", "scheduler", "eta_min", "T_max", "total_steps", "fused", "center"),
+    ]
     opt = RMSprop([{"params": [p], "momentum": 0.9, **dict.fromkeys(names)}])
     opt.step()
     torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, 10)
@@ -88,6 +97,40 @@ def test_keys_of_others_in_groups() -> None:
     opt.param_groups[0]["note"] = 1
     opt.step()
     assert opt.param_groups[0]["my_note"] is None
+
+
+def test_keys_of_a_loaded_state_stay() -> None:
+    (p,) = params_of([1.0])
+    saved = TorchRMSprop([{"params": [p], "decoupled_decay": True, "rho": 0.5}]).state_dict()
+    opt = RMSprop([p])
+    opt.load_state_dict(saved)
+    opt.step()
+    torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, 10)
+    opt.step()
+    opt.param_groups[0]["epsilon"] = 1e-3
+    with pytest.raises(ValueError, match=r"param_groups\[0\] has no option 'epsilon'"):
+        opt.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_schedule_that_ends_at_zero_may_miss_it(dtype: Any) -> None:
+    ours, theirs = params_of([1.0]), params_of([1.0])
+    least = 0.0
+    for start in (1 / 3, 0.1, 0.7):
+        for length in (3, 5, 50):
+            ends = []
+            for params, cls in ((ours, RMSprop), (theirs, TorchRMSprop)):
+                params[0].data = torch.ones_like(params[0], dtype=dtype)
+                opt = cls(params, lr=0.1)
+                scheduler = torch.optim.lr_scheduler.LinearLR(opt, start, 0.0, length)
+                for _ in range(length + 2):
+                    params[0].grad = torch.ones_like(params[0])
+                    opt.step()
+                    scheduler.step()
+                least = min(least, opt.param_groups[0]["lr"])
+                ends.append(params[0].item())
+            assert ends[0] == pytest.approx(ends[1], rel=1e-6)
+    assert least < 0
 
 
 OUT_OF_BOUNDS: list[tuple[str, Any, str]] = [
@@ -210,14 +253,16 @@ def test_a_state_that_looking_for_it_made() -> None:
     opt.state["of a user"] = torch.ones(2)
     before = str(opt.state_dict())
     assert not opt.state[0]  # as in torch, whose state is a defaultdict
-    assert str(opt.state_dict()) == before
+    mine = opt.state.setdefault("mine", {})
+    assert str({**opt.state_dict()}).replace(", 'mine': {}", "") == before
+    assert opt.state["mine"] is mine
 
 
 def test_attributes_of_others_pass() -> None:
     opt = RMSprop(params_of([1.0]))
     for name in (
         *("found_inf", "grad_scale", "is_wrapped", "note", "_alpha", "gamma", "param_names"),
-        *("scheduler", "device", "lrs", "clip"),
+        *("scheduler", "device", "lrs", "clip", "step_size", "grad_clip", "max_norm", "beta2"),
     ):
         setattr(opt, name, 1)
         assert getattr(opt, name) == 1
@@ -257,6 +302,13 @@ def test_the_state_of_another_optimizer(other: str, strict: bool) -> None:
     with pytest.raises(ValueError, match="is not RMSprop's: it has .*, and no square_avg"):
         opt.load_state_dict(theirs.state_dict(), strict=strict)
     assert str(opt.state_dict()) == before
+
+
+def test_a_state_with_notes_of_the_user() -> None:
+    (p,) = params_of([1.0])
+    opt = RMSprop([p])
+    opt.step()
+    opt.load_state_dict({**opt.state_dict(), "settings": {}, "counters": {"epoch": 3}})
 
 
 def test_what_is_no_state_dict() -> None:

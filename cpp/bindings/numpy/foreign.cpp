@@ -107,7 +107,7 @@ std::string habit(py::handle grads) {
         return "; call the function, and pass its gradients";
     if (PyTuple_Check(grads.ptr()) && PyTuple_GET_SIZE(grads.ptr()) == 2) {
         const py::handle first = PyTuple_GET_ITEM(grads.ptr(), 0);
-        if (!is_array(first) && container_of(first) == Container::none)
+        if (!first.is_none() && !is_array(first) && container_of(first) == Container::none)
             return "; of (loss, grads), pass grads alone";
     }
     return "";
@@ -130,7 +130,7 @@ std::string remedy(py::handle value, Role role) {
                "np.array(value)";
     if (container_of(value) == Container::none && has(value, "numpy"))
         return "; pass value.numpy()";
-    if (has(value, "parameters"))
+    if (has(value, "named_parameters"))
         return "; a torch module is for fused_rmsprop.torch.RMSprop(module.parameters())";
     if (has(value, "__dict__") && !PyType_Check(value.ptr()) && !PyFunction_Check(value.ptr()))
         return "; pass its arrays, in a dict: vars(value), if all of them are to be trained";

@@ -167,7 +167,7 @@ def name_of(path: object) -> str:
 
 def _read(file: Any, size: int, path: object) -> Contents:
     try:
-        chosen = _format_to_read(file, path)
+        chosen = _format_to_read(file)
         contents = chosen.read(file, size, lambda header: _parse(header, size))
         for entry in contents.entries:
             if zlib.crc32(entry.array.data) != entry.crc32:
@@ -212,15 +212,14 @@ def _format_to_write(path: object, given: str | None) -> _Format:
     return _FORMATS[f".{given}" if given else suffix]
 
 
-def _format_to_read(file: IO[bytes], path: object) -> _Format:
-    """Return the format that the first bytes tell; where both are possible, the extension's."""
+def _format_to_read(file: IO[bytes]) -> _Format:
+    """Return the format that the first bytes tell."""
     start = file.read(9)
     file.seek(0)
-    # A .safetensors file starts with the length of a JSON object, and the object.
-    starts = {".npz": start.startswith(b"PK"), ".safetensors": start[8:] == b"{"}
-    if fitting := [name for name, good in starts.items() if good]:
-        suffix = _suffix(path)
-        return _FORMATS[suffix if suffix in fitting else fitting[0]]
+    if start.startswith(b"PK\3\4"):
+        return _FORMATS[".npz"]
+    if start[8:] == b"{":  # after the length of a JSON object; 64 MB of it for the other start
+        return _FORMATS[".safetensors"]
     neither = (
         "it starts neither like an .npz file nor like a .safetensors file, as RMSProp.save writes"
     )

@@ -299,7 +299,7 @@ def matching(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
         if not isinstance(pattern, str):
             raise TypeError(
                 f"a name or a pattern is a str, got {reprlib.repr(pattern)}; several are "
-                "arguments of their own: freeze(*names)"
+                "arguments of their own: freeze(*names), unfreeze(*names)"
             )
         matches = [pattern] if pattern in names else [n for n in names if fnmatchcase(n, pattern)]
         if not matches:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 
 from fused_rmsprop import _core
 from fused_rmsprop.options import (
-    FOREIGN,
     GROUP_OPTIONS,
     OPTIMIZER_OPTIONS,
     OPTIONS,
@@ -25,10 +24,15 @@ _TORCHS = {name for name, option in GROUP_OPTIONS.items() if option.in_torch}
 _ALIASES = {alias: option.name for option in OPTIONS for alias in option.aliases}
 #: The keys of a group that are arguments.
 _KEYS = {*GROUP_OPTIONS, *inspect.signature(torch.optim.RMSprop).parameters} - {"params"}
-#: Aliases that may be a user's own attribute.
-_USERS = ("gamma", "beta", "decay")
+#: Aliases that may be a training loop's own attribute.
+_USERS = {
+    *("gamma", "beta", "beta2", "decay", "step_size", "initial_scale"),
+    *("grad_clip", "max_norm", "clip_norm", "clip_value"),
+}
+#: Keys of other optimizers' groups that change the formula; torch keeps any other key.
+_CHANGE_FORMULA = ("betas", "amsgrad", "dampening", "decay")
 _OPTIONS = (*_KEYS, *_SETTINGS)
-_ALIKE = 0.85
+_ALIKE = 0.87  # not "center" or "moment"
 #: What to write for attributes of the NumPy class.
 _NUMPYS = {
     "freeze": "p.requires_grad_(False) and p.grad = None freeze a parameter",
@@ -114,16 +118,21 @@ def _check_params(name: str, params: Any) -> None:
         raise TypeError(f"{name} must be {problem}")
 
 
-def check_group_keys(group: dict[str, Any], where: str) -> None:
-    """Refuse keys of a group that are mistaken options; torch keeps any key."""
+def check_group_keys(group: dict[str, Any], where: str, accepted: Collection[str] = ()) -> None:
+    """Refuse keys of a group that are mistaken options; torch keeps any key.
+
+    Keys that were ``accepted`` before, such as those of a loaded state, are not looked at.
+    """
     if "params" not in group:
         near = difflib.get_close_matches("params", [key for key in group if isinstance(key, str)])
         hint = f"; {near[0]!r} is not it" if near else ""
         raise KeyError(f"{where} needs the key 'params'{hint}: {{'params': tensors, ...}}")
     _check_params(f"{where}['params']", group["params"])
     for name in group:
-        if name in _OPTIONS or not isinstance(name, str):
+        if name in accepted or name in _OPTIONS or not isinstance(name, str):
             continue
+        if name in _CHANGE_FORMULA:
+            raise ValueError(unknown_option(name, where))
         if meant := _meant(name):
             raise ValueError(
                 f"{where} has no option {name!r}: write {meant!r} for it"
@@ -131,8 +140,6 @@ def check_group_keys(group: dict[str, Any], where: str) -> None:
                 else f"{where} has no option {name!r}: it belongs to the whole optimizer, "
                 f"RMSprop(params, {meant}=...)"
             )
-        if name in FOREIGN:
-            raise ValueError(unknown_option(name, where))
     for name in _TORCHS & group.keys():
         check_not_a_function(f"{where}[{name!r}]", group[name])
 

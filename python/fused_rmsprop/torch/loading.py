@@ -37,7 +37,9 @@ def check_is_state_dict(state_dict: Any) -> None:
     if not isinstance(state_dict, Mapping):
         hint = ": pass its state_dict()" if hasattr(state_dict, "state_dict") else ""
         raise TypeError(f"a state_dict is a dict, got {type(state_dict).__name__}{hint}")
-    if {"settings", "counters"} <= state_dict.keys() or "checkpoint.json" in state_dict:
+    counters = state_dict.get("counters")
+    of_numpy = isinstance(counters, Mapping) and "step_count" in counters
+    if of_numpy or "checkpoint.json" in state_dict:
         raise TypeError(f"this state is not torch's: {_OF_NUMPY}")
 
 

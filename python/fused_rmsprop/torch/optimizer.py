@@ -269,10 +269,8 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
         with self._reading():
             pass
         # optimizer.state[0] makes a state of this key, which torch would save as a parameter's.
-        keys = [k for k, s in self.state.items() if isinstance(s, dict) and not s]
-        for key in keys:
-            if not torch.is_tensor(key):
-                del self.state[key]
+        for key in [k for k, state in self.state.items() if type(k) is int and state == {}]:
+            del self.state[key]
         state_dict = dict(super().state_dict())
         with _core.FpEnvironment():
             state_dict["state"] = {k: for_torch_too(s) for k, s in state_dict["state"].items()}

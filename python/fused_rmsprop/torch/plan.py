@@ -74,7 +74,7 @@ def check_extra(
 def _checked_options(group: dict[str, Any]) -> dict[str, Any]:
     """The options whose changes are checked; a scheduler changes others at every step."""
     options = {name: group[name] for name in (*EXTRA_OPTIONS, *_STATE_OPTIONS)}
-    return {**options, "number of keys": len(group)}
+    return {**options, "keys": frozenset(group)}
 
 
 def _followed(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -191,8 +191,7 @@ class Plan:
             if extra[index] == before:
                 continue
             where = f"param_groups[{self.first + index}]"
-            if len(group) != before.get("number of keys"):
-                check_group_keys(group, where)
+            check_group_keys(group, where, before.get("keys", ()))
             states = [s for p in group["params"] if (s := state.get(p))]
             check_extra(group, where, group["params"], before, states)
         self._checked = extra

@@ -43,10 +43,13 @@ def check_bounds(group: dict[str, Any], where: str) -> None:
 
     torch looks at its arguments alone, not at groups. With such an alpha, averages turn negative.
     """
-    largest = {"lr": math.inf, "eps": math.inf, "weight_decay": math.inf, "momentum": math.inf}
-    for name, most in {**largest, "alpha": 1.0}.items():
-        if not 0 <= as_number(name, group[name]) <= most:
-            bounds = ">= 0" if most == math.inf else f">= 0 and <= {most:g}"
+    initial_lr = as_number("initial_lr", group.get("initial_lr", 0))  # of torch's schedulers
+    for name in ("lr", "alpha", "eps", "weight_decay", "momentum"):
+        # Schedulers that end at 0 can miss it by some roundings.
+        least = -1e-9 * abs(initial_lr) if name == "lr" else 0.0
+        most = 1.0 if name == "alpha" else math.inf
+        if not least <= as_number(name, group[name]) <= most:
+            bounds = ">= 0 and <= 1" if name == "alpha" else ">= 0"
             raise ValueError(f"{where}: {name} must be {bounds}, got {group[name]}")
 
 
