@@ -14,13 +14,15 @@ struct Scale {
     int exponent = 0;
 
     static Scale of(double value) {
+        if (value == 1 || !std::isfinite(value)) // most steps have no others
+            return {value, 0};
         Scale scale;
         scale.significand = std::frexp(value, &scale.exponent);
         return scale;
     }
 
     /// The double that is nearest.
-    double value() const { return std::ldexp(significand, exponent); }
+    double value() const { return exponent == 0 ? significand : std::ldexp(significand, exponent); }
 
     bool operator==(const Scale &) const = default;
 };
