@@ -33,7 +33,7 @@ def another_lr(opt: Any) -> None:
 
 
 def another_state(opt: Any) -> None:
-    opt.load_state_dict({"state": {}, "param_groups": [{"params": [0, 1, 2]}]})
+    opt.load_state_dict({"state": {}, "param_groups": [{**opt.defaults, "params": [0, 1, 2]}]})
 
 
 def another_group(opt: Any) -> None:

@@ -304,6 +304,19 @@ def test_the_state_of_another_optimizer(other: str, strict: bool) -> None:
     assert str(opt.state_dict()) == before
 
 
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("other", ["Adam", "SGD", "Adadelta", "ASGD"])
+def test_the_state_of_another_optimizer_without_a_step(other: str, strict: bool) -> None:
+    (p,) = params_of([1.0])
+    saved = getattr(torch.optim, other)([p], lr=0.5).state_dict()
+    opt = RMSprop([p], lr=0.25)
+    before = str(opt.state_dict())
+    with pytest.raises(ValueError, match=r"is not RMSprop's: it lacks .*another optimizer saved"):
+        opt.load_state_dict(saved, strict=strict)
+    assert str(opt.state_dict()) == before
+    opt.step()
+
+
 def test_a_state_with_notes_of_the_user() -> None:
     (p,) = params_of([1.0])
     opt = RMSprop([p])

@@ -341,7 +341,9 @@ def test_options_whose_values_change_where_they_lie_are_read_at_every_step(lr: A
     "act",
     [
         lambda opt: opt.state_dict(),
-        lambda opt: opt.load_state_dict({"state": {}, "param_groups": [{"params": [0]}]}),
+        lambda opt: opt.load_state_dict(
+            {"state": {}, "param_groups": [{**opt.defaults, "params": [0]}]}
+        ),
         lambda opt: opt.add_param_group({"params": [torch.ones(1)]}),
         lambda opt: pickle.dumps(opt),
         lambda opt: copy.copy(opt),

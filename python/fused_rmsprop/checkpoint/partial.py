@@ -36,7 +36,8 @@ def renamed(saved: Saved, rename: Rename | None) -> Saved:
 def fitted(saved: Saved, groups: Sequence[Group]) -> tuple[Saved, LoadReport]:
     """What fits of saved state, with new state for the other parameters, and the names of those.
 
-    The options are the saved ones if there are as many groups, otherwise those of the groups.
+    If there are as many groups, each takes the options of the saved one that has its parameters, of
+    several that of the first. Others keep theirs.
     """
     report = LoadReport([], [], [])
     options_of: dict[str, dict[str, Any]] = {}
@@ -48,11 +49,13 @@ def fitted(saved: Saved, groups: Sequence[Group]) -> tuple[Saved, LoadReport]:
         options_of |= dict.fromkeys(group["params"], source)
     saved_frozen = {name for group in saved.groups for name in group.get("frozen", ())}
     same = len(groups) == len(saved.groups)
+    index_of = {name: i for i, group in enumerate(saved.groups) for name in group["params"]}
     state: dict[str, Any] = {}
     params: dict[str, Any] = {}
     parts = []
-    for i, ours in enumerate(groups):
-        options = sources[i] if same else ours.options
+    for ours in groups:
+        found = [index_of[name] for name in ours.core.names if name in index_of]
+        options = sources[found[0]] if same and found else ours.options
         fits = {
             name
             for name, array in zip(ours.core.names, ours.core.arrays, strict=True)

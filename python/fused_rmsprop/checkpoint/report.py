@@ -30,9 +30,10 @@ class LoadReport(NamedTuple):
 def warn_if_nothing(report: LoadReport, here: Collection[str], saved: Collection[str]) -> None:
     """Warn if no parameter takes anything: most often the names differ."""
     if len(report.missing) + len(report.unfitting) == len(here) > 0:
+        maps = "rename={saved name: name here} maps names"
         warn_the_caller(
             f"no parameter took a saved state: {len(report.missing)} of {len(here)} have other "
             f"names than the saved ones, {len(report.unfitting)} have other shapes, dtypes or "
             f"options. Saved: {reprlib.repr([*saved])}, here: {reprlib.repr([*here])}. "
-            "rename={saved name: name here} maps names"
+            f"{maps if report.missing else 'strict=True tells the differences'}"
         )

@@ -15,6 +15,8 @@ from fused_rmsprop.torch.state import TENSORS
 from fused_rmsprop.torch.values import as_number, check_count, check_tensor
 from fused_rmsprop.values import as_flag
 
+#: The options that every state of torch's RMSprop has; together no other optimizer has them.
+_ALWAYS = ("lr", "alpha", "eps", "weight_decay")
 #: The options of torch that are numbers; `check_extra` checks the others.
 _NUMBERS = [n for n, option in GROUP_OPTIONS.items() if option.in_torch and option.read != as_flag]
 
@@ -76,6 +78,11 @@ def check_loadable(optimizer: Any, state_dict: Any) -> None:
             if key in states:
                 name = f" ({names[i]})" if names else ""
                 _check_state(f"the state of {where}['params'][{i}]{name}", states[key], param)
+        if lacks := [name for name in _ALWAYS if name not in saved]:
+            raise ValueError(
+                f"{where} of the state to be loaded is not RMSprop's: it lacks {', '.join(lacks)}; "
+                "another optimizer saved it"
+            )
 
 
 def keep_extra_options(loaded: dict[str, Any], present_groups: list[dict[str, Any]]) -> None:

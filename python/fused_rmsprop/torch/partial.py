@@ -103,15 +103,19 @@ class Fitting:
         named = all("param_names" in group for group in (*groups, *saved_groups))
         saved = self._saved(state_dict, named)
         here, there = list[str](), [*saved]
-        takes_options = len(groups) == len(saved_groups)
+        group_of = {name: source.group for name, source in saved.items()}
+        same = len(groups) == len(saved_groups)
         fitted: dict[str, Any] = {"state": {}, "param_groups": []}
         missing, unfitting = self.report.missing, self.report.unfitting
         count = 0
         for index, group in enumerate(groups):
             sources = set()
             begin = count
-            for i, param in enumerate(group["params"]):
-                name = group["param_names"][i] if named else str(count)
+            end = begin + len(group["params"])
+            names = group["param_names"] if named else [str(i) for i in range(begin, end)]
+            found = [group_of[name] for name in names if name in group_of]
+            taken = saved_groups[found[0]] if same and found else group
+            for name, param in zip(names, group["params"], strict=True):
                 source = saved.pop(name, None)
                 here.append(name)
                 if source is None:
@@ -123,10 +127,10 @@ class Fitting:
                     else:
                         unfitting.append(name)
                 count += 1
-            options = dict((saved_groups if takes_options else groups)[index])
-            options["params"] = list(range(begin, count))
+            options = {**taken, "params": list(range(begin, end))}
             options.pop("param_names", None)  # those here stay
-            self._check_options({**group, **options}, index, sources, saved_groups, fitted["state"])
+            read = [saved_groups[source] for source in sorted(sources)]
+            self._check_options({**group, **options}, index, taken, read, fitted["state"])
             fitted["param_groups"].append(options)
         self.report.unexpected.extend(saved)
         if self._strict:
@@ -150,15 +154,14 @@ class Fitting:
         self,
         group: dict[str, Any],
         index: int,
-        sources: set[int],
-        saved_groups: Any,
+        taken: dict[str, Any],
+        sources: list[dict[str, Any]],
         states: dict[int, Any],
     ) -> None:
         """Refuse state whose meaning the options of its group here would change."""
         loaded = [states[i] for i in group["params"] if i in states]
-        for source in sorted(sources):
-            saved = saved_groups[source]
-            if source != index or any(saved.get(n) != group.get(n) for n in EXTRA_OPTIONS):
+        for saved in sources:
+            if saved is not taken or any(saved.get(n) != group.get(n) for n in EXTRA_OPTIONS):
                 before = {
                     n: saved.get(n, o.default)
                     for n, o in EXTRA_OPTIONS.items()
