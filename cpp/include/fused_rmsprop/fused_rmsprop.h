@@ -38,11 +38,7 @@ enum { FUSED_RMSPROP_FLOAT32 = 0, FUSED_RMSPROP_FLOAT64 = 1 };
 
 /** Values of the setting "on_nonfinite": IEEE 754 decides; the step is skipped; it is skipped if
  * clipping by "max_grad_norm" would carry a NaN or an infinity to all arrays. */
-enum {
-    FUSED_RMSPROP_PROPAGATE = 0,
-    FUSED_RMSPROP_SKIP = 1,
-    FUSED_RMSPROP_SKIP_IF_IT_SPREADS = 2
-};
+enum { FUSED_RMSPROP_PROPAGATE = 0, FUSED_RMSPROP_SKIP = 1, FUSED_RMSPROP_SKIP_IF_IT_SPREADS = 2 };
 
 typedef struct fused_rmsprop_optimizer fused_rmsprop_optimizer;
 
