@@ -101,9 +101,8 @@ def main(epochs=100, seed=0):
     other, v = np.zeros(100), np.zeros(100)
     train_by_numba(other, v, x, y, grad, epochs)
     same = np.array_equal(w, other) and np.array_equal(square_avg, v)
-    print(
-        f"after {epochs} epochs: loss {loss:.6f}, {'the same' if same else 'other'} bits by Numba"
-    )
+    bits = "the same bits" if same else "other bits"
+    print(f"after {epochs} epochs: loss {loss:.6f}; the step by Numba gives {bits}")
     return loss
 
 
