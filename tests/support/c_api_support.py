@@ -1,25 +1,21 @@
-"""The C interface through ctypes, and the compilers of other callers."""
+"""The C interface through ctypes; benchmarks use it too."""
 
 from __future__ import annotations
 
 import ctypes
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
+import numpy as np
+from numpy.typing import NDArray
 
 import fused_rmsprop
-from support import ROOT, Array
 
-PROGRAMS = ROOT / "tests/c"
-OUTPUT = "0.971557\n"  # of loop.c and caller.rs
+Array = NDArray[Any]
 HEADER = Path(fused_rmsprop.get_include()) / "fused_rmsprop/fused_rmsprop.h"
 LIBRARY = Path(fused_rmsprop.get_library())
-FLAGS = (f"-I{fused_rmsprop.get_include()}", str(LIBRARY), f"-Wl,-rpath,{LIBRARY.parent}")
 
 
 def declarations() -> str:
@@ -37,20 +33,11 @@ def constants() -> dict[str, int]:
     }
 
 
-def run(*command: str | Path, needs: str | None = None) -> str:
-    """Run a compiler or a program and return what it prints; skip the test if there is none."""
-    if needs is not None and shutil.which(needs) is None:
-        pytest.skip(f"needs {needs}")
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 library = ctypes.CDLL(str(LIBRARY))
 library.fused_rmsprop_create.restype = ctypes.c_void_p
 library.fused_rmsprop_last_error.restype = ctypes.c_char_p
 _DOUBLE, _NAME, _POINTER = ctypes.c_double, ctypes.c_char_p, ctypes.c_void_p
-for _function, _types in {
+_ARGUMENTS: dict[str, list[Any]] = {
     "destroy": [],
     "add_group": [],
     "set_option": [ctypes.c_int, _NAME, _DOUBLE],
@@ -60,7 +47,8 @@ for _function, _types in {
     "set": [_NAME, _DOUBLE],
     "get": [_NAME, ctypes.POINTER(_DOUBLE)],
     "step": [],
-}.items():
+}
+for _function, _types in _ARGUMENTS.items():
     getattr(library, f"fused_rmsprop_{_function}").argtypes = [_POINTER, *_types]
 
 
@@ -95,7 +83,7 @@ class COptimizer:
 
     def add(self, group: int, param: Array, **arrays: Array) -> int:
         """Add a parameter with its gradient and its state."""
-        double = int(param.dtype == "float64")
+        double = int(param.dtype == np.float64)
         index = self.call("add_parameter", group, double, param.size)
         for name, array in {"param": param, **arrays}.items():
             self.call("bind", index, name.encode(), array.ctypes.data)
