@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fused_rmsprop
 from c_api_support import LIBRARY, COptimizer, constants, declarations, library
 from fused_rmsprop import RMSProp
 from fused_rmsprop.options import OPTIONS
 from support import ROOT, Array, draw, needs
 
-PROGRAMS = ROOT / "tests/c"
 OUTPUT = "0.971557\n"  # of loop.c and caller.rs
-FLAGS = (f"-I{fused_rmsprop.get_include()}", str(LIBRARY), f"-Wl,-rpath,{LIBRARY.parent}")
+PAGE = (ROOT / "docs/c.md").read_text()
+COMMANDS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 #: The options of the formula.
 FORMULA = {option.name for option in OPTIONS if option.core == "Options"}
 #: Options of two groups; together they have every option.
@@ -45,13 +43,17 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-def run(*command: str | Path, needs: str | None = None) -> str:
-    """Run a compiler or a program and return what it prints; skip the test if there is none."""
-    if needs is not None and shutil.which(needs) is None:
-        pytest.skip(f"needs {needs}")
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def build(program: str, which: int, folder: Path, *needed: str) -> None:
+    """Run the commands of the page that compile a program."""
+    for tool in needed:
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}")
+    shutil.copy(ROOT / "tests/c" / program, folder)
+    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (folder / "python").chmod(0o755)
+    commands = [block for block in COMMANDS if program in block][which]
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["sh", "-ec", commands], cwd=folder, env=os.environ | {"PATH": path}, check=True)
 
 
 def c_loop(param: Array, batches: int) -> Array:
@@ -145,18 +147,17 @@ def test_a_fork_in_mid_step_leaves_no_claim() -> None:
 
 
 def test_the_library_has_every_function_of_the_header_and_the_page_names_it() -> None:
-    page = (ROOT / "docs/c.md").read_text()
     functions = re.findall(r"(fused_rmsprop_\w+)\(", declarations())
     assert len(functions) > 10
     for function in functions:
         assert hasattr(library, function)
-        assert f"{function}(" in page, function
+        assert f"{function}(" in PAGE, function
 
 
-def test_c_programs_build_with_the_installed_package(tmp_path: Path) -> None:
-    flags = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", *FLAGS)
-    run("cc", PROGRAMS / "loop.c", "-o", tmp_path / "loop", *flags, needs="cc")
-    assert run(tmp_path / "loop") == OUTPUT
+@pytest.mark.parametrize("which", [0, 1], ids=["paths", "pkg-config"])
+def test_c(which: int, tmp_path: Path) -> None:
+    build("loop.c", which, tmp_path, "cc", *["pkg-config"] * which)
+    assert subprocess.check_output(tmp_path / "loop", text=True) == OUTPUT
     assert f"{c_loop(np.ones(1, np.float32), 20)[0]:.6f}\n" == OUTPUT
 
 
@@ -182,11 +183,8 @@ def test_cffi() -> None:
 @pytest.mark.slow
 def test_cython(tmp_path: Path) -> None:
     needs("Cython", reason="needs Cython; pip install Cython")
-    source, module = tmp_path / "caller.c", tmp_path / "caller.so"
-    run(sys.executable, "-m", "cython", PROGRAMS / "caller.pyx", "-o", source)
-    python = f"-I{sysconfig.get_paths()['include']}"
-    run("cc", "-O1", "-shared", "-fPIC", source, "-o", module, python, *FLAGS, needs="cc")
-    spec = importlib.util.spec_from_file_location("caller", module)
+    build("caller.pyx", 0, tmp_path, "cc")
+    spec = importlib.util.spec_from_file_location("caller", tmp_path / "caller.so")
     assert spec is not None and spec.loader is not None  # noqa: PT018
     caller = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(caller)
@@ -201,7 +199,5 @@ def test_cython(tmp_path: Path) -> None:
 
 
 def test_rust(tmp_path: Path) -> None:
-    folder = LIBRARY.parent
-    link = ("-L", f"native={folder}", "-C", f"link-arg=-Wl,-rpath,{folder}")
-    run("rustc", PROGRAMS / "caller.rs", "-O", "-o", tmp_path / "caller", *link, needs="rustc")
-    assert run(tmp_path / "caller") == OUTPUT
+    build("caller.rs", 0, tmp_path, "rustc")
+    assert subprocess.check_output(tmp_path / "caller", text=True) == OUTPUT
