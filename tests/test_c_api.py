@@ -154,6 +154,7 @@ def test_the_library_has_every_function_of_the_header_and_the_page_names_it() ->
         assert f"{function}(" in PAGE, function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1], ids=["paths", "pkg-config"])
 def test_c(which: int, tmp_path: Path) -> None:
     build("loop.c", which, tmp_path, "cc", *["pkg-config"] * which)
@@ -198,6 +199,7 @@ def test_cython(tmp_path: Path) -> None:
         caller.train(param, grad, square_avg, -1, 1)
 
 
+@pytest.mark.slow
 def test_rust(tmp_path: Path) -> None:
     build("caller.rs", 0, tmp_path, "rustc")
     assert subprocess.check_output(tmp_path / "caller", text=True) == OUTPUT

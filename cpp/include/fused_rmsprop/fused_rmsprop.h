@@ -13,15 +13,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/** Grows when a function or a constant is removed or changes its meaning; additions do not count.
- */
+/** Grows when a function or constant is removed or changes its meaning, not for additions. */
 #define FUSED_RMSPROP_ABI_VERSION 1
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-#if defined(__GNUC__) && !defined(_WIN32) /* a DLL exports everything; callers need no dllimport   \
-                                           */
+#if defined(__GNUC__) && !defined(_WIN32) /* a DLL exports all; callers need no dllimport */
 #pragma GCC visibility push(default)
 #endif
 
@@ -58,8 +56,7 @@ const char *fused_rmsprop_last_error(void);
  * memory. */
 fused_rmsprop_optimizer *fused_rmsprop_create(void);
 
-/** Frees an optimizer, which no other call may be using, but none of its arrays. NULL is allowed.
- */
+/** Frees an optimizer that no call is using, but none of its arrays. NULL is allowed. */
 void fused_rmsprop_destroy(fused_rmsprop_optimizer *optimizer);
 
 /** Adds a group with a copy of the options of group 0. Returns its index, or an error. */
