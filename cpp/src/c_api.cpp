@@ -89,8 +89,8 @@ int guarded(Optimizer *optimizer, const Call &call) noexcept {
         else
             return call(*optimizer);
     } catch (const Busy &) {
-        return fail(FUSED_RMSPROP_BUSY, "this optimizer is in the middle of a call in another "
-                                        "thread: call it from one thread at a time");
+        return fail(FUSED_RMSPROP_BUSY, "this optimizer is in the middle of another call: call "
+                                        "it from one thread at a time");
     } catch (const std::invalid_argument &error) {
         return fail(FUSED_RMSPROP_INVALID_ARGUMENT, error.what());
     } catch (const std::bad_alloc &) {

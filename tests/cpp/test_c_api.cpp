@@ -272,8 +272,7 @@ TEST_CASE("C interface: an optimizer that another thread uses is busy") {
     while (fused_rmsprop_get(optimizer.get(), "threads", &threads) != FUSED_RMSPROP_BUSY) {
     }
     CHECK(std::string(fused_rmsprop_last_error()) ==
-          "this optimizer is in the middle of a call in another thread: call it from one thread "
-          "at a time");
+          "this optimizer is in the middle of another call: call it from one thread at a time");
     seen = true;
     stepping.join();
     CHECK(fused_rmsprop_step(optimizer.get()) == FUSED_RMSPROP_OK);
