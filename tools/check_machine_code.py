@@ -1,6 +1,6 @@
 """Check that the kernels are vectorised and that no other code is for wider instruction sets.
 
-    python tools/check_machine_code.py                      # the installed module
+    python tools/check_machine_code.py                      # the installed library
     python tools/check_machine_code.py build/release/cpp/libfused_rmsprop.a
 
 For every instruction set, it counts the loops (functions) that take square roots of full-width
@@ -145,6 +145,6 @@ def main(path: str) -> int:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         sys.exit(main(sys.argv[1]))
-    from fused_rmsprop import _core
+    from fused_rmsprop import get_library
 
-    sys.exit(main(str(_core.__file__)))
+    sys.exit(main(get_library()))

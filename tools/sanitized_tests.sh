@@ -13,11 +13,10 @@ cmake --preset "$preset" -DPython_EXECUTABLE="$(realpath -s "$python")" \
     -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)"
 cmake --build --preset "$preset"
 
-rm -rf "$build/site" # the package beside its module, in front of an installed one
-mkdir "$build/site"
-cp -r python/fused_rmsprop "$build/site/"
-rm -f "$build"/site/fused_rmsprop/_core*.so
-cp "$build"/cpp/bindings/_core*.so "$build/site/fused_rmsprop/"
+rm -rf "$build/site" # the package with its module and library, in front of an installed one
+cp -r python "$build/site"
+rm -rf "$build"/site/fused_rmsprop/{_core*.so,lib,include}
+cmake --install "$build" --prefix "$build/site" >/dev/null
 export PYTHONPATH=$build/site
 
 not_here=(

@@ -18,10 +18,21 @@ from fused_rmsprop.functional import rmsprop_step
 from fused_rmsprop.groups.param_group import ParamGroup
 from fused_rmsprop.groups.views import ParamState, State
 from fused_rmsprop.introspection import unquote
+from fused_rmsprop.native import get_cmake_dir, get_include, get_library, get_pkgconfig_dir
 from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.presets import PRESETS
 
-__all__ = ["PRESETS", "RMSProp", "__version__", "rmsprop_step", "show_config"]
+__all__ = [
+    "PRESETS",
+    "RMSProp",
+    "__version__",
+    "get_cmake_dir",
+    "get_include",
+    "get_library",
+    "get_pkgconfig_dir",
+    "rmsprop_step",
+    "show_config",
+]
 
 __version__: str = _compiled.config()["version"]
 

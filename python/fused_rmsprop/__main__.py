@@ -1,4 +1,4 @@
-"""Train a demo, or show how the package was built and what it uses on this machine."""
+"""Train a demo, show how the package was built, or tell where its C and C++ library lies."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import fused_rmsprop
 from fused_rmsprop import __version__, show_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.asked:
+        print(arguments.asked())
+        return 0
+    if arguments.command is None:
+        parser.error("what is wanted: demo, info, or the place of the library (see --help)")
     if arguments.command == "info":
         show_config()
         return 0
@@ -34,7 +41,16 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m fused_rmsprop", description=__doc__)
     parser.add_argument("--version", action="version", version=f"fused-rmsprop {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    for flag, asked, text in (
+        ("--include", fused_rmsprop.get_include, "folder of the C and C++ headers"),
+        ("--library", fused_rmsprop.get_library, "path of the shared library"),
+        ("--cmakedir", fused_rmsprop.get_cmake_dir, "folder of the CMake package"),
+        ("--pkgconfigdir", fused_rmsprop.get_pkgconfig_dir, "folder of fused_rmsprop.pc"),
+    ):
+        parser.add_argument(
+            flag, dest="asked", action="store_const", const=asked, help=f"print the {text}"
+        )
+    commands = parser.add_subparsers(dest="command", required=False)
     commands.add_parser("info", help="show how the package was built and what it uses here")
     demo = commands.add_parser(
         "demo",
