@@ -28,7 +28,7 @@ NEEDED = (2, 3, 4, 5, 6, 7, 9)
 
 def check(wheel: zipfile.ZipFile) -> None:
     """Raise SystemExit if a file is missing or unexpected, or a bundled library unlicensed."""
-    names = wheel.namelist()
+    names = [name for name in wheel.namelist() if not name.endswith("/")]
     dist_info = next(name for name in names if name.endswith("/WHEEL")).split("/")[0]
     patterns = [pattern.replace("{dist_info}", re.escape(dist_info)) for pattern in ALLOWED]
     for pattern in (patterns[i] for i in NEEDED):
