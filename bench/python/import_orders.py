@@ -3,8 +3,8 @@
 Imports torch, scikit-learn and fused_rmsprop in all six orders, each in processes of its own, and
 trains a NumPy MLP of 670,000 parameters with the default number of threads and with one, in short
 alternating blocks. Several interpreters take turns: one has the wheel, which bundles libgomp, the
-other a build from source, which uses the system's. Prints the median ratio of a whole iteration with
-default threads to one thread, and the OpenMP runtimes of the process; writes the same as JSON.
+other a build from source, which uses the system's. Prints the median ratio of a whole iteration
+with default threads to one thread, and the OpenMP runtimes of the process; writes the same as JSON.
 
     python bench/python/import_orders.py --python wheel/bin/python --python source/bin/python
 
@@ -110,7 +110,8 @@ def main() -> None:
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
         print(f"{', '.join(order):32} {python}: {median(ratios):.3f} ({spread})")
     for python in dict.fromkeys(python for _, python in keys):
-        print(python, *runs[keys[0][0], python][0]["runtimes"], sep="\n  ")
+        loaded = {path for key in keys if key[1] == python for path in runs[key][0]["runtimes"]}
+        print(python, *sorted(loaded), sep="\n  ")
     worst = max(entry["ratio"] for entry in report)
     print(f"worst ratio of the default to one thread: {worst:.3f}")
     if arguments.json:
