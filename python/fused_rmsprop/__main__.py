@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         run(arguments.epochs, arguments.seed, arguments.threads, arguments.out)
     except ModuleNotFoundError as error:
-        install = "run pip install '.[demo]' in the source folder"
+        install = "run pip install 'fused-rmsprop[demo]'"
         print(f"the demo needs the module {error.name}; {install}", file=sys.stderr)
         return 1
     except (OSError, ValueError) as error:
