@@ -35,8 +35,10 @@ SCENARIOS = {
 }
 
 
-def measure(imports: list[str], hidden: int) -> dict[str, Any]:
-    """Train with every optimizer in turn; return medians in microseconds by optimizer."""
+def measure(
+    imports: list[str], hidden: int, names: tuple[str, ...] = (), repeats: int = ROUNDS
+) -> dict[str, Any]:
+    """Train with every optimizer, or those named, in turn; return medians in microseconds."""
     for name in imports:
         importlib.import_module(name)
     import numpy as np
@@ -53,6 +55,8 @@ def measure(imports: list[str], hidden: int) -> dict[str, Any]:
     contestants: dict[str, tuple[Any, Any]] = {}
 
     def enter(name: str, make: Any) -> None:
+        if names and name not in names:
+            return
         params = init_params((784, hidden, hidden, 10), np.random.default_rng(1))
         contestants[name] = (params, make(params))
 
@@ -62,7 +66,7 @@ def measure(imports: list[str], hidden: int) -> dict[str, Any]:
     enter("fused, default", lambda params: RMSProp(params, lr=1e-4))
 
     rounds: dict[str, list[Any]] = {name: [] for name in contestants}
-    for round_ in range(ROUNDS + 2):
+    for round_ in range(repeats + 2):
         for name, (params, optimizer) in contestants.items():
             time.sleep(0.05)  # until the previous optimizer's threads stop spinning
             block = []
