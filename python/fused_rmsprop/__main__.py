@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fused_rmsprop import __version__, show_config
@@ -14,6 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = make_parser().parse_args(argv)
     if arguments.command == "info":
+        with suppress(Exception):  # without torch, or with one that does not start
+            import fused_rmsprop.torch  # noqa: F401
         show_config()
         return 0
     try:

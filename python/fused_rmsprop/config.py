@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, overload
 
@@ -21,7 +22,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         Print a summary, or return a dict with ``version``, ``compiler``, ``openmp``,
         ``instruction_sets`` (``built``, ``supported``, ``in_use``) and ``threads`` (``available``
         and its limits: the counts ``openmp``, ``affinity`` and ``cgroup``, 0 for no limit, and
-        ``forked``) and ``plan`` (``forced``: the value of FUSED_RMSPROP_PLAN; ``nanoseconds``: by
+        ``forked``), ``torch`` (None if `fused_rmsprop.torch` is not imported; else ``version``, and
+        ``slow``: why steps of many small tensors take longer with it, or "") and ``plan`` (``forced``: the value of FUSED_RMSPROP_PLAN; ``nanoseconds``: by
         dtype, how long a step in the first cache takes per element with the processor's divider,
         ``division``, and without, ``refined``; 0 on instruction sets that always divide).
 
@@ -34,7 +36,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")
     config = _core.config()
     if mode == "dicts":
-        return {**config, "plan": _core.plan()}
+        return {**config, "torch": _torch(), "plan": _core.plan()}
     sets, threads = config["instruction_sets"], config["threads"]
     openmp, affinity, cgroup = (threads[k] or "none" for k in ("openmp", "affinity", "cgroup"))
     default = (
@@ -56,7 +58,19 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     print(f"  in use          {sets['in_use']}  (FUSED_RMSPROP_ISA=name chooses another)")
     print(f"default threads   {default}")
     print(f"plan              {_describe_plan(**plan)}")
+    if (torch := _torch()) is not None:
+        why = torch["slow"]
+        how = f"steps of many small tensors are slow: {why}" if why else "C functions are used"
+        print(f"torch             {torch['version']}; {how}")
     return None
+
+
+def _torch() -> dict[str, str] | None:
+    if "fused_rmsprop.torch" not in sys.modules:
+        return None  # to import it takes seconds
+    from fused_rmsprop.torch.private import torch, why_slow
+
+    return {"version": str(torch.__version__), "slow": why_slow()}
 
 
 def _describe_plan(forced: str, nanoseconds: Mapping[str, Any]) -> str:
