@@ -20,12 +20,13 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     ----------
     mode : {"stdout", "dicts"}
         Print a summary, or return a dict with ``version``, ``compiler``, ``openmp``,
-        ``instruction_sets`` (``built``, ``supported``, ``in_use``) and ``threads`` (``available``
+        ``instruction_sets`` (``built``, ``supported``, ``in_use``), ``threads`` (``available``
         and its limits: the counts ``openmp``, ``affinity`` and ``cgroup``, 0 for no limit, and
         ``forked``), ``torch`` (None if `fused_rmsprop.torch` is not imported; else ``version``, and
-        ``slow``: why steps of many small tensors take longer with it, or "") and ``plan`` (``forced``: the value of FUSED_RMSPROP_PLAN; ``nanoseconds``: by
-        dtype, how long a step in the first cache takes per element with the processor's divider,
-        ``division``, and without, ``refined``; 0 on instruction sets that always divide).
+        ``slow``: why steps of many small tensors take longer with it, or "") and ``plan``
+        (``forced``: the value of FUSED_RMSPROP_PLAN; ``nanoseconds``: by dtype, how long a step in
+        the first cache takes per element with the processor's divider, ``division``, and without,
+        ``refined``; 0 on instruction sets that always divide).
 
     Raises
     ------
@@ -68,9 +69,9 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
 def _torch() -> dict[str, str] | None:
     if "fused_rmsprop.torch" not in sys.modules:
         return None  # to import it takes seconds
-    from fused_rmsprop.torch.private import torch, why_slow
+    from fused_rmsprop.torch.private import why_slow
 
-    return {"version": str(torch.__version__), "slow": why_slow()}
+    return {"version": str(sys.modules["torch"].__version__), "slow": why_slow()}
 
 
 def _describe_plan(forced: str, nanoseconds: Mapping[str, Any]) -> str:
