@@ -174,7 +174,7 @@ def test_the_configuration_tells_of_a_slow_torch(
 
 
 def test_tensors_that_are_not_strided_are_torchs() -> None:
-    # torch 2.5 to 2.8 have no C function for the layout.
+    # torch 2.8 and older have no C function for the layout.
     dense = torch.eye(2)
     others = [dense.to_sparse(), dense.to_mkldnn()]
     with warnings.catch_warnings():
