@@ -311,11 +311,10 @@ def test_three_million(options: dict[str, Any], dtype: type[Any]) -> None:
         _core.set_instruction_set(sets["in_use"])
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("options", LOOPS, ids=describe)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_any_dense_order_and_shape(
-    instruction_set: str, options: dict[str, Any], dtype: type[Any], threads: int
+    each_way: Ways, options: dict[str, Any], dtype: type[Any]
 ) -> None:
     rng = np.random.default_rng(5)
 
@@ -339,23 +338,38 @@ def test_any_dense_order_and_shape(
         for name, p in params.items()
     }
     reference_options = {k: v for k, v in options.items() if k != "initial_square_avg"}
-    opt = threaded(RMSProp(params, **options, threads=threads))
-    for _ in range(3):
-        grads = {
+    gradients = [
+        {
             name: np.array(draw(*p.shape), order="F" if order == "F" else "C")
             for (name, p), order in zip(params.items(), "CFCCCF", strict=True)
         }
-        opt.step(grads)
+        for _ in range(3)
+    ]
+    for grads in gradients:
         for name, (p, state) in expected.items():
             expected[name] = rmsprop(p, np.atleast_1d(grads[name]), state, **reference_options)
-    for name, (p, state) in expected.items():
-        assert same_bits(np.atleast_1d(params[name]), p), name
-        for key, array in opt.state[name].items():
-            if key != "step":
-                wanted = state["square_avg" if key == "variance" else key]
-                assert same_bits(np.atleast_1d(array), wanted), (name, key)
-                assert array.strides == params[name].strides
+    for way in each_way():
+        for threads in (1, 2):
+            stepped = {name: p.copy(order="K") for name, p in params.items()}
+            opt = threaded(RMSProp(stepped, **options, threads=threads))
+            for grads in gradients:
+                opt.step(grads)
+            for name, (p, state) in expected.items():
+                assert same_bits(np.atleast_1d(stepped[name]), p), (way, threads, name)
+                for key, array in opt.state[name].items():
+                    if key != "step":
+                        wanted = state["square_avg" if key == "variance" else key]
+                        assert same_bits(np.atleast_1d(array), wanted), (way, threads, name, key)
+                        assert array.strides == params[name].strides == stepped[name].strides
 
 
 def test_instruction_set_is_the_one_asked_for(instruction_set: str) -> None:
     assert _core.config()["instruction_sets"]["in_use"] == instruction_set
+
+
+def test_each_way_is_another(each_way: Ways) -> None:
+    used = []
+    for _ in each_way():
+        used.append((_core.config()["instruction_sets"]["in_use"], _core.plan()["forced"]))
+    assert len({*used}) == len(used)
+    assert {name for name, _ in used} == {*_core.config()["instruction_sets"]["supported"]}
