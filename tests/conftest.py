@@ -1,8 +1,12 @@
-"""Fixtures: a test that takes `instruction_set` runs on each set of this machine, by all loops."""
+"""Fixtures for tests on each instruction set of this machine, by all loops.
+
+A test that takes `instruction_set` runs once for each; one that takes `each_way` loops over them,
+because it computes the expected values once for all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -18,15 +22,32 @@ WAYS[SETS["supported"][0]] = (SETS["supported"][0], "quotient=division,prefetch=
 WAYS["refined"] = (SETS["supported"][-1], "quotient=refined,prefetch=off")
 
 
-@pytest.fixture(params=WAYS)
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of the set in use during the test."""
-    name, plan = WAYS[request.param]
+def use(way: str) -> str:
+    """Let steps go a way from now on; its name."""
+    name, plan = WAYS[way]
     _core.set_instruction_set(name)
     _core.force_plan(plan)
-    yield name
+    return way
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """After the test, steps go the way that they went before."""
+    yield
     _core.set_instruction_set(SETS["in_use"])
     _core.force_plan(FORCED)
+
+
+@pytest.fixture(params=WAYS)
+def instruction_set(request: pytest.FixtureRequest, restored: None) -> str:
+    """The name of the set in use during the test."""
+    return WAYS[use(request.param)][0]
+
+
+@pytest.fixture
+def each_way(restored: None) -> Callable[[], Iterator[str]]:
+    """A function that iterates over the names of all ways; each is used up to the next."""
+    return lambda: map(use, WAYS)
 
 
 @pytest.fixture(autouse=True)

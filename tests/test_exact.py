@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -104,12 +106,16 @@ def special_values(dtype: type[Any], size: int, rng: np.random.Generator) -> Arr
     return values
 
 
+Ways = Callable[[], Iterable[str]]
+
+
 def check_steps(
     sizes: list[int],
     dtype: type[Any],
     options: dict[str, Any],
+    ways: Ways,
     *,
-    threads: int,
+    threads: tuple[int, ...] = (1, 2),
     special: bool,
     flush_denormals: bool,
     steps: int = 3,
@@ -117,12 +123,12 @@ def check_steps(
 ) -> None:
     """Step many leaves together, with slices cut anywhere, and compare each with the reference.
 
+    All ``ways`` and numbers of ``threads`` have the same expected values, which are computed once.
     ``clipped``: with gradients that are scaled, limited and clipped by their norm.
     """
     limits: dict[str, Any] = {"max_grad_norm": 3.0, "max_grad_value": 0.8} if clipped else {}
     scale = 0.7 if clipped else 1.0
     rng = np.random.default_rng(17)
-    guarded = Guarded()
     starts: list[Array] = [rng.standard_normal(size).astype(dtype) for size in sizes]
     if special:  # subnormal parameters too, and such as are near to it
         tiny = np.finfo(dtype).tiny
@@ -130,41 +136,60 @@ def check_steps(
             start[::3] = rng.choice(
                 np.array([tiny / 2, -tiny / 3, tiny * 5], dtype), len(start[::3])
             )
-    params = [guarded.copy(start, i % 16) for i, start in enumerate(starts)]
-    opt = threaded(
-        RMSProp(params, **options, **limits, threads=threads, flush_denormals=flush_denormals)
-    )
-    reference_options = {k: v for k, v in options.items() if k != "initial_square_avg"}
-    expected = [(p, initial_state(p, options["initial_square_avg"])) for p in starts]
-    for _ in range(steps):
-        grads = [
+    gradients = [
+        [
             special_values(dtype, size, rng) if special else rng.standard_normal(size).astype(dtype)
             for size in sizes
         ]
-        opt.step([guarded.copy(g, (3 * i + 1) % 16) for i, g in enumerate(grads)], scale)
-        if clipped:
-            norm = grad_norm(grads, scale, limits["max_grad_value"])
+        for _ in range(steps)
+    ]
+    norms = [grad_norm(g, scale, limits["max_grad_value"]) for g in gradients] if clipped else []
+    with flushed_denormals() if flush_denormals and special else nullcontext():
+        expected = reference_steps(starts, gradients, options, limits, scale, norms)
+    for way in ways():
+        for count in threads:
+            guarded = Guarded()
+            params = [guarded.copy(start, i % 16) for i, start in enumerate(starts)]
+            opt = threaded(
+                RMSProp(params, **options, **limits, threads=count, flush_denormals=flush_denormals)
+            )
+            for step, grads in enumerate(gradients):
+                opt.step([guarded.copy(g, (3 * i + 1) % 16) for i, g in enumerate(grads)], scale)
+                assert not clipped or opt.grad_norm == norms[step]
+            assert opt.threads_used == (count if sum(sizes) else 1)
+            for i, (p, state) in enumerate(expected):
+                where = f"{way}, {count} threads, leaf {i} of size {sizes[i]}"
+                assert same_bits(params[i], p), where
+                for key, array in opt.state[str(i)].items():
+                    if key == "step":
+                        assert array == steps, where
+                    else:
+                        wanted = state["square_avg" if key == "variance" else key]
+                        assert same_bits(array, wanted), where
+            assert guarded.unharmed(), (way, count)
+
+
+def reference_steps(
+    starts: list[Array],
+    gradients: list[list[Array]],
+    options: dict[str, Any],
+    limits: dict[str, Any],
+    scale: float,
+    norms: list[float],
+) -> list[tuple[Array, dict[str, Any]]]:
+    """The parameters and states after all steps; ``norms`` has their norms if they are clipped."""
+    reference_options = {k: v for k, v in options.items() if k != "initial_square_avg"}
+    expected = [(p, initial_state(p, options["initial_square_avg"])) for p in starts]
+    for step, grads in enumerate(gradients):
+        if norms:
             reference_options["grad_scale"] = scale
             reference_options["max_grad_value"] = limits["max_grad_value"]
-            reference_options["clip_factor"] = min(1.0, limits["max_grad_norm"] / norm)
-            assert opt.grad_norm == norm
-        for i, g in enumerate(grads):
-            p, state = expected[i]
-            if flush_denormals and special:
-                with flushed_denormals():
-                    expected[i] = rmsprop(p, g, state, **reference_options)
-            else:
-                expected[i] = rmsprop(p, g, state, **reference_options)
-    assert opt.threads_used == (threads if sum(sizes) else 1)
-    for i, (p, state) in enumerate(expected):
-        where = f"leaf {i} of size {sizes[i]}"
-        assert same_bits(params[i], p), where
-        for key, array in opt.state[str(i)].items():
-            if key == "step":
-                assert array == steps
-            else:
-                assert same_bits(array, state["square_avg" if key == "variance" else key]), where
-    assert guarded.unharmed()
+            reference_options["clip_factor"] = min(1.0, limits["max_grad_norm"] / norms[step])
+        expected = [
+            rmsprop(p, g, state, **reference_options)
+            for (p, state), g in zip(expected, grads, strict=True)
+        ]
+    return expected
 
 
 @pytest.mark.slow
@@ -172,38 +197,30 @@ def check_steps(
 def test_every_combination(instruction_set: str, dtype: type[Any]) -> None:
     for i, options in enumerate(COMBINATIONS):
         check_steps(
-            [1, 70, 300], dtype, options,
-            threads=1 + i % 2, special=i % 3 == 0, flush_denormals=i % 5 > 0, steps=4,
+            [1, 70, 300], dtype, options, lambda: [instruction_set],
+            threads=(1 + i % 2,), special=i % 3 == 0, flush_denormals=i % 5 > 0, steps=4,
         )  # fmt: skip
         check_steps(
-            [20, 270], dtype, options,
-            threads=2 - i % 2, special=False, flush_denormals=i % 2 > 0, clipped=True,
+            [20, 270], dtype, options, lambda: [instruction_set],
+            threads=(2 - i % 2,), special=False, flush_denormals=i % 2 > 0, clipped=True,
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", LOOPS, ids=describe)
-def test_every_size_together(
-    instruction_set: str, options: dict[str, Any], dtype: type[Any], threads: int
-) -> None:
-    check_steps(SIZES, dtype, options, threads=threads, special=False, flush_denormals=True)
+def test_every_size_together(each_way: Ways, options: dict[str, Any], dtype: type[Any]) -> None:
+    check_steps(SIZES, dtype, options, each_way, special=False, flush_denormals=True)
 
 
 @pytest.mark.parametrize("flush_denormals", [True, False])
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", LOOPS, ids=describe)
 def test_special_values(
-    instruction_set: str,
-    options: dict[str, Any],
-    dtype: type[Any],
-    threads: int,
-    flush_denormals: bool,
+    each_way: Ways, options: dict[str, Any], dtype: type[Any], flush_denormals: bool
 ) -> None:
     check_steps(
-        [1000, 3, 517], dtype, options,
-        threads=threads, special=True, flush_denormals=flush_denormals, steps=6,
+        [1000, 3, 517], dtype, options, each_way,
+        special=True, flush_denormals=flush_denormals, steps=6,
     )  # fmt: skip
 
 
@@ -219,7 +236,7 @@ EDGES: list[dict[str, float]] = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", LOOPS, ids=describe)
 def test_negative_square_avg(
-    instruction_set: str, options: dict[str, Any], dtype: type[Any], scalars: dict[str, Any]
+    each_way: Ways, options: dict[str, Any], dtype: type[Any], scalars: dict[str, Any]
 ) -> None:
     """No step makes them, but users can write them; most here cancel the gradient or eps."""
     rng = np.random.default_rng(23)
@@ -241,26 +258,27 @@ def test_negative_square_avg(
     v[special] = rng.choice(np.array([-0.0, -np.inf, np.nan, -1e30], dtype), special.sum())
     start = rng.standard_normal(g.size).astype(dtype)
     start[::3] = -0.0
-    p = start.copy()
-    opt = RMSProp(p, **options)
     reference_options = {k: x for k, x in options.items() if k != "initial_square_avg"}
-    expected = start, {**initial_state(start), "square_avg": v}
+    states = [(start, {**initial_state(start), "square_avg": v})]
+    with flushed_denormals():
+        for _ in range(2):
+            states.append(rmsprop(states[-1][0], g, states[-1][1], **reference_options))
     name = "variance" if options["centered"] else "square_avg"
-    opt.state["param"][name][...] = v
-    for _ in range(2):
-        opt.step(g)
-        with flushed_denormals():
-            expected = rmsprop(expected[0], g, expected[1], **reference_options)
-        assert same_bits(p, expected[0])
-        assert same_bits(opt.state["param"][name], expected[1]["square_avg"])
+    for way in each_way():
+        p = start.copy()
+        opt = RMSProp(p, **options)
+        opt.state["param"][name][...] = v
+        for expected, state in states[1:]:
+            opt.step(g)
+            assert same_bits(p, expected), way
+            assert same_bits(opt.state["param"][name], state["square_avg"]), way
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-def test_each_size_alone(instruction_set: str, size: int, dtype: type[Any], threads: int) -> None:
+def test_each_size_alone(each_way: Ways, size: int, dtype: type[Any]) -> None:
     for options in (LOOPS[0], LOOPS[-1]):
-        check_steps([size], dtype, options, threads=threads, special=False, flush_denormals=True)
+        check_steps([size], dtype, options, each_way, special=False, flush_denormals=True)
 
 
 @pytest.mark.slow
@@ -293,11 +311,10 @@ def test_three_million(options: dict[str, Any], dtype: type[Any]) -> None:
         _core.set_instruction_set(sets["in_use"])
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("options", LOOPS, ids=describe)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_any_dense_order_and_shape(
-    instruction_set: str, options: dict[str, Any], dtype: type[Any], threads: int
+    each_way: Ways, options: dict[str, Any], dtype: type[Any]
 ) -> None:
     rng = np.random.default_rng(5)
 
@@ -321,23 +338,38 @@ def test_any_dense_order_and_shape(
         for name, p in params.items()
     }
     reference_options = {k: v for k, v in options.items() if k != "initial_square_avg"}
-    opt = threaded(RMSProp(params, **options, threads=threads))
-    for _ in range(3):
-        grads = {
+    gradients = [
+        {
             name: np.array(draw(*p.shape), order="F" if order == "F" else "C")
             for (name, p), order in zip(params.items(), "CFCCCF", strict=True)
         }
-        opt.step(grads)
+        for _ in range(3)
+    ]
+    for grads in gradients:
         for name, (p, state) in expected.items():
             expected[name] = rmsprop(p, np.atleast_1d(grads[name]), state, **reference_options)
-    for name, (p, state) in expected.items():
-        assert same_bits(np.atleast_1d(params[name]), p), name
-        for key, array in opt.state[name].items():
-            if key != "step":
-                wanted = state["square_avg" if key == "variance" else key]
-                assert same_bits(np.atleast_1d(array), wanted), (name, key)
-                assert array.strides == params[name].strides
+    for way in each_way():
+        for threads in (1, 2):
+            stepped = {name: p.copy(order="K") for name, p in params.items()}
+            opt = threaded(RMSProp(stepped, **options, threads=threads))
+            for grads in gradients:
+                opt.step(grads)
+            for name, (p, state) in expected.items():
+                assert same_bits(np.atleast_1d(stepped[name]), p), (way, threads, name)
+                for key, array in opt.state[name].items():
+                    if key != "step":
+                        wanted = state["square_avg" if key == "variance" else key]
+                        assert same_bits(np.atleast_1d(array), wanted), (way, threads, name, key)
+                        assert array.strides == params[name].strides == stepped[name].strides
 
 
 def test_instruction_set_is_the_one_asked_for(instruction_set: str) -> None:
     assert _core.config()["instruction_sets"]["in_use"] == instruction_set
+
+
+def test_each_way_is_another(each_way: Ways) -> None:
+    used = []
+    for _ in each_way():
+        used.append((_core.config()["instruction_sets"]["in_use"], _core.plan()["forced"]))
+    assert len({*used}) == len(used)
+    assert {name for name, _ in used} == {*_core.config()["instruction_sets"]["supported"]}

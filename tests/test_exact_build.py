@@ -57,7 +57,9 @@ def test_sources_refuse_the_options_that_have_macros(name: str, flags: str, sour
 
 
 @needs_cmake
-@pytest.mark.parametrize("flag", REFUSED)
+@pytest.mark.parametrize(
+    "flag", [REFUSED[0], *(pytest.param(flag, marks=pytest.mark.slow) for flag in REFUSED[1:])]
+)
 def test_cmake_refuses_them_all(flag: str, tmp_path: Path) -> None:
     script = tmp_path / "script.cmake"
     for options in (flag, f"-O3 {flag} -g", f"-O3;{flag}", f"-Wl,-z,now {flag}"):

@@ -49,4 +49,4 @@ python=$work/venv/$bin/python
 "$python" -m pip install -q --no-deps .
 "$python" -VV
 "$python" -m pip list --format freeze | grep -iE '^(numpy|torch|scipy|pytest|hypothesis|fused)'
-"$python" -m pytest -n 2 --dist worksteal "$@"
+"$python" -m pytest -n 2 "$@"
