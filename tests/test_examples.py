@@ -45,6 +45,12 @@ def test_jax_loop(capsys: pytest.CaptureFixture[str]) -> None:
     assert "after 500 steps: loss 0." in capsys.readouterr().out
 
 
+def test_numba_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    needs("numba", reason="the loop is compiled by Numba; pip install numba")
+    assert score("numba_loop.py") < 1e-3
+    assert "the step by Numba gives the same bits" in capsys.readouterr().out
+
+
 def test_the_page_names_every_example_and_its_code_runs() -> None:
     page = (EXAMPLES / "README.md").read_text()
     named = set(re.findall(r"python examples/(\w+\.py)", page))

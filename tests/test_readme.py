@@ -29,8 +29,9 @@ def test_the_python_examples_run_and_print_what_they_say(
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for example in blocks(page, "python"):
-        if "import torch" in example:
-            pytest.importorskip("torch")
+        for module in ("torch", "cffi", "numba"):
+            if re.search(rf"^(import|from) {module}\b", example, re.MULTILINE):
+                pytest.importorskip(module)
         exec(example, names)
         said = re.findall(r"^\s*print\(.*\)  # (.+)$", example, re.MULTILINE)
         assert capsys.readouterr().out.splitlines() == said
@@ -42,6 +43,13 @@ def test_the_cpp_examples_are_those_that_ctest_builds() -> None:
     assert shown
     for example in shown:
         assert example in built
+
+
+def test_the_examples_of_the_c_interface_are_those_that_the_tests_build() -> None:
+    page = ROOT / "docs/c.md"
+    shown = [block for language in ("c", "cython", "rust") for block in blocks(page, language)]
+    built = [path.read_text() for path in (ROOT / "tests/c").iterdir() if path.suffix != ".txt"]
+    assert sorted(shown) == sorted(built)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

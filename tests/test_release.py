@@ -42,7 +42,7 @@ def test_each_release_of_the_changelog_has_a_date() -> None:
 def test_classifiers_wheels_and_ci_name_the_same_interpreters() -> None:
     classified = found("pyproject.toml", r'^    "Programming Language :: Python :: 3\.(\d+)",$')
     (built,) = found("pyproject.toml", r'^build = "cp3\{([\d,]+)\}-\* cp314t-\*"$')
-    (tested,) = found(".github/workflows/ci.yml", r"^ +python: \[(.+)\]$")
+    (tested,) = found(".github/workflows/tests.yml", r"^ +python: \[(.+)\]$")
     assert classified == built.split(",") == re.findall(r"3\.(\d+)\"", tested)
 
 

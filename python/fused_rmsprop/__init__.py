@@ -13,12 +13,17 @@ except ModuleNotFoundError as error:
         "with 'pip install .' in its source folder"
     ) from error
 
-from fused_rmsprop.config import show_config
+from fused_rmsprop.config import (
+    get_cmake_dir,
+    get_include,
+    get_library,
+    get_pkgconfig_dir,
+    show_config,
+)
 from fused_rmsprop.functional import rmsprop_step
 from fused_rmsprop.groups.param_group import ParamGroup
 from fused_rmsprop.groups.views import ParamState, State
 from fused_rmsprop.introspection import unquote
-from fused_rmsprop.native import get_cmake_dir, get_include, get_library, get_pkgconfig_dir
 from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.presets import PRESETS
 

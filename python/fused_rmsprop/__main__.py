@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import fused_rmsprop
@@ -21,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.error("what is wanted: demo, info, or the place of the library (see --help)")
     if arguments.command == "info":
+        with suppress(Exception):  # without torch, or with one that does not start
+            import fused_rmsprop.torch  # noqa: F401
         show_config()
         return 0
     try:

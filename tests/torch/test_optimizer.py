@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from reference import rmsprop as reference_step
+from support import needs
 from torch_support import (
     RMSprop,
     TorchRMSprop,
@@ -25,6 +26,7 @@ from torch_support import (
 
 def optimizer_cases() -> tuple[list[Any], list[Any]]:
     """The cases of torch itself for RMSprop: keyword arguments, and what must be refused."""
+    needs("expecttest")  # which torch.testing imports
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.testing._internal.common_optimizers import optim_db

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from fused_rmsprop import _core
+from fused_rmsprop import _core, show_config
+from fused_rmsprop.__main__ import main
 from support import needs, run_python
 from torch_support import RMSprop, private, torch
 
@@ -88,7 +90,8 @@ def test_training_without_a_private_name(
     monkeypatch.setattr(private, "hidden", frozenset(hidden))
     opt = RMSprop(some_params())  # which notices that the name is hidden
     core = hidden & {*_core.torch_private_names()} - {OPTIONAL_SYMBOL}
-    assert opt._stepper.uses_c_functions is not bool(core)
+    assert bool(opt._stepper.why_no_c_functions) is bool(core)
+    assert bool(core) is ("without torch's C functions" in str(opt.explain()))
     assert private.is_observed(opt) is bool(hidden - {*_core.torch_private_names(), *UNOBSERVED})
     params, versions, calls = train()
     assert all(torch.equal(a, b) for a, b in zip(params, expected[0], strict=True))
@@ -158,3 +161,26 @@ def test_importing_and_constructing_need_no_private_name_of_a_module() -> None:
         assert private.is_observed(RMSprop([torch.ones(3)]))
         """
     )
+
+
+def test_the_configuration_tells_of_a_slow_torch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show_config("dicts")["torch"] == {"version": torch.__version__, "slow": ""}
+    monkeypatch.setattr(private, "hidden", frozenset({"aoti_torch_get_dim"}))
+    assert main(["info"]) == 0
+    assert f"{torch.__version__}; steps of many small tensors are slow" in capsys.readouterr().out
+    assert show_config("dicts")["torch"]["slow"].endswith("this torch lacks aoti_torch_get_dim")
+
+
+def test_tensors_that_are_not_strided_are_torchs() -> None:
+    # torch 2.8 and older have no C function for the layout.
+    dense = torch.eye(2)
+    others = [dense.to_sparse(), dense.to_mkldnn()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls CSR a beta
+        others += [dense.to_sparse_csr(), torch.nested.nested_tensor([dense, dense[0:1]])]
+    stepper = private.new_stepper()
+    assert not stepper.why_no_c_functions
+    assert stepper.can_step(dense)
+    assert [stepper.can_step(tensor) for tensor in others] == [False] * len(others)

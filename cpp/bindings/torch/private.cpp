@@ -31,21 +31,19 @@ void *address_of(py::handle tensor) {
 template <typename Visit>
 void TorchPrivate::for_each_name(const Visit &visit) {
     visit(cpu_library, "aoti_torch_get_data_ptr", data_ptr, true);
-    visit(cpu_library, "aoti_torch_is_defined", is_defined, true);
     visit(cpu_library, "aoti_torch_get_dim", dim, true);
     visit(cpu_library, "aoti_torch_get_numel", numel, true);
     visit(cpu_library, "aoti_torch_get_sizes", sizes, true);
     visit(cpu_library, "aoti_torch_get_strides", strides, true);
     visit(cpu_library, "aoti_torch_get_dtype", dtype, true);
     visit(cpu_library, "aoti_torch_get_device_type", device_type, true);
-    visit(cpu_library, "aoti_torch_get_layout", layout, true);
-    visit(cpu_library, "aoti_torch_new_tensor_handle", new_handle, true);
+    visit(cpu_library, "aoti_torch_assign_tensors_out", new_handle, true);
     visit(cpu_library, "aoti_torch_delete_tensor_object", delete_handle, true);
     visit(cpu_library, "aoti_torch_dtype_float32", float32_, true);
     visit(cpu_library, "aoti_torch_dtype_float64", float64_, true);
     visit(cpu_library, "aoti_torch_device_type_cpu", cpu_, true);
-    visit(cpu_library, "aoti_torch_layout_strided", strided_, true);
     visit(core_library, "_ZNK3c1010TensorImpl4gradEv", grad, true);
+    visit(core_library, "_ZNK3c1010TensorImpl11has_storageEv", has_storage, true);
     visit(cpu_library, "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE", bump_version, false);
 }
 
@@ -57,28 +55,47 @@ std::vector<std::string> TorchPrivate::names() {
 }
 
 std::unique_ptr<const TorchPrivate> TorchPrivate::find(const py::object &probe,
-                                                       const std::set<std::string> &hidden) {
+                                                       const std::set<std::string> &hidden,
+                                                       std::string &why_not) {
     auto found = std::make_unique<TorchPrivate>();
-    bool complete = hidden.count(address_attribute) == 0 && py::hasattr(probe, address_attribute);
+    const auto lacks = [&](const char *name) {
+        if (why_not.empty())
+            why_not = std::string("this torch lacks ") + name;
+    };
+    if (hidden.count(address_attribute) != 0 || !py::hasattr(probe, address_attribute))
+        lacks(address_attribute);
     found->for_each_name([&](const char *library, const char *name, auto &function, bool needed) {
         void *const loaded = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
         void *symbol = loaded == nullptr || hidden.count(name) != 0 ? nullptr : dlsym(loaded, name);
         function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(symbol);
-        complete = complete && (symbol != nullptr || !needed);
+        if (symbol == nullptr && needed)
+            lacks(name);
     });
-    if (!complete)
+    if (!why_not.empty())
         return nullptr;
     found->float32 = found->float32_();
     found->float64 = found->float64_();
     found->cpu = found->cpu_();
-    found->strided = found->strided_();
     for (const std::size_t words : {0U, 1U}) { // that may lie before the pointer to torch's object
         found->impl_offset_ =
             static_cast<std::ptrdiff_t>(sizeof(PyObject) + words * sizeof(void *));
-        if (found->current_impl(probe) == address_of(probe))
+        if (found->current_impl(probe) == address_of(probe) && found->reads(probe))
             return found;
     }
+    why_not = "this torch keeps its tensors in a way that is not known here";
     return nullptr;
+}
+
+/// Whether a tensor without a gradient is read right; notes torch's object for no tensor.
+bool TorchPrivate::reads(const py::object &probe) {
+    const void *const impl = current_impl(probe);
+    undefined_ = *grad(impl);
+    const py::object gradient = probe.attr("detach")();
+    probe.attr("grad") = gradient;
+    const bool right = *grad(impl) == address_of(gradient) && has_storage(impl) &&
+                       undefined_ != nullptr && !has_storage(undefined_);
+    probe.attr("grad") = py::none();
+    return right && *grad(impl) == undefined_;
 }
 
 void *TorchPrivate::impl(py::handle tensor) const {

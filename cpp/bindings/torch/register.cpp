@@ -42,7 +42,7 @@ void register_torch(py::module_ &m) {
         .def("read", &TorchStepper::read, py::arg("groups"), py::arg("state"), py::arg("options"))
         .def("step_claimed", &TorchStepper::step_claimed, py::arg("groups"), py::arg("state"),
              py::arg("options"))
-        .def_property_readonly("uses_c_functions", &TorchStepper::uses_c_functions)
+        .def_property_readonly("why_no_c_functions", &TorchStepper::why_no_c_functions)
         .def_property_readonly("has_changed_states", &TorchStepper::has_changed_states)
         .def("abandon", &TorchStepper::abandon)
         .def("step", &TorchStepper::step, py::arg("groups"), py::arg("state"), py::arg("options"));

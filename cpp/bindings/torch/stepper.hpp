@@ -55,8 +55,8 @@ public:
     /// Reads the gradients and checks everything; false if something is not as it was assigned.
     bool read(const py::list &groups, const py::dict &state, const std::vector<Options> &options);
 
-    /// Whether torch's private functions are used; Python attributes otherwise.
-    bool uses_c_functions() const { return reader_.uses_c_functions(); }
+    /// Why Python attributes are read instead of torch's C functions; empty if they are not.
+    const std::string &why_no_c_functions() const { return reader_.why_no_c_functions(); }
 
     /// Undoes the preparations of a step that was not made, if there are any: gives states their
     /// former entries, and lets go of the gradients.

@@ -7,7 +7,7 @@
 namespace fused_rmsprop::bindings {
 
 TensorReader::TensorReader(const py::object &probe, const std::set<std::string> &hidden)
-    : torch_(TorchPrivate::find(probe, hidden)) {
+    : torch_(TorchPrivate::find(probe, hidden, why_no_c_functions_)) {
     const auto torch = py::module_::import("torch");
     tensor_type_ = torch.attr("Tensor");
     float32_ = torch.attr("float32");
@@ -35,24 +35,22 @@ TensorHandle TensorReader::gradient(const TensorHandle &param) const {
         return {grad.is_none() ? py::object() : std::move(grad)};
     }
     const TorchPrivate::Handle grad = torch_->grad(param.impl);
-    bool defined = false;
-    torch_->is_defined(grad, &defined);
-    return {{}, defined ? *grad : nullptr};
+    return {{}, torch_->is_defined(*grad) ? *grad : nullptr};
 }
 
 bool TensorReader::view(const TensorHandle &tensor, TensorView &view, bool on_cpu) {
     if (torch_ == nullptr)
         return view_attributes(tensor.object, view);
     const TorchPrivate::Handle handle = &tensor.impl;
-    std::int32_t layout = torch_->strided, device_type = torch_->cpu, dtype = -1;
+    std::int32_t device_type = torch_->cpu, dtype = -1;
     std::int64_t ndim = 0, *shape = nullptr, *strides = nullptr;
     if (!on_cpu) {
-        torch_->layout(handle, &layout);
+        if (!torch_->has_storage(tensor.impl))
+            return false;
         torch_->device_type(handle, &device_type);
     }
     torch_->dtype(handle, &dtype);
-    if (layout != torch_->strided || device_type != torch_->cpu ||
-        (dtype != torch_->float32 && dtype != torch_->float64) ||
+    if (device_type != torch_->cpu || (dtype != torch_->float32 && dtype != torch_->float64) ||
         torch_->data_ptr(handle, &view.data) != 0 || torch_->dim(handle, &ndim) != 0)
         return false;
     if (ndim > 0 && (torch_->sizes(handle, &shape) != 0 || torch_->strides(handle, &strides) != 0))

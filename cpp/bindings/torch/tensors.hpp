@@ -37,10 +37,11 @@ struct TensorHandle {
 
 class TensorReader {
 public:
-    /// `probe` is any tensor; torch seems to lack the private names in `hidden`.
+    /// `probe` is a tensor without a gradient; torch seems to lack the private names in `hidden`.
     TensorReader(const py::object &probe, const std::set<std::string> &hidden);
 
-    bool uses_c_functions() const { return torch_ != nullptr; }
+    /// Why Python attributes are read instead of torch's C functions; empty if they are not.
+    const std::string &why_no_c_functions() const { return why_no_c_functions_; }
 
     /// Throws py::type_error for an object that is no tensor.
     TensorHandle handle(const py::object &tensor) const;
@@ -90,6 +91,7 @@ private:
     bool current(const TensorHandle &tensor) const;
     bool view_attributes(const py::object &tensor, TensorView &view);
 
+    std::string why_no_c_functions_;
     std::unique_ptr<const TorchPrivate> torch_; ///< null: attributes are used
     std::vector<std::int64_t> attributes_; ///< that the last view points into, without C functions
     std::vector<void *> kept_;

@@ -46,9 +46,14 @@ class Explanation(tuple[Stepped, ...]):
     """Who steps each parameter, as a tuple of `Stepped`; it prints as a table.
 
     `str` has all parameters, `repr` the first of them and a count of the others.
+
+    Attributes
+    ----------
+    slow : str
+        Why steps of many small tensors take longer with this torch; empty if they do not.
     """
 
-    __slots__ = ()
+    slow: str = ""
 
     def __str__(self) -> str:
         return self._table(len(self))
@@ -65,6 +70,8 @@ class Explanation(tuple[Stepped, ...]):
         lines += [f"  {row.name:{wide}}  {row.by:6}  {row.why}" for row in rows]
         if len(self) > most:
             lines.append(f"  ... and {len(self) - most} more: print(optimizer.explain())")
+        if self.slow:
+            lines.append(f"Steps of many small tensors are slow: {self.slow}")
         return "\n".join(lines)
 
 
@@ -119,7 +126,9 @@ def explanation(optimizer: Any) -> Explanation:
     if raising is not None:
         because = f"{_RAISES} because of {raising}"
         rows = [row if row.by == "nobody" else Stepped(row.name, "nobody", because) for row in rows]
-    return Explanation(rows)
+    explained = Explanation(rows)
+    explained.slow = private.why_slow(plan.stepper)
+    return explained
 
 
 def _find_shared_state(plan: _Trial, groups: list[dict[str, Any]], states: Any) -> None:

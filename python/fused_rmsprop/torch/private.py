@@ -96,6 +96,12 @@ def wrapped_already(step: Step) -> Step:
     return step
 
 
+def why_slow(stepper: _core.TorchStepper | None = None) -> str:
+    """Why steps of many small tensors take longer with this torch; empty if they do not."""
+    why = (stepper or new_stepper()).why_no_c_functions
+    return why and f"tensors are read without torch's C functions, since {why}"
+
+
 def new_stepper() -> _core.TorchStepper:
     """A stepper that uses torch's private functions if all that it needs are there."""
-    return _core.TorchStepper(torch.empty(0), hidden)
+    return _core.TorchStepper(torch.empty(1), hidden)

@@ -36,7 +36,7 @@ def test_places(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_examples_in_docstrings() -> None:
-    check_docstrings(sys.modules["fused_rmsprop.native"])
+    check_docstrings(sys.modules["fused_rmsprop.config"])
 
 
 @on_linux
