@@ -17,7 +17,8 @@ cd "$work" # neither git nor the clone helps from here on
 python -m build -q --sdist --outdir . "$root"
 tar xf fused_rmsprop-*.tar.gz
 cd fused_rmsprop-*/
-bash -c "$(sed -n 's/^before-all = "\(.*\)" .*/\1/p' pyproject.toml)" # as cibuildwheel does
+before_all=$(sed -n 's/^before-all = "\(.*\)" .*/\1/p' pyproject.toml) # as cibuildwheel does
+bash -c "${before_all//'{package}'/.}"
 python -m build -q --wheel --outdir ..
 auditwheel repair -w "$wheelhouse" ../fused_rmsprop-*.whl
 wheel=$(ls -t "$wheelhouse"/fused_rmsprop-*.whl | head -n 1)

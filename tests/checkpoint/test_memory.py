@@ -124,7 +124,8 @@ def test_members_that_claim_other_sizes(tmp_path: Path) -> None:
     at = whole.index(b"a.npy")
     for size in (0, 10, 2**31, 2**62, 2**64 - 1):  # in the local header's Zip64 field
         sizes = struct.pack("<2Q", size, size)
-        path.write_bytes(whole[: at + 9] + sizes + whole[at + 25 :])
+        start = whole[: at - 12] + b"\xff" * 8 + whole[at - 4 : at + 9]  # the sizes are there
+        path.write_bytes(start + sizes + whole[at + 25 :])
         assert_bounded(path)
     path.write_bytes(whole)
     assert_bounded(path, refused=False)
