@@ -24,6 +24,8 @@ REFUSED = (
     "-ffp-model=fast",
     "-fsingle-precision-constant",
     "-mdaz-ftz",
+    "/fp:fast",
+    "/clang:-ffast-math",
 )
 
 needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMake")

@@ -20,10 +20,8 @@ PUBLIC = {"_fields"}
 
 #: Whose names may stand where in C++: a pattern, and the files' path without the ending.
 CPP_RULES = [
-    (
-        r"aoti_torch_|_ZN\w|_cdata\b|\bdlsym\b|\bdlopen\b|\bTensorImpl\b",
-        "cpp/bindings/torch/private",
-    ),
+    (r"aoti_torch_|_ZN\w|_cdata\b|\bTensorImpl\b", "cpp/bindings/torch/private"),
+    (r"\bdlsym\b|\bdlopen\b|\bGetProcAddress\b", "cpp/bindings/loaded_symbol"),
     (r"\bma_keys\b|\bob_[a-z]\w*|\b_Py\w+|\bPy_BUILD_CORE\w*", None),
 ]
 PRIVATE = re.compile(r"_(?!_)\w+")

@@ -2,7 +2,7 @@
 
 #include "yardsticks.hpp"
 
-#include "kernels/target_regions.hpp"
+#include "compiler.hpp"
 
 using namespace fused_rmsprop;
 

@@ -7,7 +7,7 @@ function(fused_rmsprop_refuse_inexact_math where options)
     string(
         REGEX
             MATCH
-            "(^|[ ;:,>])(-Ofast|-ffast-math|-funsafe-math-optimizations|-fassociative-math|-freciprocal-math|-ffinite-math-only|-fno-signed-zeros|-fno-honor-nans|-fno-honor-infinities|-fapprox-func|-ffp-model=(fast|aggressive)|-fsingle-precision-constant|-mdaz-ftz)($|[ ;,>])"
+            "(^|[ ;:,>])(-Ofast|-ffast-math|-funsafe-math-optimizations|-fassociative-math|-freciprocal-math|-ffinite-math-only|-fno-signed-zeros|-fno-honor-nans|-fno-honor-infinities|-fapprox-func|-ffp-model=(fast|aggressive)|-fsingle-precision-constant|-mdaz-ftz|[-/]fp:fast)($|[ ;,>])"
             found "${options}")
     if(found)
         message(FATAL_ERROR "fused_rmsprop promises exact numbers, which ${CMAKE_MATCH_2} changes: "

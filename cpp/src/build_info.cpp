@@ -2,16 +2,12 @@
 
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
+#include "compiler.hpp"
+
 namespace fused_rmsprop {
 
 const char *version() noexcept { return FUSED_RMSPROP_VERSION; }
 
-const char *compiler() noexcept {
-#if defined(__clang__)
-    return __VERSION__; // "Clang 14.0.6"
-#else
-    return "GCC " __VERSION__;
-#endif
-}
+const char *compiler() noexcept { return FUSED_RMSPROP_COMPILER; }
 
 } // namespace fused_rmsprop

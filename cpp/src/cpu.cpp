@@ -22,6 +22,31 @@ constexpr std::array built{
 #endif
 };
 
+#if defined(__x86_64__)
+/// Whether the processor and the operating system, which saves the wide registers, have a set.
+/// __builtin_cpu_supports would need a library that clang-cl does not link.
+bool has(InstructionSet set) noexcept {
+    const auto cpuid = [](unsigned leaf) {
+        std::array<unsigned, 4> r{leaf, 0, 0, 0};
+        asm volatile("cpuid" : "+a"(r[0]), "=b"(r[1]), "+c"(r[2]), "=d"(r[3]));
+        return r;
+    };
+    constexpr unsigned xgetbv_enabled = 1u << 27, avx2 = 1u << 5;
+    constexpr unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; // f, dq, bw, vl
+    if (cpuid(0)[0] < 7 || (cpuid(1)[2] & xgetbv_enabled) == 0)
+        return false;
+    unsigned saved = 0, high = 0;
+    asm volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+#if defined(__APPLE__) // saves those of AVX-512 from their first use on, and tells only then
+    saved |= (saved & 0x06) == 0x06 ? 0xe0 : 0;
+#endif
+    const unsigned features = cpuid(7)[1];
+    if (set == InstructionSet::avx512)
+        return (features & avx512) == avx512 && (saved & 0xe6) == 0xe6;
+    return (features & avx2) != 0 && (saved & 0x06) == 0x06;
+}
+#endif
+
 InstructionSet parse(std::string_view wanted, std::string_view source) {
     std::string valid;
     bool known = false;
@@ -62,12 +87,8 @@ std::span<const InstructionSet> built_instruction_sets() noexcept { return built
 
 bool supported(InstructionSet set) noexcept {
 #if defined(__x86_64__)
-    // These ask the operating system too, whether it saves the wide registers.
-    if (set == InstructionSet::avx512)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-    if (set == InstructionSet::avx2)
-        return __builtin_cpu_supports("avx2");
+    if (set == InstructionSet::avx2 || set == InstructionSet::avx512)
+        return has(set);
 #endif
     return std::find(built.begin(), built.end(), set) != built.end();
 }

@@ -5,9 +5,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <string>
-
-#include <stdlib.h>
 
 #include <doctest/doctest.h>
 
@@ -15,9 +14,9 @@
 class TemporaryFolder {
 public:
     TemporaryFolder() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "fused_XXXXXX").string();
-        REQUIRE(mkdtemp(pattern.data()) != nullptr);
-        path_ = pattern;
+        const std::string name = "fused_" + std::to_string(std::random_device()());
+        path_ = std::filesystem::temp_directory_path() / name;
+        REQUIRE(std::filesystem::create_directory(path_));
     }
     ~TemporaryFolder() { std::filesystem::remove_all(path_); }
     TemporaryFolder(const TemporaryFolder &) = delete;

@@ -60,6 +60,12 @@ TEST_CASE("instruction sets: those of the architecture are built, and the baseli
     CHECK(name(built.front()) == "sse2");
     CHECK(name(built.back()) == "avx512");
     CHECK_FALSE(supported(InstructionSet::neon));
+#if !defined(_MSC_VER)
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+    CHECK(supported(InstructionSet::avx512) == avx512);
+    CHECK(supported(InstructionSet::avx2) == (__builtin_cpu_supports("avx2") != 0));
+#endif
 #elif defined(__aarch64__)
     CHECK(name(built.front()) == "neon");
     CHECK_FALSE(supported(InstructionSet::avx2));

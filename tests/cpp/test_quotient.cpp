@@ -5,7 +5,7 @@
 
 #if defined(__x86_64__)
 
-#include "kernels/target_regions.hpp"
+#include "compiler.hpp"
 
 #include <fused_rmsprop/fp_environment.hpp>
 #include <fused_rmsprop/instruction_sets.hpp>

@@ -1,15 +1,15 @@
 #include "private.hpp"
 
+#include "../loaded_symbol.hpp"
+
 #include <stdexcept>
 #include <type_traits>
-
-#include <dlfcn.h>
 
 namespace fused_rmsprop::bindings {
 namespace {
 
 constexpr const char *address_attribute = "_cdata";
-constexpr const char *cpu_library = "libtorch_cpu.so", *core_library = "libc10.so";
+constexpr const char *cpu_library = "torch_cpu", *core_library = "c10";
 
 // As far as torch's objects are read here. The first words of a tensor point to its storage, its
 // autograd data and its version.
@@ -65,8 +65,7 @@ std::unique_ptr<const TorchPrivate> TorchPrivate::find(const py::object &probe,
     if (hidden.count(address_attribute) != 0 || !py::hasattr(probe, address_attribute))
         lacks(address_attribute);
     found->for_each_name([&](const char *library, const char *name, auto &function, bool needed) {
-        void *const loaded = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
-        void *symbol = loaded == nullptr || hidden.count(name) != 0 ? nullptr : dlsym(loaded, name);
+        void *const symbol = hidden.count(name) != 0 ? nullptr : loaded_symbol(library, name);
         function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(symbol);
         if (symbol == nullptr && needed)
             lacks(name);

@@ -2,7 +2,9 @@
 // Stateless: pointers and scalars come in, nothing is kept. It knows nothing of Python.
 #pragma once
 
-#if __cplusplus < 202002L
+#if defined(_MSC_VER) && !defined(__clang__)
+#error "fused_rmsprop's C++ headers need clang-cl, GCC or Clang"
+#elif __cplusplus < 202002L
 #error "fused_rmsprop needs C++20: -std=c++20"
 #endif
 

@@ -3,8 +3,8 @@
 // of all an inline function that the linker shares, contains code that an older processor lacks.
 
 #include "kernels.hpp"
+#include "../compiler.hpp"
 #include "../exact_math.hpp"
-#include "target_regions.hpp"
 
 #include <utility>
 

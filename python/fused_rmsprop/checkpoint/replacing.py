@@ -3,13 +3,15 @@
 A writer holds a lock on its temporary file until that has become the target. The system releases
 the lock when the writer ends, however it ends, so a temporary file whose lock is free is a
 leftover. Process ids would not tell: they mean nothing in another container.
+
+Windows has no such locks: a leftover stays there. Nor can an open file be replaced or removed.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl  # POSIX only; nothing else in the package imports it
 import os
+import platform
 import re
 import secrets
 import stat
@@ -17,6 +19,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 #: The files that this process is writing.
 _writing: set[IO[bytes]] = set()
@@ -39,7 +46,7 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
     with _temporary(directory, stem) as file:
         _writing.add(file)
         try:
-            if old:
+            if old and fcntl:
                 with suppress(OSError):  # not allowed, or no such owner in this container
                     os.fchown(file.fileno(), old.st_uid, old.st_gid)
                 os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
@@ -48,9 +55,13 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
             if not _is_in_place(file):
                 raise OSError(f"{file.name!r} was removed, or the process forked in mid-write")
+            if not fcntl:
+                file.close()
             os.replace(file.name, target)
         except BaseException:
             if _is_in_place(file):
+                if not fcntl:
+                    file.close()
                 _unlink(file.name)
             raise
         finally:
@@ -69,7 +80,7 @@ def _stem(name: str) -> str:
     The host matters where a shared file system keeps locks to each host (NFS with ``nolock``,
     sshfs): there the lock of another host's writer would seem free.
     """
-    whole = zlib.crc32(os.fsencode(f"{os.uname().nodename}/{name}"))
+    whole = zlib.crc32(os.fsencode(f"{platform.node()}/{name}"))
     return f".{name[:40]}.{whole:08x}"  # 40 characters of UTF-8 leave room in a file name
 
 
@@ -95,6 +106,8 @@ def _temporary(directory: str, stem: str) -> IO[bytes]:
 
 def _remove_leftovers(directory: str, stem: str) -> None:
     """Remove the temporary files whose writers have ended."""
+    if not fcntl:
+        return
     pattern = re.compile(re.escape(stem) + r"\.[0-9a-f]{16}\.tmp")
     with suppress(OSError):  # cleaning up is optional
         for entry in filter(pattern.fullmatch, os.listdir(directory)):
@@ -111,6 +124,8 @@ def _remove_leftovers(directory: str, stem: str) -> None:
 
 def _lock(descriptor: int) -> bool:
     """Lock an open file; False if another has locked it, `OSError` if locks do not work here."""
+    if not fcntl:
+        raise OSError("there are no locks here")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -120,6 +135,8 @@ def _lock(descriptor: int) -> bool:
 
 def _is_in_place(file: IO[bytes]) -> bool:
     """Whether the file's name still leads to it."""
+    if not fcntl:  # nobody can remove an open file, and no process forks
+        return True
     try:
         return os.path.samestat(os.stat(file.name), os.fstat(file.fileno()))
     except OSError:
@@ -141,4 +158,5 @@ def _let_go() -> None:
     _writing.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

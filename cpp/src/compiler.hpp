@@ -1,6 +1,12 @@
-// Regions of source that are compiled for a wider instruction set than the rest of their file, and
-// the intrinsics for them.
+// What differs between compilers: the intrinsics, the name, and regions of source that are compiled
+// for a wider instruction set than the rest of their file. GCC, Clang and clang-cl share all else
+// that the library uses: __x86_64__ and __aarch64__, __builtin_prefetch, [[gnu::always_inline]],
+// asm, _Pragma, and a __cplusplus that tells the truth.
 #pragma once
+
+#if !defined(__GNUC__) && !defined(__clang__)
+#error "fused_rmsprop is built by GCC, Clang or clang-cl; no other compiler knows target regions"
+#endif
 
 #if defined(__x86_64__)
 #pragma GCC diagnostic push // GCC 12 finds faults in its own header
@@ -24,6 +30,12 @@
 #define FUSED_RMSPROP_TARGET_BEGIN(features)                                                       \
     _Pragma("GCC push_options") FUSED_RMSPROP_PRAGMA(GCC target(features))
 #define FUSED_RMSPROP_TARGET_END _Pragma("GCC pop_options")
+#endif
+
+#if defined(__clang__)
+#define FUSED_RMSPROP_COMPILER __VERSION__ // "Clang 14.0.6"
+#else
+#define FUSED_RMSPROP_COMPILER "GCC " __VERSION__
 #endif
 
 #define FUSED_RMSPROP_AVX2 "avx2"
