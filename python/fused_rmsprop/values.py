@@ -18,8 +18,8 @@ Schedulable: TypeAlias = SupportsFloat | Callable[[int], SupportsFloat]
 
 ON_NONFINITE = ("propagate", "skip", "raise")
 
-# float() takes them, but nobody means a number by them.
-_NOT_NUMBERS = (bool, np.bool_, str, bytes, bytearray)
+# float() takes most of them, but nobody means a number by them; NumPy 1.23 warns of nested lists.
+_NOT_NUMBERS = (bool, np.bool_, str, bytes, bytearray, list, tuple)
 
 #: The most steps that a saved state may have counted. No training reaches it, the counters of the
 #: C++ library stay far from overflow, and every count up to it is exact as a double.

@@ -234,11 +234,12 @@ def _different_state(
 
 def _is_count(value: Any) -> bool:
     """Whether ``value`` is a whole number of steps that a training can reach."""
-    if isinstance(value, np.ma.MaskedArray):  # it may have no value
+    # A masked array may have no value; NumPy 1.23 warns of nested lists of different lengths.
+    if isinstance(value, (np.ma.MaskedArray, list, tuple)):
         return False
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError):  # nested lists of different lengths
+    except (TypeError, ValueError):
         return False
     if array.shape != () or not np.issubdtype(array.dtype, np.integer):
         return False
