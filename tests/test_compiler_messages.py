@@ -24,7 +24,7 @@ def errors_of(script: str, tmp_path: Path) -> str:
 
 
 def test_without_a_compiler(tmp_path: Path) -> None:
-    command = ["cmake", "-S", ROOT, "-B", tmp_path, "-G", "Unix Makefiles"]
+    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), "-G", "Unix Makefiles"]
     variables = {"CXX": str(tmp_path / "none")}
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | variables, check=False
