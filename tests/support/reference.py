@@ -49,7 +49,8 @@ def rmsprop(
             alpha = alpha * (1 - power(alpha, step - 1)) / (1 - power(alpha, step))
         g = scaled(g, grad_scale * clip_factor)
         if max_grad_value < np.inf:
-            g = np.clip(g, -max_grad_value * clip_factor, max_grad_value * clip_factor)
+            limit = np.asarray(max_grad_value * clip_factor, g.dtype)
+            g = np.clip(g, -limit, limit)
         if maximize:
             g = -g
         if weight_decay != 0:
