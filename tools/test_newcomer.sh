@@ -6,8 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 suite=${SUITE:-forky}
-mirror=${MIRROR:-$(cat /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null |
-    sed -nE 's/^(URIs:|deb) +(https?:[^ ]+).*/\2/p' | head -n 1)}
+found=$(sed -nE 's/^(URIs:|deb) +(https?:[^ ]+).*/\2/p' /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null |
+    head -n 1 || true)
+mirror=${MIRROR:-$found}
 system=$(mktemp -d)
 trap 'umount -q "$system/proc" "$system/dev" || true; rm -rf --one-file-system "$system"' EXIT
 if ! debootstrap --variant=minbase \
