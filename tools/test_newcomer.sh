@@ -10,7 +10,7 @@ found=$(sed -nE 's/^(URIs:|deb) +(https?:[^ ]+).*/\2/p' /etc/apt/sources.list.d/
     head -n 1 || true)
 mirror=${MIRROR:-$found}
 system=$(mktemp -d)
-trap 'umount -q "$system/proc" "$system/dev" || true; rm -rf --one-file-system "$system"' EXIT
+trap 'umount -q "$system/proc" "$system/dev" || true; rm -rf --one-file-system "$system" "$system.log"' EXIT
 if ! debootstrap --variant=minbase \
     --include=ca-certificates,cmake,g++,git,make,pkg-config,python3-dev,python3-venv \
     "$suite" "$system" "$mirror" sid >"$system.log" 2>&1; then
@@ -18,15 +18,16 @@ if ! debootstrap --variant=minbase \
     echo "there is no bare system of Debian $suite to test on"
     exit 77
 fi
-rm "$system.log"
-mount --bind /dev "$system/dev"
-mount -t proc proc "$system/proc"
+if ! mount --bind /dev "$system/dev" || ! mount -t proc proc "$system/proc"; then
+    echo 'nothing can be mounted here'
+    exit 77
+fi
 cp -L /etc/resolv.conf /etc/hosts "$system/etc/"
 cp -L "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$system/etc/ssl/certs/"
 git clone -q . "$system/root/fused-rmsprop"
 
 in_system() { # a script for bash
-    env -i HOME=/root PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PIP_DISABLE_PIP_VERSION_CHECK=1 \
         PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
         chroot "$system" bash -euo pipefail -c "cd /root/fused-rmsprop; $1"
 }

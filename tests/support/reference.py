@@ -49,8 +49,7 @@ def rmsprop(
             alpha = alpha * (1 - power(alpha, step - 1)) / (1 - power(alpha, step))
         g = scaled(g, grad_scale * clip_factor)
         if max_grad_value < np.inf:
-            limit = np.asarray(max_grad_value * clip_factor, g.dtype)
-            g = np.clip(g, -limit, limit)
+            g = np.clip(g, -max_grad_value * clip_factor, max_grad_value * clip_factor)
         if maximize:
             g = -g
         if weight_decay != 0:
