@@ -16,10 +16,10 @@ pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMa
 
 def errors_of(script: str, tmp_path: Path) -> str:
     (tmp_path / "script.cmake").write_text(
-        f'include("{ROOT}/cpp/cmake/compiler.cmake")\n{script}\n', encoding="utf-8"
+        f'include("{ROOT.as_posix()}/cpp/cmake/compiler.cmake")\n{script}\n', encoding="utf-8"
     )
     command = ["cmake", "-P", str(tmp_path / "script.cmake")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     return " ".join(done.stderr.split())
 
 
@@ -27,7 +27,7 @@ def test_without_a_compiler(tmp_path: Path) -> None:
     command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), "-G", "Unix Makefiles"]
     variables = {"CXX": str(tmp_path / "none")}
     done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | variables, check=False
+        command, capture_output=True, encoding="utf-8", env=os.environ | variables, check=False
     )
     assert "apt install g++ python3-dev" in " ".join(done.stderr.split())
 

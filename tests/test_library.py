@@ -41,7 +41,7 @@ def test_examples_in_docstrings() -> None:
 
 @on_linux
 def test_the_module_uses_this_library() -> None:
-    maps = Path("/proc/self/maps").read_text()
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     assert os.path.realpath(fused_rmsprop.get_library()) in maps
     assert len({line.split()[-1] for line in maps.splitlines() if "libfused_rmsprop" in line}) == 1
 
@@ -63,7 +63,7 @@ def test_cmake_finds_the_installed_package(tmp_path: Path) -> None:
         check=True,
     )
     subprocess.run(["cmake", "--build", tmp_path, "--target", "consumer"], check=True)
-    assert subprocess.check_output([tmp_path / "consumer"], text=True) == OUTPUT
+    assert subprocess.check_output([tmp_path / "consumer"], encoding="utf-8") == OUTPUT
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_cmake_finds_the_installed_package(tmp_path: Path) -> None:
 def test_pkg_config_finds_the_installed_package(tmp_path: Path) -> None:
     environment = os.environ | {"PKG_CONFIG_PATH": fused_rmsprop.get_pkgconfig_dir()}
     flags = subprocess.check_output(
-        ["pkg-config", "--cflags", "--libs", "fused_rmsprop"], text=True, env=environment
+        ["pkg-config", "--cflags", "--libs", "fused_rmsprop"], encoding="utf-8", env=environment
     )
     folder = Path(fused_rmsprop.get_library()).parent
     program = tmp_path / "consumer"
@@ -80,4 +80,4 @@ def test_pkg_config_finds_the_installed_package(tmp_path: Path) -> None:
         ["c++", "-std=c++20", source, "-o", program, *flags.split(), f"-Wl,-rpath,{folder}"],
         check=True,
     )
-    assert subprocess.check_output([program], text=True) == OUTPUT
+    assert subprocess.check_output([program], encoding="utf-8") == OUTPUT

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from checkpoint_support import files_beside
 from fused_rmsprop.checkpoint import read
-from support import run_python
+from support import needs_proc, run_python
 
 #: Takes away what Python's os has on POSIX only; keeps open files in place, as Windows does.
 LIKE_WINDOWS = """
@@ -48,7 +46,7 @@ except KeyError:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a simulation that needs Linux's /proc")
+@needs_proc
 def test_replaced_and_removed_when_closed(path: Path) -> None:
     run_python(LIKE_WINDOWS + REPLACES + FAILS_HALF_WAY, path)
     assert read(path)[0]["a"].tolist() == np.full(3, 1).tolist()
