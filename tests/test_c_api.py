@@ -19,7 +19,7 @@ import pytest
 from c_api_support import LIBRARY, COptimizer, constants, declarations, library
 from fused_rmsprop import RMSProp
 from fused_rmsprop.options import OPTIONS
-from support import ROOT, Array, draw, needs, needs_fork
+from support import ROOT, Array, draw, needs, needs_fork, needs_posix
 
 OUTPUT = "0.971557\n"  # of loop.c and caller.rs
 PAGE = (ROOT / "docs/c.md").read_text(encoding="utf-8")
@@ -155,6 +155,7 @@ def test_the_library_has_every_function_of_the_header_and_the_page_names_it() ->
 
 
 @pytest.mark.slow
+@needs_posix
 @pytest.mark.parametrize("which", [0, 1], ids=["paths", "pkg-config"])
 def test_c(which: int, tmp_path: Path) -> None:
     build("loop.c", which, tmp_path, "cc", *["pkg-config"] * which)
@@ -182,6 +183,7 @@ def test_cffi() -> None:
 
 
 @pytest.mark.slow
+@needs_posix
 def test_cython(tmp_path: Path) -> None:
     needs("Cython", reason="needs Cython; pip install Cython")
     build("caller.pyx", 0, tmp_path, "cc")
@@ -200,6 +202,7 @@ def test_cython(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@needs_posix
 def test_rust(tmp_path: Path) -> None:
     build("caller.rs", 0, tmp_path, "rustc")
     assert subprocess.check_output(tmp_path / "caller", encoding="utf-8") == OUTPUT

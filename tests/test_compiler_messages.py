@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT
+from support import ROOT, needs_posix
 
 pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMake")
 
@@ -23,6 +23,7 @@ def errors_of(script: str, tmp_path: Path) -> str:
     return " ".join(done.stderr.split())
 
 
+@needs_posix
 def test_without_a_compiler(tmp_path: Path) -> None:
     command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), "-G", "Unix Makefiles"]
     variables = {"CXX": str(tmp_path / "none")}
