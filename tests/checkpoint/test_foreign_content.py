@@ -74,7 +74,8 @@ def counter(name: str, value: Any) -> Change:
 
 
 def array(name: str, value: Any) -> Change:
-    return lambda arrays, meta: arrays.update({name: np.asarray(value)})
+    dtype = np.int64 if isinstance(value, (int, list)) else None  # Windows' own is another
+    return lambda arrays, meta: arrays.update({name: np.asarray(value, dtype)})
 
 
 CHANGES: list[tuple[Change, str]] = [
