@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,6 +61,14 @@ def test_the_module_file_only_wires() -> None:
 def test_openmp_is_known_in_one_file() -> None:
     users = [p.name for p, text in SOURCES.items() if "omp.h" in text or "#pragma omp" in text]
     assert users == ["team.cpp"]
+
+
+def test_every_test_can_be_imported_on_windows() -> None:
+    """`pytest.importorskip` skips those that need more; an import at the top is an error there."""
+    posix = re.compile(r"^(import|from) (fcntl|grp|pty|pwd|resource|termios)\b", re.MULTILINE)
+    tests = (ROOT / "tests").rglob("*.py")
+    found = [p.name for p in tests if posix.search(p.read_text(encoding="utf-8"))]
+    assert found == ["faults_support.py"]  # of a command for Linux
 
 
 def test_the_page_of_options_is_that_of_the_table() -> None:

@@ -164,7 +164,7 @@ def fp_environment() -> object:
     system runs another thread on the core.
     """
     if platform.system() == "Windows":
-        return LIBC._control87(0, 0), LIBC._statusfp()
+        return LIBC._controlfp(0, 0), LIBC._statusfp()
     fenv = _fenv().raw
     return fenv[:12] + fenv[28:32] if _MACHINE == "Linux x86_64" else fenv
 
@@ -173,12 +173,12 @@ def fp_environment() -> object:
 def flushed_denormals() -> Iterator[None]:
     """Let this thread's processor count subnormal numbers as zero, for NumPy's loops too."""
     if platform.system() == "Windows":
-        control = LIBC._control87(0, 0)
-        LIBC._control87(_WINDOWS_FLUSH, _WINDOWS_MASK)
+        control = LIBC._controlfp(0, 0)
+        LIBC._controlfp(_WINDOWS_FLUSH, _WINDOWS_MASK)
         try:
             yield
         finally:
-            LIBC._control87(control, _WINDOWS_MASK)
+            LIBC._controlfp(control, _WINDOWS_MASK)
         return
     offset, bits = _FLUSH[_MACHINE]
     before = _fenv()
