@@ -23,14 +23,31 @@ def errors_of(script: str, tmp_path: Path) -> str:
     return " ".join(done.stderr.split())
 
 
+def configure(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Unix Makefiles"]
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", env=environment, check=False
+    )
+
+
 @needs_posix
 def test_without_a_compiler(tmp_path: Path) -> None:
-    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), "-G", "Unix Makefiles"]
-    variables = {"CXX": str(tmp_path / "none")}
-    done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", env=os.environ | variables, check=False
-    )
-    assert "apt install g++ python3-dev" in " ".join(done.stderr.split())
+    find = "unset(ENV{CXX})\nfused_rmsprop_find_compiler()"
+    assert "apt install g++ python3-dev" in errors_of(f'set(ENV{{PATH}} "")\n{find}', tmp_path)
+    (tmp_path / "g++").touch(mode=0o755)
+    assert not errors_of(f'set(ENV{{PATH}} "{tmp_path}")\n{find}', tmp_path)
+
+
+@pytest.mark.slow
+@needs_posix
+@pytest.mark.skipif(None in map(shutil.which, ("c++", "make")), reason="needs c++ and make")
+def test_a_compiler_with_arguments_is_used_and_a_broken_one_named(tmp_path: Path) -> None:
+    done = configure(tmp_path / "good", os.environ | {"CXX": "env c++ -m64"})
+    assert done.returncode == 0, done.stderr
+    assert "-m64" in (tmp_path / "good/CMakeCache.txt").read_text(encoding="utf-8")
+    done = configure(tmp_path / "bad", os.environ | {"CXXFLAGS": "--no-such-option"})
+    assert "--no-such-option" in done.stderr
+    assert "apt install" not in done.stderr
 
 
 def test_without_python_headers(tmp_path: Path) -> None:

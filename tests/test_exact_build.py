@@ -117,7 +117,7 @@ def test_a_build_refuses_them_wherever_they_come_from(way: str, tmp_path: Path) 
 def test_a_project_without_cxx_is_told_to_enable_it(tmp_path: Path) -> None:
     config = (ROOT / "cpp/fused_rmsprop-config.cmake.in").read_text(encoding="utf-8")
     (tmp_path / "fused_rmsprop-config.cmake").write_text(
-        config.replace("@PACKAGE_INIT@", ""), encoding="utf-8"
+        config.replace("@PACKAGE_INIT@", "").replace("@library_type@", "STATIC"), encoding="utf-8"
     )
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.22)\nproject(consumer LANGUAGES C)\n"

@@ -85,7 +85,7 @@ def test_no_other_case_has_a_wider_bound() -> None:
 def tensorflow1(p: Array, g: Array, s: dict[str, Any], f: Any) -> Any:
     """training_ops.cc: ms from ones, epsilon inside the root, lr inside the momentum."""
     ms, mom = s.get("ms", np.ones_like(p)), s.get("mom", np.zeros_like(p))
-    ms = ms + (g * g - ms) * (1 - f(0.9))
+    ms = ms + (g * g - ms) * (f(1) - f(0.9))
     mom = mom * f(0.9) + (g * f(s["lr"])) / np.sqrt(ms + f(1e-10))
     s |= {"ms": ms, "mom": mom}
     return p - mom
@@ -93,8 +93,8 @@ def tensorflow1(p: Array, g: Array, s: dict[str, Any], f: Any) -> Any:
 
 def tensorflow1_centered(p: Array, g: Array, s: dict[str, Any], f: Any) -> Any:
     ms, mg = s.get("ms", np.ones_like(p)), s.get("mg", np.zeros_like(p))
-    ms = ms + (g * g - ms) * (1 - f(0.9))
-    mg = mg + (g - mg) * (1 - f(0.9))
+    ms = ms + (g * g - ms) * (f(1) - f(0.9))
+    mg = mg + (g - mg) * (f(1) - f(0.9))
     s |= {"ms": ms, "mg": mg}
     return p - (g * f(s["lr"])) / np.sqrt(ms - mg * mg + f(1e-10))
 

@@ -27,7 +27,7 @@ wheels() { # platform, architectures, number of wheels
 }
 wheels linux x86_64,aarch64 24 # six interpreters, glibc and musl
 wheels macos x86_64,arm64 12
-wheels windows AMD64,ARM64 12
+wheels windows AMD64,ARM64 11 # NumPy has none for 3.10 on ARM64
 
 python - <<'END'
 from rattler_build import PlatformConfig, RenderConfig, Stage0Recipe, VariantConfig

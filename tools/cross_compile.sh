@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Compiles the C++ library for the platforms that are not at hand, with warnings as errors: by
-# clang from PyPI's package ziglang, which brings the headers of each. Nothing is linked or run.
+# Compiles the C++ library, and the file of the binding that asks the system, for the platforms that
+# are not at hand, with warnings as errors: by clang from PyPI's package ziglang, which brings the
+# headers of each. Nothing is linked or run.
 # Usage: tools/cross_compile.sh [folder of the builds]; needs cmake, ninja, python3 with venv.
 set -euo pipefail
 
@@ -39,7 +40,9 @@ for target in "${targets[@]}"; do
     if cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
         -DCMAKE_TOOLCHAIN_FILE="$root/tests/cpp/toolchains/zig.cmake" \
         -DFUSED_RMSPROP_WERROR=ON -DFUSED_RMSPROP_OPENMP=OFF >"$build.log" 2>&1 &&
-        cmake --build "$build" -j 2 >>"$build.log" 2>&1; then
+        cmake --build "$build" -j 2 >>"$build.log" 2>&1 &&
+        "$ZIG_TOOLS/c++" -target "$ZIG_TARGET" -std=c++20 -Wall -Wextra -Werror -fsyntax-only \
+            "$root/cpp/bindings/loaded_symbol.cpp" >>"$build.log" 2>&1; then
         echo "compiled: $ZIG_TARGET"
     else
         cat "$build.log"

@@ -35,7 +35,12 @@ user pip install -q --only-binary :all: numpy
 began=$SECONDS
 user pip install -q --only-binary :all: "$wheel"
 echo "pip install, NumPy being there: $((SECONDS - began)) s"
+((SECONDS - began <= 30))
 user pip install -q "fused-rmsprop[test]"
 # Here lies the source of the package, too, but without a module: an import of it would fail.
 user python -m fused_rmsprop info
+library=$(user python -m fused_rmsprop --library)
+cc -std=c99 tests/c/loop.c -o "$work/loop" -I"$(user python -m fused_rmsprop --include)" "$library" \
+    -Wl,-rpath,"$(dirname "$library")"
+[[ $("$work/loop") == 0.971557 ]] # a C program, by the wheel's library and the libgomp that it brings
 user python -m pytest -n 2 "$@"

@@ -4,13 +4,18 @@ set(fused_rmsprop_what_to_install
     "On Debian and Ubuntu: apt install g++ python3-dev. On Fedora: dnf install gcc-c++ python3-devel. On macOS: xcode-select --install. On Windows: Visual Studio's Build Tools with \"C++ Clang tools for Windows\", and set CMAKE_GENERATOR_TOOLSET=ClangCL before the build."
 )
 
-# Stops if there is no C++ compiler, with one line instead of CMake's many.
+# Stops if there is plainly no C++ compiler, with one line instead of CMake's many. A compiler that
+# is named, or found and broken, is left to CMake, which says more.
 macro(fused_rmsprop_find_compiler)
-    include(CheckLanguage)
-    check_language(CXX)
-    if(NOT CMAKE_CXX_COMPILER)
-        message(FATAL_ERROR "fused_rmsprop is built by a C++20 compiler, and none was found. "
-                            "${fused_rmsprop_what_to_install}")
+    if(NOT CMAKE_CXX_COMPILER
+       AND NOT CMAKE_TOOLCHAIN_FILE
+       AND NOT DEFINED ENV{CXX}
+       AND NOT CMAKE_GENERATOR MATCHES "Visual Studio|Xcode")
+        find_program(fused_rmsprop_cxx NAMES c++ g++ clang++ clang-cl cl icpx NO_CACHE)
+        if(NOT fused_rmsprop_cxx)
+            message(FATAL_ERROR "fused_rmsprop is built by a C++20 compiler, and none was found. "
+                                "${fused_rmsprop_what_to_install}")
+        endif()
     endif()
 endmacro()
 

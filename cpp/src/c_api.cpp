@@ -371,8 +371,11 @@ int fused_rmsprop_bind(fused_rmsprop_optimizer *optimizer, int parameter, const 
 }
 
 int fused_rmsprop_set_steps(fused_rmsprop_optimizer *optimizer, int parameter, uint64_t steps) {
-    return guarded(optimizer,
-                   [=](Optimizer &o) { at(o.parameters, parameter, "parameter").step = steps; });
+    return guarded(optimizer, [=](Optimizer &o) {
+        if (steps > std::uint64_t{1} << 53) // as in Python
+            refuse("no training makes " + std::to_string(steps) + " steps; at most 2^53 count");
+        at(o.parameters, parameter, "parameter").step = steps;
+    });
 }
 
 int fused_rmsprop_get_steps(fused_rmsprop_optimizer *optimizer, int parameter, uint64_t *steps) {

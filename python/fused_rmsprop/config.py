@@ -105,12 +105,17 @@ def get_include() -> str:
 def get_library() -> str:
     """Return the path of the shared library that the module uses, for linkers, ctypes and the like.
 
+    Windows' linkers need the import library beside the CMake package instead.
+
     Examples
     --------
     >>> import ctypes
     >>> library = ctypes.CDLL(get_library())
     """
-    names = ("lib/libfused_rmsprop.so", "lib/libfused_rmsprop.dylib", "fused_rmsprop.dll")
+    names = (
+        *("lib/libfused_rmsprop.so", "lib/libfused_rmsprop.dylib"),
+        *("fused_rmsprop.dll", "libfused_rmsprop.dll"),  # by clang-cl, by MinGW
+    )
     return str(next(path for name in names if (path := _PREFIX / name).exists()))
 
 

@@ -202,6 +202,8 @@ TEST_CASE("C interface: errors say what is wrong, and change nothing") {
     refuses(fused_rmsprop_set_steps(nullptr, 0, 1), null);
     refuses(fused_rmsprop_get_steps(nullptr, 0, &steps), null);
     fused_rmsprop_destroy(nullptr);
+    refuses(fused_rmsprop_set_steps(o, 0, (std::uint64_t{1} << 53) + 1),
+            "no training makes 9007199254740993 steps; at most 2^53 count");
 
     refuses(fused_rmsprop_set_option(o, 0, "learning_rate", 1),
             "there is no option 'learning_rate'; there are lr, alpha, eps, weight_decay, momentum, "

@@ -87,8 +87,8 @@ int fused_rmsprop_add_parameter(fused_rmsprop_optimizer *optimizer, int group, i
 int fused_rmsprop_bind(fused_rmsprop_optimizer *optimizer, int parameter, const char *name,
                        void *array);
 
-/** Sets the number of steps that a parameter has made, say of a training that is resumed. It
- * matters to the option bias_correction. */
+/** Sets the number of steps that a parameter has made, at most 2^53, say of a training that is
+ * resumed. It matters to the option bias_correction. */
 int fused_rmsprop_set_steps(fused_rmsprop_optimizer *optimizer, int parameter, uint64_t steps);
 
 /** Reads the number of steps that a parameter has made. */
@@ -111,7 +111,7 @@ int fused_rmsprop_set(fused_rmsprop_optimizer *optimizer, const char *name, doub
 int fused_rmsprop_get(fused_rmsprop_optimizer *optimizer, const char *name, double *value);
 
 /** Makes one step of all parameters that have a gradient: FUSED_RMSPROP_OK,
- * FUSED_RMSPROP_SKIPPED, or an error. All is checked before the first write.
+ * FUSED_RMSPROP_SKIPPED, or an error. All but overlap is checked before the first write.
  *
  * Bit for bit the same result for every instruction set, number of threads and alignment. The
  * caller's floating-point environment neither matters nor changes. */
