@@ -11,7 +11,7 @@ import pytest
 
 from fused_rmsprop import RMSProp, schedules
 from reference import same_bits
-from support import draw, run_python
+from support import draw, needs_fork, run_python
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -99,6 +99,7 @@ def test_a_plateau_inside_use_ema_is_not_lost() -> None:
     assert opt.lr == 0.05
 
 
+@needs_fork
 def test_a_child_forked_inside_use_ema_is_inside_it_too() -> None:
     code = """
 import os

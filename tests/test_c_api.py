@@ -19,10 +19,10 @@ import pytest
 from c_api_support import LIBRARY, COptimizer, constants, declarations, library
 from fused_rmsprop import RMSProp
 from fused_rmsprop.options import OPTIONS
-from support import ROOT, Array, draw, needs
+from support import ROOT, Array, draw, needs, needs_fork, needs_posix
 
 OUTPUT = "0.971557\n"  # of loop.c and caller.rs
-PAGE = (ROOT / "docs/c.md").read_text()
+PAGE = (ROOT / "docs/c.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 #: The options of the formula.
 FORMULA = {option.name for option in OPTIONS if option.core == "Options"}
@@ -49,7 +49,7 @@ def build(program: str, which: int, folder: Path, *needed: str) -> None:
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool}")
     shutil.copy(ROOT / "tests/c" / program, folder)
-    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
     (folder / "python").chmod(0o755)
     commands = [block for block in COMMANDS if program in block][which]
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
@@ -122,7 +122,7 @@ def test_a_gradient_that_is_not_finite_skips_the_step() -> None:
     assert (square_avg == 0).all()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+@needs_fork
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_fork_in_mid_step_leaves_no_claim() -> None:
     c = COptimizer(threads=1)
@@ -155,10 +155,11 @@ def test_the_library_has_every_function_of_the_header_and_the_page_names_it() ->
 
 
 @pytest.mark.slow
+@needs_posix
 @pytest.mark.parametrize("which", [0, 1], ids=["paths", "pkg-config"])
 def test_c(which: int, tmp_path: Path) -> None:
     build("loop.c", which, tmp_path, "cc", *["pkg-config"] * which)
-    assert subprocess.check_output(tmp_path / "loop", text=True) == OUTPUT
+    assert subprocess.check_output(tmp_path / "loop", encoding="utf-8") == OUTPUT
     assert f"{c_loop(np.ones(1, np.float32), 20)[0]:.6f}\n" == OUTPUT
 
 
@@ -182,6 +183,7 @@ def test_cffi() -> None:
 
 
 @pytest.mark.slow
+@needs_posix
 def test_cython(tmp_path: Path) -> None:
     needs("Cython", reason="needs Cython; pip install Cython")
     build("caller.pyx", 0, tmp_path, "cc")
@@ -200,6 +202,7 @@ def test_cython(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@needs_posix
 def test_rust(tmp_path: Path) -> None:
     build("caller.rs", 0, tmp_path, "rustc")
-    assert subprocess.check_output(tmp_path / "caller", text=True) == OUTPUT
+    assert subprocess.check_output(tmp_path / "caller", encoding="utf-8") == OUTPUT

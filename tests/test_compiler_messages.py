@@ -9,25 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT
+from support import ROOT, needs_posix
 
 pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs CMake")
 
 
 def errors_of(script: str, tmp_path: Path) -> str:
     (tmp_path / "script.cmake").write_text(
-        f'include("{ROOT}/cpp/cmake/compiler.cmake")\n{script}\n', encoding="utf-8"
+        f'include("{ROOT.as_posix()}/cpp/cmake/compiler.cmake")\n{script}\n', encoding="utf-8"
     )
     command = ["cmake", "-P", str(tmp_path / "script.cmake")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     return " ".join(done.stderr.split())
 
 
 def configure(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Unix Makefiles"]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", env=environment, check=False
+    )
 
 
+@needs_posix
 def test_without_a_compiler(tmp_path: Path) -> None:
     find = "unset(ENV{CXX})\nfused_rmsprop_find_compiler()"
     assert "apt install g++ python3-dev" in errors_of(f'set(ENV{{PATH}} "")\n{find}', tmp_path)
@@ -36,6 +39,7 @@ def test_without_a_compiler(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@needs_posix
 @pytest.mark.skipif(None in map(shutil.which, ("c++", "make")), reason="needs c++ and make")
 def test_a_compiler_with_arguments_is_used_and_a_broken_one_named(tmp_path: Path) -> None:
     done = configure(tmp_path / "good", os.environ | {"CXX": "env c++ -m64"})

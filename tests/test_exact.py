@@ -13,7 +13,7 @@ import pytest
 
 from fused_rmsprop import RMSProp, _core
 from reference import flushed_denormals, grad_norm, initial_state, rmsprop, same_bits
-from support import Array, threaded
+from support import Array, team, threaded
 
 GUARD = 7  # elements on each side of an array, and what they are filled with
 SCALARS = {"lr": 0.013, "alpha": 0.93, "eps": 1e-7}
@@ -156,7 +156,7 @@ def check_steps(
             for step, grads in enumerate(gradients):
                 opt.step([guarded.copy(g, (3 * i + 1) % 16) for i, g in enumerate(grads)], scale)
                 assert not clipped or opt.grad_norm == norms[step]
-            assert opt.threads_used == (count if sum(sizes) else 1)
+            assert opt.threads_used == (team(count) if sum(sizes) else 1)
             for i, (p, state) in enumerate(expected):
                 where = f"{way}, {count} threads, leaf {i} of size {sizes[i]}"
                 assert same_bits(params[i], p), where
@@ -301,7 +301,7 @@ def test_three_million(options: dict[str, Any], dtype: type[Any]) -> None:
             for grad in grads:
                 opt.step(guarded.copy(grad, 1))
             assert guarded.unharmed(), (name, threads)
-            assert opt.threads_used == threads
+            assert opt.threads_used == team(threads)
             assert same_bits(param, expected[0]), (name, threads)
             for key, array in opt.state["param"].items():
                 if key != "step":

@@ -52,7 +52,7 @@ def test_numba_loop(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_page_names_every_example_and_its_code_runs() -> None:
-    page = (EXAMPLES / "README.md").read_text()
+    page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"python examples/(\w+\.py)", page))
     assert named == {path.name for path in EXAMPLES.glob("*.py")}
     for target in re.findall(r"\]\(([^)#]+)", page):

@@ -32,17 +32,17 @@ def test_a_signal_handler_may_read_in_the_middle_of_a_change() -> None:
         read.append(len(opt.state_dict()["state"]))
 
     def lr(step: int) -> float:
-        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
         return 0.5
 
-    before = signal.signal(signal.SIGUSR1, handle)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         opt.param_groups[0]["lr"] = lr
         opt.step(np.ones(2))
         with opt._stepper.change():
-            signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGTERM)
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(signal.SIGTERM, before)
     assert len(read) == 2
 
 

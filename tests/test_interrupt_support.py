@@ -10,7 +10,6 @@ import pytest
 
 from interrupt_support import interrupted_everywhere
 
-
 since_3_11 = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="Python 3.10 interrupts with statements at other places"
 )

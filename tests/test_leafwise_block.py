@@ -16,7 +16,7 @@ import pytest
 from fused_rmsprop import RMSProp
 from interrupt_support import interrupted_everywhere
 from leafwise_support import NAMES, Pair, assert_twins, gradients, make, nested
-from support import halved, run_python
+from support import halved, needs_fork, run_python
 
 
 def test_an_exception_in_the_block() -> None:
@@ -95,6 +95,7 @@ def test_a_block_inside_use_ema_is_refused() -> None:
         pass
 
 
+@needs_fork
 def test_a_forked_child_is_inside_the_block_too() -> None:
     code = """
 import os

@@ -12,10 +12,9 @@ import pytest
 
 import fused_rmsprop
 from fused_rmsprop.__main__ import main
-from support import ROOT, check_docstrings, run_python
+from support import ROOT, check_docstrings, needs_posix, needs_proc, run_python
 
 OUTPUT = "0.996838\n"  # of tests/cmake_consume/main.cpp
-on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
 
 def needs_programs(*names: str) -> pytest.MarkDecorator:
@@ -39,20 +38,21 @@ def test_examples_in_docstrings() -> None:
     check_docstrings(sys.modules["fused_rmsprop.config"])
 
 
-@on_linux
+@needs_proc
 def test_the_module_uses_this_library() -> None:
-    maps = Path("/proc/self/maps").read_text()
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     assert os.path.realpath(fused_rmsprop.get_library()) in maps
     assert len({line.split()[-1] for line in maps.splitlines() if "libfused_rmsprop" in line}) == 1
 
 
-@on_linux
+@needs_proc
 def test_another_library_on_the_search_path_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "libfused_rmsprop.so").touch()
     run_python("import fused_rmsprop", LD_LIBRARY_PATH=str(tmp_path))
 
 
 @pytest.mark.slow
+@needs_posix
 @needs_programs("cmake", "c++")
 def test_cmake_finds_the_installed_package(tmp_path: Path) -> None:
     subprocess.run(
@@ -63,15 +63,16 @@ def test_cmake_finds_the_installed_package(tmp_path: Path) -> None:
         check=True,
     )
     subprocess.run(["cmake", "--build", tmp_path, "--target", "consumer"], check=True)
-    assert subprocess.check_output([tmp_path / "consumer"], text=True) == OUTPUT
+    assert subprocess.check_output([tmp_path / "consumer"], encoding="utf-8") == OUTPUT
 
 
 @pytest.mark.slow
+@needs_posix
 @needs_programs("pkg-config", "c++")
 def test_pkg_config_finds_the_installed_package(tmp_path: Path) -> None:
     environment = os.environ | {"PKG_CONFIG_PATH": fused_rmsprop.get_pkgconfig_dir()}
     flags = subprocess.check_output(
-        ["pkg-config", "--cflags", "--libs", "fused_rmsprop"], text=True, env=environment
+        ["pkg-config", "--cflags", "--libs", "fused_rmsprop"], encoding="utf-8", env=environment
     )
     folder = Path(fused_rmsprop.get_library()).parent
     program = tmp_path / "consumer"
@@ -80,4 +81,4 @@ def test_pkg_config_finds_the_installed_package(tmp_path: Path) -> None:
         ["c++", "-std=c++20", source, "-o", program, *flags.split(), f"-Wl,-rpath,{folder}"],
         check=True,
     )
-    assert subprocess.check_output([program], text=True) == OUTPUT
+    assert subprocess.check_output([program], encoding="utf-8") == OUTPUT

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
-import tempfile
 from multiprocessing import shared_memory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,16 +42,15 @@ def test_params_are_updated_where_they_lie() -> None:
     assert same_bits(weights, expected)
 
 
-def test_memmap_and_shared_memory() -> None:
+def test_memmap_and_shared_memory(tmp_path: Path) -> None:
     g = draw(100)
     expected = np.ones(100, np.float32)
     RMSProp(expected).step(g)
-    with tempfile.NamedTemporaryFile() as file:
-        mapped = np.memmap(file.name, np.float32, "w+", shape=100)
-        mapped[:] = 1
-        RMSProp(mapped).step(g)
-        mapped.flush()
-        assert same_bits(np.fromfile(file.name, np.float32), expected)
+    mapped = np.memmap(tmp_path / "params", np.float32, "w+", shape=100)
+    mapped[:] = 1
+    RMSProp(mapped).step(g)
+    mapped.flush()
+    assert same_bits(np.fromfile(tmp_path / "params", np.float32), expected)
     block = shared_memory.SharedMemory(create=True, size=400)
     try:
         shared = np.ndarray(100, np.float32, block.buf)

@@ -65,13 +65,13 @@ def test_the_drop_in_for_torch() -> None:
 
 def test_the_c_plus_plus_options() -> None:
     assert _core.Options.defaults() == {name: DEFAULTS[name] for name in DEFAULTS if name in CORE}
-    header = (ROOT / "cpp/include/fused_rmsprop/fused_rmsprop.hpp").read_text()
+    header = (ROOT / "cpp/include/fused_rmsprop/fused_rmsprop.hpp").read_text(encoding="utf-8")
     for option in OPTIONS:
         if option.core in ("GradientTransform", "Execution"):
             struct = header.split(f"struct {option.core} {{")[1].split("\n};")[0]
             assert re.search(rf"\b{option.name}\b", struct)
     stepper = _core.NumpyStepper()
-    stub = (ROOT / "python/fused_rmsprop/_core.pyi").read_text()
+    stub = (ROOT / "python/fused_rmsprop/_core.pyi").read_text(encoding="utf-8")
     attributes = stub.split("\nclass Stepper:")[1].split("    def ")[0]
     for option in OPTIONS:
         if not option.of_group:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import parity_support
-from support import run_python
+from support import needs_fork, run_python
+
+pytestmark = needs_fork
 
 SUPPORT = Path(parity_support.__file__).parent
 

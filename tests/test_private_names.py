@@ -32,7 +32,7 @@ PRIVATE_STRING = re.compile(r"_[a-z]\w+")  # "_C" may be any text
 def trees() -> dict[Path, ast.Module]:
     """The package's files."""
     paths = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi")]
-    return {path: ast.parse(path.read_text()) for path in paths}
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def defined(tree: ast.Module) -> Iterator[str]:
@@ -102,9 +102,12 @@ def test_python_uses_private_names_in_their_files_alone() -> None:
 def test_cpp_uses_private_names_in_their_files_alone() -> None:
     paths = [p for p in (ROOT / "cpp").rglob("*") if p.suffix in (".cpp", ".hpp", ".inl")]
     assert paths
-    found = {str(p): cpp_findings(p.relative_to(ROOT).as_posix(), p.read_text()) for p in paths}
+    found = {
+        str(p): cpp_findings(p.relative_to(ROOT).as_posix(), p.read_text(encoding="utf-8"))
+        for p in paths
+    }
     assert {path: names for path, names in found.items() if names} == {}
-    private = (ROOT / "cpp/bindings/torch/private.cpp").read_text()
+    private = (ROOT / "cpp/bindings/torch/private.cpp").read_text(encoding="utf-8")
     assert cpp_findings("cpp/bindings/other.cpp", private)
 
 

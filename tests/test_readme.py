@@ -13,7 +13,7 @@ PAGES = [*DOCS, *(ROOT.glob("*.md")), ROOT / "bench/README.md", ROOT / "examples
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
 WITH_PYTHON = [page for page in (ROOT / "README.md", *DOCS) if blocks(page, "python")]
@@ -38,7 +38,9 @@ def test_the_python_examples_run_and_print_what_they_say(
 
 
 def test_the_cpp_examples_are_those_that_ctest_builds() -> None:
-    built = [path.read_text() for path in (ROOT / "tests/cmake_consume").glob("*.cpp")]
+    built = [
+        path.read_text(encoding="utf-8") for path in (ROOT / "tests/cmake_consume").glob("*.cpp")
+    ]
     shown = blocks(ROOT / "docs/cpp.md", "cpp")
     assert shown
     for example in shown:
@@ -48,13 +50,17 @@ def test_the_cpp_examples_are_those_that_ctest_builds() -> None:
 def test_the_examples_of_the_c_interface_are_those_that_the_tests_build() -> None:
     page = ROOT / "docs/c.md"
     shown = [block for language in ("c", "cython", "rust") for block in blocks(page, language)]
-    built = [path.read_text() for path in (ROOT / "tests/c").iterdir() if path.suffix != ".txt"]
+    built = [
+        path.read_text(encoding="utf-8")
+        for path in (ROOT / "tests/c").iterdir()
+        if path.suffix != ".txt"
+    ]
     assert sorted(shown) == sorted(built)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert "@@" not in text
     for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
         if target.startswith("http"):
@@ -67,5 +73,5 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def anchors(page: Path) -> list[str]:
     """What GitHub calls the headings of a page."""
-    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]

@@ -11,7 +11,7 @@ from support import ROOT
 
 
 def found(file: str, pattern: str) -> list[str]:
-    return re.findall(pattern, (ROOT / file).read_text(), re.MULTILINE)
+    return re.findall(pattern, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
 
 
 VERSION = found("pyproject.toml", r'^version = "(.+)"$')[0]
@@ -48,5 +48,5 @@ def test_classifiers_wheels_and_ci_name_the_same_interpreters() -> None:
 
 def test_actions_are_pinned_by_commit() -> None:
     for path in Path(ROOT / ".github/workflows").glob("*.yml"):
-        for action in re.findall(r"uses: (.+)", path.read_text()):
+        for action in re.findall(r"uses: (.+)", path.read_text(encoding="utf-8")):
             assert re.fullmatch(r"\S+@[0-9a-f]{40} # v[\d.]+", action), action

@@ -83,5 +83,5 @@ if __name__ == "__main__":
 @fork_and_spawn
 def test_processes_train_one_array(method: str, tmp_path: Path) -> None:
     script = tmp_path / "hogwild.py"
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT, encoding="utf-8")
     assert run_script(script, method) == "trained\n"

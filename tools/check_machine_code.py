@@ -45,7 +45,7 @@ NOT_AVX = re.compile(r"^(verr|verw|vm[a-z]+)$")
 
 def output(*command: str) -> str:
     """Run a command and return its output."""
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
 
 
 def functions(path: str) -> dict[str, list[str]]:

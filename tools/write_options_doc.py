@@ -83,8 +83,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail if the page is out of date")
     if not parser.parse_args().check:
-        PAGE.write_text(page())
-    elif PAGE.read_text() != page():
+        PAGE.write_text(page(), encoding="utf-8")
+    elif PAGE.read_text(encoding="utf-8") != page():
         sys.exit(f"{PAGE.name} is out of date: run python tools/write_options_doc.py")
 
 

@@ -33,7 +33,7 @@ def run(
     ]
     rates: dict[str, list[Rate]] = {}
     for _ in range(rounds):
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
         report = json.loads(done.stdout)
         for benchmark in report["benchmarks"]:
             name = benchmark["name"].removesuffix("/real_time")

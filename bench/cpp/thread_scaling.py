@@ -96,7 +96,7 @@ def main() -> None:
     if arguments.json:
         scaling = [r._asdict() for r in results]
         report = {"environment": about, "context": context, "scaling": scaling}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def main() -> None:
             "context": runs[0][1],
             "ratios": [r._asdict() | {"speed": r.speed} for r in results],
         }
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.check and slow:
         for r in slow:
             print(f"too slow: {r.case} {r.dtype} {r.instruction_set} beside the {r.yardstick}")

@@ -52,7 +52,7 @@ def by_c(param: Array, grad: Array) -> Loop:
     opt = c_optimizer(param, grad)
     with tempfile.TemporaryDirectory() as folder:
         source, compiled = Path(folder) / "loop.c", Path(folder) / "loop.so"
-        source.write_text(LOOP)
+        source.write_text(LOOP, encoding="utf-8")
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", source, "-o", compiled], check=True)
         loop = ctypes.CDLL(str(compiled)).loop
     loop.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
@@ -174,7 +174,9 @@ def main() -> int:
         print(f"{name:>14}: {times[name]:6.0f} ns, {above[name]:+6.0f} ns beside C")
     if arguments.json:
         result = {"elements": arguments.elements, "ns_per_call": times, "ns_above_c": above}
-        arguments.json.write_text(json.dumps(environment(None) | result, indent=1) + "\n")
+        arguments.json.write_text(
+            json.dumps(environment(None) | result, indent=1) + "\n", encoding="utf-8"
+        )
     if arguments.check and not above.get("Numba", np.inf) < MOST_ABOVE_C:
         print(f"the Numba loop is not less than {MOST_ABOVE_C} ns above C")
         return 1

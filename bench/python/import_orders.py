@@ -60,7 +60,7 @@ def check() -> None:
 
 def runtimes() -> list[str]:
     """Return the paths of the OpenMP runtimes in this process."""
-    maps = Path("/proc/self/maps").read_text()
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     return sorted(set(re.findall(r"/\S*/lib(?:gomp|omp|iomp5)[-.]\S*", maps)))
 
 
@@ -101,7 +101,9 @@ def main() -> None:
     for _ in range(arguments.processes):
         for order, python in keys:
             command = [python, __file__, "--rounds", str(arguments.rounds)]
-            output = subprocess.check_output([*command, "--child", ",".join(order)], text=True)
+            output = subprocess.check_output(
+                [*command, "--child", ",".join(order)], encoding="utf-8"
+            )
             runs[order, python].append(json.loads(output))
     report = []
     for (order, python), found in runs.items():
@@ -115,7 +117,7 @@ def main() -> None:
     worst = max(entry["ratio"] for entry in report)
     print(f"worst ratio of the default to one thread: {worst:.3f}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.check is not None and worst > arguments.check:
         sys.exit(f"that is more than {arguments.check}")
 

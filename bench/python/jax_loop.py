@@ -154,7 +154,7 @@ def main() -> None:
     if arguments.json:
         about = {"sizes": sizes, "batch": arguments.batch}
         found = {"environment": environment(arguments.threads), **about, "results": results}
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

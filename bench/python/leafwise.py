@@ -180,7 +180,9 @@ def measure(loops: dict[str, Loop], seconds: float) -> dict[str, Any]:
 def last_level_cache() -> int:
     """Return the bytes of the largest cache."""
     sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
-    return 1024 * max(int(size.read_text().strip().removesuffix("K")) for size in sizes)
+    return 1024 * max(
+        int(size.read_text(encoding="utf-8").strip().removesuffix("K")) for size in sizes
+    )
 
 
 def main() -> None:
@@ -222,7 +224,7 @@ def main() -> None:
         peak = f"{r['peak_bytes'] / 1e6:.1f} MB"
         print(f"{name:24s}{with_unit(r['seconds']):>11s}{r['ratio_to_step']:8.3f}{peak:>14s}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

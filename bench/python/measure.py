@@ -164,7 +164,7 @@ def timed_block(step: Step, repeats: int) -> float:
 
 def foreign_cpu_seconds() -> float:
     """Return the CPU time of all other processes since boot."""
-    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
+    user, nice, system = Path("/proc/stat").read_text(encoding="utf-8").split()[1:4]
     ticks = int(user) + int(nice) + int(system)
     return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
 

@@ -85,7 +85,9 @@ def first_step(problem: Problem) -> tuple[float, float]:
 def import_seconds(module: str) -> float:
     """Return the seconds of an import in a new process, without the interpreter's start."""
     code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8"
+    )
     return float(done.stdout)
 
 
@@ -121,7 +123,7 @@ def main() -> None:
         print(f"{what:50s}{with_unit(median):>10s}{spread:>22s}{with_unit(target):>10s}")
     if arguments.json:
         report = {"environment": machine, "rounds": rounds, "seconds": figures}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

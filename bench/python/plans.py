@@ -166,7 +166,9 @@ def main() -> int:
             ms = "".join(f"{1e3 * value:10.3f}" for value in s.values())
             print(f"{elements:11,}{ms}{s['default'] / min(s['one'], s['all']):8.2f}")
     if given.json:
-        given.json.write_text(json.dumps({"about": about, "plans": rows, "settling": settled}))
+        given.json.write_text(
+            json.dumps({"about": about, "plans": rows, "settling": settled}), encoding="utf-8"
+        )
     if given.check and slow:
         print(f"{len(slow)} choices are more than {WORST:.2f} of the best", file=sys.stderr)
     return 1 if given.check and slow else 0

@@ -46,7 +46,7 @@ def environment(threads: int | None) -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith(("model name", "Model")):
             return line.split(":", 1)[1].strip()
     return platform.machine()
@@ -140,12 +140,12 @@ def _print_variants(result: CaseResult) -> None:
 def save(path: Path, environment: dict[str, Any], results: list[CaseResult]) -> None:
     """Write everything as JSON, with times in seconds."""
     report = {"environment": environment, "cases": [asdict(result) for result in results]}
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[CaseResult]]:
     """Read a file written by `save`."""
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text(encoding="utf-8"))
     results = [
         CaseResult(**{**case, "timings": [Timing(**timing) for timing in case["timings"]]})
         for case in report["cases"]

@@ -128,7 +128,7 @@ def main() -> None:
     if arguments.json:
         case = {"layers": layers, "width": width, "batch": batch}
         report = {"environment": environment(None), "case": case, "results": result}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

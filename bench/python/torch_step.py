@@ -150,7 +150,7 @@ def main() -> None:
         )
     if arguments.json:
         report = {"environment": environment(None), "results": results}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,9 @@ def in_new_process(imports: list[str], environment: dict[str, str], hidden: int)
     """Run `measure` in a new process with a known order of imports."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
     argv = [sys.executable, __file__, "--hidden", str(hidden), "--measure", ",".join(imports)]
-    done = subprocess.run(argv, env=clean | environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        argv, env=clean | environment, check=True, capture_output=True, encoding="utf-8"
+    )
     return dict(json.loads(done.stdout))
 
 
@@ -142,7 +144,7 @@ def main() -> None:
     worst = max(r["results"]["fused, default"]["ratio_to_one_thread"] for r in report)
     print(f"worst ratio of the default to one thread: {worst:.3f}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if arguments.limit is not None and worst > arguments.limit:
         sys.exit(f"that is more than {arguments.limit}")
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from support import needs_torch, run_script
+from support import needs_proc, needs_torch, run_script
 
 COMMAND = Path(__file__).with_name("soak.py")
 
 
 @pytest.mark.slow
+@needs_proc
 @pytest.mark.parametrize("front_end", ["numpy", "torch"])
 def test_many_steps_keep_memory_and_bits(front_end: str) -> None:
     if front_end == "torch":

@@ -35,7 +35,7 @@ def test_names_of_any_kind(path: Path) -> None:
 def test_safetensors_files_have_the_real_names_where_possible(tmp_path: Path) -> None:
     safetensors = needs("safetensors")
     impossible = ["\ud800", "\ud800_", "__metadata__"]
-    arrays = {name: np.array(i) for i, name in enumerate(NAMES)}
+    arrays = {name: np.array(i, np.int64) for i, name in enumerate(NAMES)}
     write(tmp_path / "x.safetensors", arrays, {})
     with safetensors.safe_open(tmp_path / "x.safetensors", framework="np") as file:
         found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -54,7 +54,9 @@ def test_npz_files_are_for_numpy_load_without_pickle(tmp_path: Path) -> None:
 
 def test_npz_files_have_the_real_names_where_possible(tmp_path: Path) -> None:
     impossible = ["a\nb\0", "\ud800", "\ud800_", "1.npy", "checkpoint.json", "x" * 70_000]
-    arrays = {name: np.array(i) for i, name in enumerate([*NAMES, "1"])}
+    if os.sep == "\\":  # numpy.load gives other names then
+        impossible += [name for name in NAMES if "\\" in name]
+    arrays = {name: np.array(i, np.int64) for i, name in enumerate([*NAMES, "1"])}
     write(tmp_path / "x.npz", arrays, {})
     with np.load(tmp_path / "x.npz", allow_pickle=False) as file:
         assert len(file.files) == len(arrays) + 1
@@ -62,7 +64,7 @@ def test_npz_files_have_the_real_names_where_possible(tmp_path: Path) -> None:
         assert sorted(int(file[n]) for n in file.files if n != "checkpoint.json") == sorted(
             map(int, arrays.values())
         )
-    long = {"x" * 2000 + str(i): np.array(i) for i in range(20)}
+    long = {"x" * 2000 + str(i): np.array(i, np.int64) for i in range(20)}
     write(tmp_path / "x.npz", long, {})
     assert bits(read(tmp_path / "x.npz")[0]) == bits(long)
 

@@ -74,7 +74,8 @@ def counter(name: str, value: Any) -> Change:
 
 
 def array(name: str, value: Any) -> Change:
-    return lambda arrays, meta: arrays.update({name: np.asarray(value)})
+    dtype = np.int64 if isinstance(value, (int, list)) else None  # Windows' own is another
+    return lambda arrays, meta: arrays.update({name: np.asarray(value, dtype)})
 
 
 CHANGES: list[tuple[Change, str]] = [
@@ -173,7 +174,7 @@ CHANGES: list[tuple[Change, str]] = [
     (array("state/a/step", 2**63 - 1), "state/a/step is 9223372036854775807, but must be"),
     (array("state/a/square_avg", np.zeros(4)), r"'state/a/square_avg' is float64 of shape \(4,\)"),
     (array("state/a/square_avg", np.zeros(3, np.float32)), "'state/a/square_avg' is float32"),
-    (array("params/a", np.arange(3)), "'params/a' is int64"),
+    (array("params/a", np.arange(3, dtype=np.int64)), "'params/a' is int64"),
 ]
 
 

@@ -30,9 +30,9 @@ def save_state_dict(path: Path) -> None:
 
 
 FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "text.npz": (lambda path: path.write_text("hello\n" * 9), "as RMSProp.save writes"),
-    "text.safetensors": (lambda path: path.write_text("hello\n" * 9), "as RMSProp.save writes"),
-    "text": (lambda path: path.write_text("hello\n" * 9), "as RMSProp.save writes"),
+    "text.npz": (lambda path: path.write_bytes(b"hello\n" * 9), "as RMSProp.save writes"),
+    "text.safetensors": (lambda path: path.write_bytes(b"hello\n" * 9), "as RMSProp.save writes"),
+    "text": (lambda path: path.write_bytes(b"hello\n" * 9), "as RMSProp.save writes"),
     "empty.npz": (lambda path: path.write_bytes(b""), "it is empty"),
     "empty": (lambda path: path.write_bytes(b""), "it is empty"),
     "model.pt": (save_model, "torch.load reads.*exchange.from_torch"),

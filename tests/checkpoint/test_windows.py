@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from checkpoint_support import files_beside
-from fused_rmsprop.checkpoint import read
-from support import run_python
+from checkpoint_support import bits, files_beside
+from fused_rmsprop.checkpoint import read, write
+from support import needs_proc, run_python
 
 #: Takes away what Python's os has on POSIX only; keeps open files in place, as Windows does.
 LIKE_WINDOWS = """
@@ -48,8 +50,17 @@ except KeyError:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a simulation that needs Linux's /proc")
+@needs_proc
 def test_replaced_and_removed_when_closed(path: Path) -> None:
     run_python(LIKE_WINDOWS + REPLACES + FAILS_HALF_WAY, path)
     assert read(path)[0]["a"].tolist() == np.full(3, 1).tolist()
     assert files_beside(path) == [path.name]
+
+
+def test_names_with_backslashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows, `zipfile` makes them slashes."""
+    windows = types.SimpleNamespace(**{**vars(os), "sep": "\\"})
+    monkeypatch.setattr(zipfile, "os", windows)
+    arrays = {name: np.ones(2) for name in ("a\\b", "a/b", "a\0b")}
+    write(tmp_path / "x.npz", arrays, {})
+    assert bits(read(tmp_path / "x.npz")[0]) == bits(arrays)

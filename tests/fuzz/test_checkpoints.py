@@ -18,7 +18,7 @@ def test_mutated_checkpoints() -> None:
     done = subprocess.run(
         [sys.executable, fuzzer, "--inputs", "3000", "--seed", "0"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=600,
     )
     assert done.returncode == 0, done.stderr

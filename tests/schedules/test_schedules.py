@@ -32,7 +32,7 @@ from fused_rmsprop.schedules import (
 )
 from support import ROOT, values
 
-DOC = (ROOT / "docs/schedules.md").read_text()
+DOC = (ROOT / "docs/schedules.md").read_text(encoding="utf-8")
 
 
 EVERY: list[tuple[Schedule, str]] = [

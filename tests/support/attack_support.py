@@ -118,5 +118,5 @@ def memory_now() -> int:
     """The resident memory of this process in bytes, without what the C library keeps for later."""
     with suppress(AttributeError):  # of glibc
         ctypes.CDLL(None).malloc_trim(0)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

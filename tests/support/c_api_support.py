@@ -20,7 +20,7 @@ LIBRARY = Path(fused_rmsprop.get_library())
 
 def declarations() -> str:
     """The declarations of the header without the lines of the preprocessor, as cffi reads them."""
-    text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
+    text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(encoding="utf-8"), flags=re.DOTALL)
     kept = re.sub(r"#ifdef __cplusplus\n.*?#endif\n", "", text, flags=re.DOTALL)
     return re.sub(r"^#.*\n", "", kept, flags=re.MULTILINE)
 

@@ -229,7 +229,7 @@ class ChildLostError(Exception):
 
 def memory(world: World, rng: Rng, reach: float) -> str:
     """The address space ends in the middle of the operation."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     room = int(rng.uniform(0, reach))
     limit = pages * resource.getpagesize() + room
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]

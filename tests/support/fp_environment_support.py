@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import gc
 import platform
 
 import pytest
 
+from reference import LIBC
+
 needs_fenv = pytest.mark.skipif(
-    platform.machine() != "x86_64" or platform.system() != "Linux",
+    platform.machine() != "x86_64" or not hasattr(LIBC, "feenableexcept"),
     reason="the constants of fenv.h are glibc's for x86-64; the C++ tests cover others",
 )
 
 MODES = {"nearest": 0, "down": 0x400, "up": 0x800, "to zero": 0xC00}
 ALL_EXCEPTIONS = 0x3D
-_libm = ctypes.CDLL(ctypes.util.find_library("m"))
 
 
 class Environment:
@@ -32,14 +31,14 @@ class Environment:
     def __enter__(self) -> None:
         mode, traps = self.wanted
         gc.disable()
-        _libm.feclearexcept(ALL_EXCEPTIONS)
-        _libm.fesetround(mode)
-        _libm.feenableexcept(traps)
+        LIBC.feclearexcept(ALL_EXCEPTIONS)
+        LIBC.fesetround(mode)
+        LIBC.feenableexcept(traps)
 
     def __exit__(self, *_: object) -> None:
-        left = _libm.fegetround(), _libm.fegetexcept(), _libm.fetestexcept(ALL_EXCEPTIONS)
-        _libm.fedisableexcept(ALL_EXCEPTIONS)
-        _libm.fesetround(0)
-        _libm.feclearexcept(ALL_EXCEPTIONS)
+        left = LIBC.fegetround(), LIBC.fegetexcept(), LIBC.fetestexcept(ALL_EXCEPTIONS)
+        LIBC.fedisableexcept(ALL_EXCEPTIONS)
+        LIBC.fesetround(0)
+        LIBC.feclearexcept(ALL_EXCEPTIONS)
         gc.enable()
         assert left == (*self.wanted, 0)

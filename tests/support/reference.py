@@ -6,7 +6,6 @@ The kernel must give these bits. Written for reading, not for speed; knows nothi
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,39 +138,58 @@ def grad_norm(grads: list[Array], grad_scale: float = 1.0, max_grad_value: float
     return float(np.sqrt(total))
 
 
-_LIBM = ctypes.CDLL(ctypes.util.find_library("m") or "libm.so.6")
-_FLUSH = {"x86_64": (28, 0x8040), "aarch64": (0, 1 << 24)}  # offset in glibc's fenv_t, bits
+# The C library has the functions of fenv.h, or Windows' own.
+LIBC = ctypes.CDLL("ucrtbase" if platform.system() == "Windows" else None)
+_MACHINE = f"{platform.system()} {platform.machine()}"
+#: Where fenv_t has the word that controls subnormal numbers, and the bits that make them zero.
+_FLUSH = {
+    "Linux x86_64": (28, 0x8040),
+    "Linux aarch64": (0, 1 << 24),
+    "Darwin x86_64": (4, 0x8040),
+    "Darwin arm64": (8, 1 << 24),
+}
+_WINDOWS_FLUSH, _WINDOWS_MASK = 0x01000000, 0x03000000  # _DN_FLUSH, _MCW_DN
 
 
 def _fenv() -> ctypes.Array[ctypes.c_char]:
     buffer = ctypes.create_string_buffer(64)
-    _LIBM.fegetenv(buffer)
+    LIBC.fegetenv(buffer)
     return buffer
 
 
-def fp_environment() -> bytes:
+def fp_environment() -> object:
     """The floating-point environment of this thread: control, rounding, sticky flags.
 
     On x86-64, not the address of the last x87 instruction: AMD's processors lose it whenever the
     system runs another thread on the core.
     """
+    if platform.system() == "Windows":
+        return LIBC._controlfp(0, 0), LIBC._statusfp()
     fenv = _fenv().raw
-    return fenv[:12] + fenv[28:32] if platform.machine() == "x86_64" else fenv
+    return fenv[:12] + fenv[28:32] if _MACHINE == "Linux x86_64" else fenv
 
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
     """Let this thread's processor count subnormal numbers as zero, for NumPy's loops too."""
-    offset, bits = _FLUSH[platform.machine()]
+    if platform.system() == "Windows":
+        control = LIBC._controlfp(0, 0)
+        LIBC._controlfp(_WINDOWS_FLUSH, _WINDOWS_MASK)
+        try:
+            yield
+        finally:
+            LIBC._controlfp(control, _WINDOWS_MASK)
+        return
+    offset, bits = _FLUSH[_MACHINE]
     before = _fenv()
     during = ctypes.create_string_buffer(before.raw, 64)
-    control = ctypes.c_uint32.from_buffer(during, offset)
-    control.value |= bits
-    _LIBM.fesetenv(during)
+    word = ctypes.c_uint32.from_buffer(during, offset)
+    word.value |= bits
+    LIBC.fesetenv(during)
     try:
         yield
     finally:
-        _LIBM.fesetenv(before)
+        LIBC.fesetenv(before)
 
 
 def same_bits(a: Array, b: Array) -> bool:

@@ -17,15 +17,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fused_rmsprop import RMSProp
+from fused_rmsprop import RMSProp, show_config
 
 Array = NDArray[Any]
 ROOT = Path(__file__).parents[2]
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}  # where rounding differs from a framework's
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
-_needs_fork = pytest.mark.skipif(sys.platform == "win32", reason="needs fork()")
+needs_posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows differs")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 fork_and_spawn = pytest.mark.parametrize(
-    "method", [pytest.param("fork", marks=_needs_fork), "spawn"]
+    "method", [pytest.param("fork", marks=needs_fork), "spawn"]
 )
 
 _rng = np.random.default_rng(11)
@@ -65,15 +67,20 @@ def threaded(opt: RMSProp) -> RMSProp:
     return opt
 
 
+def team(threads: int) -> int:
+    """How many threads a step with so many uses: a build without OpenMP has one."""
+    return 1 if show_config("dicts")["openmp"] == "none" else threads
+
+
 def run_python(
     code: str, *args: object, check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter; with `check`, fail the test if it fails."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
-        env=os.environ | environment,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"} | environment,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
     assert done.returncode == 0 or not check, done.stderr
@@ -83,7 +90,11 @@ def run_python(
 def run_script(script: Path, *arguments: object) -> str:
     """Run a file in a fresh interpreter and return what it prints; fail the test if it fails."""
     done = subprocess.run(
-        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, timeout=900
+        [sys.executable, script, *map(str, arguments)],
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -41,7 +42,7 @@ def work(rank: int, file: str) -> None:
     """One of the two processes."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=Path(file).as_uri(), rank=rank, world_size=2)
     for zero in (False, True):
         ours, theirs = (train(rank, zero, c) for c in (RMSprop, torch.optim.RMSprop))
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,7 +99,7 @@ def work(rank: int, file: str) -> None:
     """One of the two processes."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=Path(file).as_uri(), rank=rank, world_size=2)
     for kind in ("FSDP", "FSDP with original parameters", "fully_shard"):
         ours, theirs = (train(kind, rank, make) for make in (RMSprop, torch.optim.RMSprop))
         for p, q in zip(ours, theirs, strict=True):

@@ -19,6 +19,7 @@ from in_backward_support import (
     train,
     values,
 )
+from support import team
 from torch_support import ALL_BY_TORCH, RMSprop, private, torch
 
 TORCHS_OPTIONS: list[dict[str, Any]] = [
@@ -308,7 +309,7 @@ def test_the_norm_is_unknown_and_threads_are_those_of_the_updates() -> None:
     p = torch.ones(4_000_000, requires_grad=True)
     opt.add_param_group({"params": [p]})
     (p * 2).sum().backward()
-    assert opt.threads_used == 2
+    assert opt.threads_used == team(2)
     opt.in_backward = False
     train(network, opt, 1)
     assert opt.grad_norm is not None

@@ -25,7 +25,7 @@ from in_backward_support import (
     values,
 )
 from interrupt_support import interrupted_everywhere
-from support import run_python
+from support import needs_fork, run_python
 from torch_support import ALL_BY_TORCH, RMSprop, TorchRMSprop, torch
 
 
@@ -324,7 +324,7 @@ print(code)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs fork()")
+@needs_fork
 def test_a_child_that_is_forked_in_the_middle_of_an_update() -> None:
     assert run_python(FORK).stdout == "0\n"
 

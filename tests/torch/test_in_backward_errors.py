@@ -179,7 +179,7 @@ def test_distributed_data_parallel_is_refused(tmp_path: Any) -> None:
         assert opt.state[network.weight]["step"] == 1
         os._exit(0)
         """,
-        f"file://{tmp_path}/store",
+        (tmp_path / "store").as_uri(),
     )
 
 

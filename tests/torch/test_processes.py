@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support import run_python
+from support import needs_fork, run_python
 from torch_support import RMSprop, torch
 
 FORKS = """
@@ -63,7 +63,7 @@ print(codes == [0] * 20 or codes)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="needs fork()")
+@needs_fork
 def test_a_child_that_is_forked_in_the_middle_of_a_step_steps() -> None:
     assert run_python(FORKS).stdout == "True\n"
 

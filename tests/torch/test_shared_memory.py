@@ -184,7 +184,7 @@ if __name__ == "__main__":
 @fork_and_spawn
 def test_workers_step_one_model(method: str, tmp_path: Any) -> None:
     script = tmp_path / "workers.py"
-    script.write_text(WORKERS)
+    script.write_text(WORKERS, encoding="utf-8")
     assert run_script(script, method) == "all changed\n"
 
 

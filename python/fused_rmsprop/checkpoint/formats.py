@@ -69,7 +69,9 @@ def write_npz(file: IO[bytes], arrays: Mapping[str, Array], header: str) -> None
         with archive.open(NPZ_HEADER, "w", force_zip64=True) as member:
             member.write(header.encode())
         for key, array in arrays.items():
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+            info = zipfile.ZipInfo(f"{key}.npy")
+            info.filename = info.orig_filename  # on Windows it has slashes instead of backslashes
+            with archive.open(info, "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
     except BaseException:
         # Not by a `with`: where a member is still open, its error would hide a KeyboardInterrupt.
