@@ -10,7 +10,7 @@ import pytest
 
 from interrupt_support import interrupted_everywhere
 
-since_3_11 = pytest.mark.skipif(
+not_3_10 = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="Python 3.10 interrupts with statements at other places"
 )
 
@@ -66,13 +66,14 @@ def test_a_lock_taken_outside_the_try_is_found() -> None:
     assert left_locked("leaky", times=2) > 1
 
 
-@since_3_11
+@not_3_10
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python 3.14 can leave the lock taken")
 @pytest.mark.parametrize("method", ["sound", "returns_from_within"])
 def test_a_with_statement_has_no_hole(method: str) -> None:
     assert left_locked(method) == left_locked(method, times=2) == 0
 
 
-@since_3_11
+@not_3_10
 def test_python_code_that_restores_is_interrupted() -> None:
     seen: list[list[str]] = []
     interrupted_everywhere(

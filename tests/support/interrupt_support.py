@@ -94,6 +94,7 @@ class _Interruption:
         tracing = sys.gettrace()
         gc.disable()
         try:
+            sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for it when tracing begins
             sys.settrace(self._trace_call)
             function(subject)
         except self._error:
@@ -120,8 +121,9 @@ class _Interruption:
     def _trace_call(self, frame: FrameType, event: str, arg: object) -> _Tracer | None:
         if frame.f_code.co_filename == __file__:
             return None
+        frame.f_trace = tracer = _Tracer(self)  # without it, Python 3.13 and 3.14 ignore the next
         frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        return _Tracer(self)
+        return tracer
 
     def trace(self, tracer: _Tracer) -> _Tracer:
         self._event += 1

@@ -35,7 +35,7 @@ def unquote(*public: Any) -> None:
         for member in members or [one]:
             for function in (getattr(member, "__func__", member), getattr(member, "fget", None)):
                 if inspect.isfunction(function):
-                    annotations = function.__annotations__
+                    annotations = inspect.unwrap(function).__annotations__
                     for name, text in annotations.items():
                         if type(text) is str:
                             annotations[name] = _Annotation(text)
