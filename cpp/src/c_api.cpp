@@ -3,20 +3,16 @@
 #include <fused_rmsprop/fused_rmsprop.h>
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
-#include "checks.hpp"
+#include "c_names.hpp"
 #include "exact_math.hpp"
-#include "team.hpp"
 
 #include <algorithm>
 #include <atomic>
 #include <climits>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <deque>
-#include <limits>
 #include <new>
-#include <optional>
 #include <ranges>
 #include <stdexcept>
 #include <string>
@@ -26,12 +22,7 @@
 #include <vector>
 
 using namespace fused_rmsprop;
-
-namespace {
-
-struct Settings : Execution, GradientTransform {};
-
-} // namespace
+using namespace fused_rmsprop::c_names;
 
 struct fused_rmsprop_optimizer {
     std::deque<Options> groups{1}; // whose addresses stay
@@ -45,7 +36,6 @@ struct fused_rmsprop_optimizer {
 namespace {
 
 using Optimizer = fused_rmsprop_optimizer;
-constexpr double none = std::numeric_limits<double>::quiet_NaN();
 
 struct Busy {};
 
@@ -74,8 +64,6 @@ int fail(int code, const char *message) noexcept {
     last_error[size] = '\0';
     return code;
 }
-
-[[noreturn]] void refuse(const std::string &message) { throw std::invalid_argument(message); }
 
 /// Calls `call(*optimizer)`, alone. Its result, if any, or the code of what it throws.
 template <typename Call>
@@ -125,121 +113,6 @@ T &needed(T *out) {
     if (out == nullptr)
         refuse("the pointer to the result is NULL");
     return *out;
-}
-
-std::string_view read_name(const char *name) {
-    if (name == nullptr)
-        refuse("the name is NULL");
-    return name;
-}
-
-/// The entry of this name in a table, or nullptr.
-template <typename Entry, std::size_t count>
-const Entry *find(const Entry (&table)[count], const char *name) {
-    const auto *found = std::ranges::find(table, read_name(name), &Entry::name);
-    return found == std::end(table) ? nullptr : found;
-}
-
-template <typename... Tables>
-[[noreturn]] void refuse_name(const char *what, const char *name, std::string known,
-                              const Tables &...tables) {
-    const auto add = [&](const auto &table) {
-        for (const auto &entry : table)
-            known += (known.empty() ? "" : ", ") + std::string(entry.name);
-    };
-    (add(tables), ...);
-    refuse("there is no " + std::string(what) + " '" + name + "'; there are " + known);
-}
-
-void require_whole(const char *name, double value, int most) {
-    if (!(value >= 0 && value <= most && value == std::floor(value)))
-        refuse(name + std::string(" must be ") +
-               (most == 1 ? "0 or 1" : "a whole number from 0 to " + std::to_string(most)));
-}
-
-void set_option(Options &options, const char *name, double value) {
-    if (const auto *flag = find(flag_options, name)) {
-        require_whole(name, value, 1);
-        options.*flag->member = value != 0;
-    } else if (const auto *number = find(number_options, name)) {
-        Options alone; // what options need of each other, a step checks
-        alone.*number->member = value;
-        validate(alone, DType::float64, false);
-        options.*number->member = value;
-    } else {
-        refuse_name("option", name, "", number_options, flag_options);
-    }
-}
-
-double get_option(const Options &options, const char *name) {
-    if (const auto *flag = find(flag_options, name))
-        return options.*flag->member ? 1 : 0;
-    if (const auto *number = find(number_options, name))
-        return options.*number->member;
-    refuse_name("option", name, "", number_options, flag_options);
-}
-
-struct Setting {
-    const char *name;
-    double initial;
-    int most; ///< a whole number from 0 to this; 0: any number
-    double (*get)(const Settings &);
-    void (*set)(Settings &, double);
-};
-
-template <auto member>
-constexpr Setting setting(const char *name, double initial, int most) {
-    return {name, initial, most,
-            [](const Settings &settings) { return static_cast<double>(settings.*member); },
-            [](Settings &settings, double value) {
-                auto &place = settings.*member;
-                place = static_cast<std::decay_t<decltype(place)>>(value);
-            }};
-}
-
-template <auto member>
-constexpr Setting limit(const char *name) {
-    return {name, none, 0,
-            [](const Settings &settings) { return (settings.*member).value_or(none); },
-            [](Settings &settings, double value) {
-                settings.*member = std::isnan(value) ? std::nullopt : std::optional(value);
-            }};
-}
-
-constexpr Setting known_settings[] = {
-    setting<&Settings::threads>("threads", 0, most_threads),
-    setting<&Settings::flush_denormals>("flush_denormals", 1, 1),
-    setting<&Settings::grad_scale>("grad_scale", 1, 0),
-    limit<&Settings::max_grad_value>("max_grad_value"),
-    limit<&Settings::max_grad_norm_per_array>("max_grad_norm_per_array"),
-    limit<&Settings::max_grad_norm>("max_grad_norm"),
-    setting<&Settings::on_nonfinite>("on_nonfinite", 0, 2),
-};
-
-struct Result {
-    const char *name;
-    double (*get)(const StepResult &);
-};
-
-constexpr Result results[] = {
-    {"grad_norm", [](const StepResult &r) { return r.grad_norm.value_or(none); }},
-    {"nonfinite",
-     [](const StepResult &r) { return r.nonfinite == no_tensor ? -1 : double(r.nonfinite); }},
-    {"threads_used", [](const StepResult &r) { return double(r.threads); }},
-};
-
-void set_setting(Settings &settings, const char *name, double value) {
-    const Setting *setting = find(known_settings, name);
-    if (setting == nullptr)
-        refuse_name("setting", name, "", known_settings);
-    if (std::isnan(value))
-        value = setting->initial;
-    if (setting->most > 0)
-        require_whole(name, value, setting->most);
-    Settings changed = settings;
-    setting->set(changed, value);
-    validate(static_cast<const GradientTransform &>(changed), DType::float64);
-    settings = changed;
 }
 
 double get_value(const Optimizer &optimizer, const char *name) {
@@ -298,6 +171,9 @@ void explain_refusal(const Optimizer &optimizer) {
 }
 
 int make_step(Optimizer &optimizer) {
+    if (std::ranges::all_of(optimizer.parameters, [](auto &p) { return p.grad == nullptr; }))
+        refuse("no parameter has a gradient: fused_rmsprop_bind(optimizer, parameter, \"grad\", "
+               "array)");
     try {
         optimizer.result = step(optimizer.parameters, optimizer.settings, optimizer.settings);
     } catch (const std::invalid_argument &) {
@@ -336,8 +212,13 @@ int fused_rmsprop_add_group(fused_rmsprop_optimizer *optimizer) {
 
 int fused_rmsprop_set_option(fused_rmsprop_optimizer *optimizer, int group, const char *name,
                              double value) {
-    return guarded(optimizer,
-                   [=](Optimizer &o) { set_option(at(o.groups, group, "group"), name, value); });
+    return guarded(optimizer, [=](Optimizer &o) {
+        Options &options = at(o.groups, group, "group");
+        const bool stepped = std::ranges::any_of(o.parameters, [&](const Tensor &parameter) {
+            return parameter.options == &options && parameter.step > 0;
+        });
+        set_option(options, name, value, stepped);
+    });
 }
 
 int fused_rmsprop_get_option(fused_rmsprop_optimizer *optimizer, int group, const char *name,

@@ -165,7 +165,9 @@ TEST_CASE("C interface: a skipped step, a parameter without gradient, steps that
     CHECK(small.step() == FUSED_RMSPROP_SKIPPED);
     CHECK(value(small.optimizer, "nonfinite") == 0);
     REQUIRE(fused_rmsprop_bind(optimizer, 0, "grad", nullptr) == 0);
-    CHECK(small.step() == FUSED_RMSPROP_OK);
+    CHECK(small.step() == FUSED_RMSPROP_INVALID_ARGUMENT);
+    CHECK(std::string(fused_rmsprop_last_error()) ==
+          "no parameter has a gradient: fused_rmsprop_bind(optimizer, parameter, \"grad\", array)");
     CHECK(same_bits(small.state, small.before));
     REQUIRE(fused_rmsprop_get_steps(optimizer, 0, &steps) == 0);
     CHECK(steps == 0);
@@ -177,6 +179,18 @@ TEST_CASE("C interface: a skipped step, a parameter without gradient, steps that
     CHECK(std::isnan(small.state.param[2]));
     REQUIRE(fused_rmsprop_get_steps(optimizer, 0, &steps) == 0);
     CHECK(steps == 42);
+
+    for (const char *name : {"centered", "lr_in_momentum", "bias_correction"}) {
+        CHECK(fused_rmsprop_set_option(optimizer, 0, name, 0) == 0); // no change
+        CHECK(fused_rmsprop_set_option(optimizer, 0, name, 1) == FUSED_RMSPROP_INVALID_ARGUMENT);
+        CHECK(std::string(fused_rmsprop_last_error()) ==
+              name + std::string(" is fixed once a parameter of the group has made a step, because "
+                                 "it gives the state its meaning: set it before, or in a new "
+                                 "optimizer"));
+    }
+    CHECK(fused_rmsprop_set_option(optimizer, 0, "maximize", 1) == 0);
+    REQUIRE(fused_rmsprop_add_group(optimizer) == 1);
+    CHECK(fused_rmsprop_set_option(optimizer, 1, "centered", 1) == 0);
 }
 
 TEST_CASE("C interface: errors say what is wrong, and change nothing") {
@@ -209,6 +223,12 @@ TEST_CASE("C interface: errors say what is wrong, and change nothing") {
             "there is no option 'learning_rate'; there are lr, alpha, eps, weight_decay, momentum, "
             "ema_decay, centered, nesterov, maximize, eps_inside_sqrt, lr_in_momentum, "
             "decoupled_weight_decay, bias_correction");
+    refuses(fused_rmsprop_set_option(o, 0, "max_grad_norm", 1),
+            "max_grad_norm is a setting of the whole optimizer: fused_rmsprop_set(optimizer, "
+            "\"max_grad_norm\", value)");
+    refuses(
+        fused_rmsprop_set(o, "lr", 1),
+        "lr is an option of a group: fused_rmsprop_set_option(optimizer, group, \"lr\", value)");
     refuses(fused_rmsprop_set_option(o, 0, "lr", -1), "lr must be finite and >= 0, got -1");
     refuses(fused_rmsprop_set_option(o, 0, "alpha", 1), "alpha must be >= 0 and < 1, got 1");
     refuses(fused_rmsprop_set_option(o, 0, "nesterov", 0.5), "nesterov must be 0 or 1");

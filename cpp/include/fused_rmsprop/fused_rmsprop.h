@@ -64,7 +64,11 @@ int fused_rmsprop_add_group(fused_rmsprop_optimizer *optimizer);
 
 /** Sets an option of a group: "lr", "alpha", "eps", "weight_decay", "momentum", "ema_decay", or,
  * as 0 or 1, "centered", "nesterov", "maximize", "eps_inside_sqrt", "lr_in_momentum",
- * "decoupled_weight_decay", "bias_correction". */
+ * "decoupled_weight_decay", "bias_correction".
+ *
+ * Once a parameter of the group has made a step, "centered", "lr_in_momentum" and "bias_correction"
+ * are fixed: they give the state its meaning. With "centered", the corrected variance of the first
+ * step is 0, so that "bias_correction" makes it lr * grad / eps. */
 int fused_rmsprop_set_option(fused_rmsprop_optimizer *optimizer, int group, const char *name,
                              double value);
 
@@ -111,7 +115,8 @@ int fused_rmsprop_set(fused_rmsprop_optimizer *optimizer, const char *name, doub
 int fused_rmsprop_get(fused_rmsprop_optimizer *optimizer, const char *name, double *value);
 
 /** Makes one step of all parameters that have a gradient: FUSED_RMSPROP_OK,
- * FUSED_RMSPROP_SKIPPED, or an error. All but overlap is checked before the first write.
+ * FUSED_RMSPROP_SKIPPED, or an error, also if none has one. All but overlap is checked before the
+ * first write.
  *
  * Bit for bit the same result for every instruction set, number of threads and alignment. The
  * caller's floating-point environment neither matters nor changes. */
