@@ -32,6 +32,8 @@ def test_places(capsys: pytest.CaptureFixture[str]) -> None:
         assert (Path(path) / file).exists()
         assert main([flag]) == 0
         assert capsys.readouterr().out == f"{path}\n"
+    with pytest.raises(SystemExit, match="2"):
+        main(["--include", "--library"])
 
 
 def test_examples_in_docstrings() -> None:

@@ -21,7 +21,7 @@ combination the result has the bits of the NumPy expression. Only combinations w
 refused: `nesterov` without momentum, and `bias_correction` with an `initial_square_avg`.
 `help(fused_rmsprop.RMSProp)` explains each.
 """
-HEAD = "| option | default | meaning | other names |\n|---|---|---|---|\n"
+HEAD = "| option | default | meaning | called elsewhere |\n|---|---|---|---|\n"
 END = """
 ## Functions of the step
 

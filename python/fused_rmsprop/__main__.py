@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(arguments.asked())
         return 0
     if arguments.command is None:
-        parser.error("what is wanted: demo, info, or the place of the library (see --help)")
+        parser.error("give a command (demo, info) or one of the options (see --help)")
     if arguments.command == "info":
         with suppress(Exception):  # without torch, or with one that does not start
             import fused_rmsprop.torch  # noqa: F401
@@ -44,13 +44,14 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m fused_rmsprop", description=__doc__)
     parser.add_argument("--version", action="version", version=f"fused-rmsprop {__version__}")
+    place = parser.add_mutually_exclusive_group()
     for flag, asked, text in (
         ("--include", fused_rmsprop.get_include, "folder of the C and C++ headers"),
         ("--library", fused_rmsprop.get_library, "path of the shared library"),
         ("--cmakedir", fused_rmsprop.get_cmake_dir, "folder of the CMake package"),
         ("--pkgconfigdir", fused_rmsprop.get_pkgconfig_dir, "folder of fused_rmsprop.pc"),
     ):
-        parser.add_argument(
+        place.add_argument(
             flag, dest="asked", action="store_const", const=asked, help=f"print the {text}"
         )
     commands = parser.add_subparsers(dest="command", required=False)

@@ -83,7 +83,9 @@ class RMSProp(LeafwiseOptimizer, Saving):
         starts from 1, which makes the first steps smaller.
     bias_correction : bool
         Divide the averages by ``1 - alpha**t`` at step t, to make up for the zeros that they start
-        from; without it the first steps are up to ``1 / sqrt(1 - alpha)`` times as large.
+        from; without it the first steps are up to ``1 / sqrt(1 - alpha)`` times as large. With
+        `centered`, the corrected variance of the first step is 0, so that the first step is
+        ``lr * g / eps``: too large, unless `eps` is as large as gradients are.
     ema_decay : float
         Share that a step keeps of a running average of the parameters, which starts as a copy of
         them, ``0 <= ema_decay < 1``; 0 for none. See `use_ema`.

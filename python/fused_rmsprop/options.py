@@ -80,7 +80,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("initial_square_avg", as_number, 0.0, "initial value of `v`", core="",
            fixed=Fixed("square_avg", "the average began with it"), aliases=("initial_scale",)),
     Option("bias_correction", as_flag, False,
-           "divide the averages by `1 - alpha**t`, so that the first steps are not larger",
+           "divide the averages by `1 - alpha**t`, so that the first steps are not larger; with "
+           "`centered`, the variance of the first step is 0, which makes it `lr * g / eps`",
            fixed=Fixed("square_avg", "the averages are kept divided by 1 - alpha**t with it")),
     Option("ema_decay", as_number, 0.0,
            "keep a running average of the parameters; see `opt.use_ema()`",
