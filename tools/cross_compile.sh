@@ -41,8 +41,8 @@ for target in "${targets[@]}"; do
         -DCMAKE_TOOLCHAIN_FILE="$root/tests/cpp/toolchains/zig.cmake" \
         -DFUSED_RMSPROP_WERROR=ON -DFUSED_RMSPROP_OPENMP=OFF >"$build.log" 2>&1 &&
         cmake --build "$build" -j 2 >>"$build.log" 2>&1 &&
-        "$ZIG_TOOLS/c++" -target "$ZIG_TARGET" -std=c++20 -Wall -Wextra -Werror -fsyntax-only \
-            "$root/cpp/bindings/loaded_symbol.cpp" >>"$build.log" 2>&1; then
+        "$ZIG_TOOLS/c++" -target "$ZIG_TARGET" -std=c++20 -Wall -Wextra -Werror \
+            -c "$root/cpp/bindings/loaded_symbol.cpp" -o "$build/loaded_symbol.o" >>"$build.log" 2>&1; then
         echo "compiled: $ZIG_TARGET"
     else
         cat "$build.log"
