@@ -37,7 +37,7 @@ failed=0
 for target in "${targets[@]}"; do
     read -r ZIG_SYSTEM ZIG_PROCESSOR ZIG_TARGET <<<"$target"
     build=$builds/$ZIG_TARGET
-    if cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+    if cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Debug \
         -DCMAKE_TOOLCHAIN_FILE="$root/tests/cpp/toolchains/zig.cmake" \
         -DFUSED_RMSPROP_WERROR=ON -DFUSED_RMSPROP_OPENMP=OFF >"$build.log" 2>&1 &&
         cmake --build "$build" -j 2 >>"$build.log" 2>&1 &&
