@@ -24,12 +24,13 @@ if ! mount --bind /dev "$system/dev" || ! mount -t proc proc "$system/proc"; the
 fi
 cp -L /etc/resolv.conf /etc/hosts "$system/etc/"
 cp -L "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$system/etc/ssl/certs/"
-git clone -q . "$system/root/fused-rmsprop"
+mkdir "$system/newcomer"
+git clone -q . "$system/newcomer/fused-rmsprop"
 
 in_system() { # a script for bash
-    env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    env -i HOME=/newcomer PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PIP_DISABLE_PIP_VERSION_CHECK=1 \
         PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
-        chroot "$system" bash -euo pipefail -c "cd /root/fused-rmsprop; $1"
+        chroot "$system" bash -euo pipefail -c "cd /newcomer/fused-rmsprop; $1"
 }
 block() { # page, language, a line that it has: prints the first such block
     awk -v open="\`\`\`$2" -v line="$3" '
@@ -45,21 +46,21 @@ works() { # the output of the first program of docs/cpp.md
 in_system 'python3 --version; g++ --version | head -n 1; cmake --version | head -n 1'
 
 in_system "$(block docs/cpp.md bash 'cmake --install')"
-block docs/cpp.md cpp 'int main' >"$system/root/main.cpp"
-works "$(in_system 'cd /root; export PKG_CONFIG_PATH=$HOME/.local/lib/pkgconfig
+block docs/cpp.md cpp 'int main' >"$system/newcomer/main.cpp"
+works "$(in_system 'cd /newcomer; export PKG_CONFIG_PATH=$HOME/.local/lib/pkgconfig
     PKG_CONFIG_PATH+=:$HOME/.local/lib/x86_64-linux-gnu/pkgconfig
     g++ -std=c++20 main.cpp $(pkg-config --cflags --libs fused_rmsprop); ./a.out')" pkg-config
 
-mkdir "$system/root/project"
-cp "$system/root/main.cpp" "$system/root/project/"
+mkdir "$system/newcomer/project"
+cp "$system/newcomer/main.cpp" "$system/newcomer/project/"
 {
     echo 'cmake_minimum_required(VERSION 3.22)'
     echo 'project(my_project LANGUAGES CXX)'
-    block docs/cpp.md cmake FetchContent_Declare | sed 's|/path/to/this/clone|/root/fused-rmsprop|'
+    block docs/cpp.md cmake FetchContent_Declare | sed 's|/path/to/this/clone|/newcomer/fused-rmsprop|'
     echo 'add_executable(my_program main.cpp)'
     block docs/cpp.md cmake find_package | grep target_link_libraries
-} >"$system/root/project/CMakeLists.txt"
-in_system 'cd /root/project; cmake -B build; cmake --build build'
-works "$(in_system '/root/project/build/my_program')" FetchContent
+} >"$system/newcomer/project/CMakeLists.txt"
+in_system 'cd /newcomer/project; cmake -B build; cmake --build build'
+works "$(in_system '/newcomer/project/build/my_program')" FetchContent
 
 in_system "$(grep -E '^python3 -m venv .*-m pytest -n 2$' README.md)"

@@ -59,9 +59,9 @@ def check() -> None:
 
 
 def runtimes() -> list[str]:
-    """Return the paths of the OpenMP runtimes in this process."""
+    """Return the OpenMP runtimes in this process, each with the folder that it lies in."""
     maps = Path("/proc/self/maps").read_text(encoding="utf-8")
-    return sorted(set(re.findall(r"/\S*/lib(?:gomp|omp|iomp5)[-.]\S*", maps)))
+    return sorted(set(re.findall(r"[^/\s]+/lib(?:gomp|omp|iomp5)[-.]\S*", maps)))
 
 
 def child(order: list[str], rounds: int) -> dict[str, Any]:
@@ -108,7 +108,8 @@ def main() -> None:
     report = []
     for (order, python), found in runs.items():
         ratios = [run["ratio"] for run in found]
-        report.append({"order": order, "python": python, "ratio": median(ratios), "runs": found})
+        name = Path(python).parents[1].name  # of the environment
+        report.append({"order": order, "python": name, "ratio": median(ratios), "runs": found})
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
         print(f"{', '.join(order):32} {python}: {median(ratios):.3f} ({spread})")
     for python in dict.fromkeys(python for _, python in keys):
