@@ -1,0 +1,1 @@
+"""Watches a training: records gradients, updates and learning rates, and says what is wrong."""

@@ -1,0 +1,242 @@
+"""The numbers that a monitor has recorded: a bounded store, and read-only copies of it.
+
+Knows no optimizer. Rules, pictures and files read a `History`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fused_rmsprop.base import unknown_name
+
+Array: TypeAlias = NDArray[np.float64]
+
+#: The percentiles of the effective learning rate.
+PERCENTILES = (5, 25, 50, 75, 95)
+
+#: What is recorded of each leaf and of all together, in the order of a point's rows.
+QUANTITIES: Mapping[str, str] = {
+    "grad_rms": "root mean square of the gradient, scaled as the step scales it",
+    "update_rms": "root mean square of the update, the new value minus the old",
+    "param_rms": "root mean square of the parameter before the update",
+    "update_ratio": "update_rms / param_rms",
+    "reversed": "share of elements whose next update has the opposite sign",
+    "cosine": "cosine of the angle between the update and the next",
+    "zero_grad": "share of zeros in the gradient",
+    "nonfinite_grad": "share of NaN and infinities in the gradient",
+    "lost_update": "share of elements with a gradient that the update left as they were",
+    "clip_factor": "factor of the gradient by max_grad_norm and max_grad_norm_per_array",
+    **{
+        f"effective_lr_p{p}": f"percentile {p} of lr / (sqrt(v) + eps), where v > 0"
+        for p in PERCENTILES
+    },
+}
+
+
+class Leaf(NamedTuple):
+    """A parameter: its name, shape and dtype, and the index of its group."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    group: int = 0
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+class Series(NamedTuple):
+    """A value that was logged, such as the loss: step counts and values, two arrays (points,)."""
+
+    steps: NDArray[np.int64]
+    values: Array
+
+
+class Point(NamedTuple):
+    """One observation."""
+
+    step: int  # the number of steps with that one
+    rows: Array  # (quantities, leaves + 1); the last column is of all leaves
+    options: Array  # (options, groups)
+
+
+@dataclass(frozen=True)
+class History(Mapping[str, Array]):
+    """A copy of what a monitor has recorded; a mapping from each quantity to an array.
+
+    ``history["grad_rms"]`` has the shape (points, leaves), ``history.total("grad_rms")`` (points,).
+    NaN stands where there was nothing to measure: no gradient, or no second step yet.
+
+    Parameters
+    ----------
+    leaves : tuple of Leaf
+        The parameters.
+    groups : tuple of str
+        The names of the parameter groups.
+    steps : ndarray of int64, shape (points,)
+        The number of steps at each point; 1 is the first step.
+    rows : ndarray, shape (points, quantities, leaves + 1)
+        The values in the order of `QUANTITIES`.
+    option_names : tuple of str
+        The options whose values are recorded: those that can be scheduled.
+    option_values : ndarray, shape (points, options, groups)
+        Their values in each step.
+    logged : dict of Series
+        What `Monitor.log` was given.
+    constants : dict
+        What does not change: ``eps`` of each group and options of the whole optimizer.
+    """
+
+    leaves: tuple[Leaf, ...]
+    groups: tuple[str, ...]
+    steps: NDArray[np.int64]
+    rows: Array
+    option_names: tuple[str, ...]
+    option_values: Array
+    logged: Mapping[str, Series] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, quantity: str) -> Array:
+        return self.rows[:, _row(quantity), :-1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(QUANTITIES)
+
+    def __len__(self) -> int:
+        return len(QUANTITIES)
+
+    def __repr__(self) -> str:
+        span = f", steps {self.steps[0]} to {self.steps[-1]}" if len(self.steps) else ""
+        logged = f", logged: {', '.join(self.logged)}" if self.logged else ""
+        return f"<History of {len(self.leaves)} leaves, {len(self.steps)} points{span}{logged}>"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters."""
+        return tuple(leaf.name for leaf in self.leaves)
+
+    def total(self, quantity: str) -> Array:
+        """A quantity of all leaves together, weighted by their sizes; shape (points,)."""
+        return self.rows[:, _row(quantity), -1]
+
+    def of(self, name: str, quantity: str) -> Array:
+        """A quantity of one leaf; shape (points,)."""
+        if name not in self.names:
+            raise unknown_name(name, self.names)
+        return self[quantity][:, self.names.index(name)]
+
+    def option(self, name: str) -> Array:
+        """An option of each group, such as ``"lr"``; shape (points, groups)."""
+        if name not in self.option_names:
+            known = ", ".join(self.option_names)
+            raise KeyError(f"there is no option {name!r} in the history; there are {known}")
+        return self.option_values[:, self.option_names.index(name)]
+
+    def effective_lr(self) -> Array:
+        """The percentiles of the effective learning rate; shape (points, 5, leaves + 1)."""
+        first = _row(f"effective_lr_p{PERCENTILES[0]}")
+        return self.rows[:, first : first + len(PERCENTILES)]
+
+
+def _row(quantity: str) -> int:
+    if quantity not in QUANTITIES:
+        raise KeyError(
+            f"there is no quantity {quantity!r} in a history; there are {', '.join(QUANTITIES)}"
+        )
+    return _ROWS[quantity]
+
+
+_ROWS = {name: i for i, name in enumerate(QUANTITIES)}
+
+
+class Store:
+    """The points of a monitor, at most ``max_points``: older ones are thinned.
+
+    When it is full, every second point of the older half goes, but for the first. So the first
+    point and the latest are always there, and the density grows towards the end. Of a logged value,
+    two neighbours become their mean. Any thread may write and read.
+    """
+
+    def __init__(
+        self,
+        leaves: Sequence[Leaf],
+        groups: Sequence[str],
+        option_names: Sequence[str],
+        constants: Mapping[str, Any],
+        max_points: int,
+    ) -> None:
+        self.leaves = tuple(leaves)
+        self.groups = tuple(groups)
+        self.option_names = tuple(option_names)
+        self.constants = dict(constants)
+        self.max_points = max_points
+        self._points: list[Point] = []
+        self._logged: dict[str, list[tuple[int, float]]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, points: Iterable[Point]) -> None:
+        """Append points; the oldest become fewer if there are too many."""
+        with self._lock:
+            for point in points:
+                self._points.append(point)
+                if len(self._points) > self.max_points:
+                    del self._points[1 : self.max_points // 2 : 2]
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a logged value of each name."""
+        with self._lock:
+            for name, value in values.items():
+                series = self._logged.setdefault(name, [])
+                series.append((step, value))
+                if len(series) > self.max_points:
+                    _merge_pairs(series, self.max_points // 2)
+
+    def history(self) -> History:
+        """A copy of all."""
+        with self._lock:
+            points = list(self._points)
+            logged = {name: list(series) for name, series in self._logged.items()}
+        shape = (len(QUANTITIES), len(self.leaves) + 1)
+        options = (len(self.option_names), len(self.groups))
+        return History(
+            self.leaves,
+            self.groups,
+            np.array([point.step for point in points], np.int64),
+            np.array([point.rows for point in points], np.float64).reshape(-1, *shape),
+            self.option_names,
+            np.array([point.options for point in points], np.float64).reshape(-1, *options),
+            {
+                name: Series(
+                    np.array([s for s, _ in series], np.int64),
+                    np.array([v for _, v in series], np.float64),
+                )
+                for name, series in logged.items()
+            },
+            dict(self.constants),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            state = {name: value for name, value in vars(self).items() if name != "_lock"}
+            state["_points"] = list(self._points)
+            state["_logged"] = {name: list(series) for name, series in self._logged.items()}
+            return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
+
+
+def _merge_pairs(series: list[tuple[int, float]], count: int) -> None:
+    """Replace pairs among the first ``count`` entries after the first by their means."""
+    pairs = zip(series[1:count:2], series[2 : count + 1 : 2], strict=False)
+    merged = [(later[0], (earlier[1] + later[1]) / 2) for earlier, later in pairs]
+    series[1 : 1 + 2 * len(merged)] = merged
