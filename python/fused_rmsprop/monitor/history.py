@@ -5,6 +5,7 @@ Knows no optimizer. Rules, pictures and files read a `History`.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -157,12 +158,61 @@ def _row(quantity: str) -> int:
 _ROWS = {name: i for i, name in enumerate(QUANTITIES)}
 
 
-class Store:
-    """The points of a monitor, at most ``max_points``: older ones are thinned.
+class _Points:
+    """Evenly spaced points, at most a number of them: the first, and each of a number of others."""
 
-    When it is full, every second point of the older half goes, but for the first. So the first
-    point and the latest are always there, and the density grows towards the end. Of a logged value,
-    two neighbours become their mean. Any thread may write and read.
+    def __init__(self, most: int) -> None:
+        self._most, self._stride, self._count = most, 1, 0
+        self._kept: list[Point] = []
+        self._latest: Point | None = None
+
+    def append(self, point: Point) -> None:
+        if self._count % self._stride == 0:
+            self._kept.append(point)
+        self._latest = point
+        self._count += 1
+        if len(self._kept) >= self._most:
+            self._kept, self._stride = self._kept[::2], 2 * self._stride
+
+    def list(self) -> list[Point]:
+        latest = [] if self._latest is None or self._kept[-1] is self._latest else [self._latest]
+        return self._kept + latest
+
+
+class _Means:
+    """Means of as many successive values each, at most a number of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._stride = most + most % 2, 1  # pairs become one
+        self._kept: list[tuple[int, float]] = []  # the step of the last value, and the mean
+        self._open: list[tuple[int, float]] = []
+
+    def append(self, step: int, value: float) -> None:
+        self._open.append((step, value))
+        if len(self._open) < self._stride:
+            return
+        self._kept.append(_mean(self._open))
+        self._open.clear()
+        if len(self._kept) >= self._most:
+            pairs = zip(self._kept[::2], self._kept[1::2], strict=False)
+            self._kept, self._stride = [_mean(pair) for pair in pairs], 2 * self._stride
+
+    def series(self) -> Series:
+        entries = self._kept + ([_mean(self._open)] if self._open else [])
+        steps, values = zip(*entries, strict=True) if entries else ((), ())
+        return Series(np.array(steps, np.int64), np.array(values, np.float64))
+
+
+def _mean(entries: Sequence[tuple[int, float]]) -> tuple[int, float]:
+    return entries[-1][0], sum(value for _, value in entries) / len(entries)
+
+
+class Store:
+    """The points of a monitor and the values that it was told: at most ``max_points`` of each.
+
+    When they are full, every second point goes, and fewer of the coming ones stay, so that they
+    are evenly spaced. The first and the latest are always there. Logged values become means of
+    two neighbours. Any thread may write and read.
     """
 
     def __init__(
@@ -178,32 +228,29 @@ class Store:
         self.option_names = tuple(option_names)
         self.constants = dict(constants)
         self.max_points = max_points
-        self._points: list[Point] = []
-        self._logged: dict[str, list[tuple[int, float]]] = {}
+        self._points = _Points(max_points)
+        self._logged: dict[str, _Means] = {}
         self._lock = threading.Lock()
 
     def add(self, points: Iterable[Point]) -> None:
-        """Append points; the oldest become fewer if there are too many."""
+        """Append points."""
         with self._lock:
             for point in points:
                 self._points.append(point)
-                if len(self._points) > self.max_points:
-                    del self._points[1 : self.max_points // 2 : 2]
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append a logged value of each name."""
         with self._lock:
             for name, value in values.items():
-                series = self._logged.setdefault(name, [])
-                series.append((step, value))
-                if len(series) > self.max_points:
-                    _merge_pairs(series, self.max_points // 2)
+                if name not in self._logged:
+                    self._logged[name] = _Means(self.max_points)
+                self._logged[name].append(step, value)
 
     def history(self) -> History:
         """A copy of all."""
         with self._lock:
-            points = list(self._points)
-            logged = {name: list(series) for name, series in self._logged.items()}
+            points = self._points.list()
+            logged = {name: means.series() for name, means in self._logged.items()}
         shape = (len(QUANTITIES), len(self.leaves) + 1)
         options = (len(self.option_names), len(self.groups))
         return History(
@@ -213,30 +260,15 @@ class Store:
             np.array([point.rows for point in points], np.float64).reshape(-1, *shape),
             self.option_names,
             np.array([point.options for point in points], np.float64).reshape(-1, *options),
-            {
-                name: Series(
-                    np.array([s for s, _ in series], np.int64),
-                    np.array([v for _, v in series], np.float64),
-                )
-                for name, series in logged.items()
-            },
+            logged,
             dict(self.constants),
         )
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             state = {name: value for name, value in vars(self).items() if name != "_lock"}
-            state["_points"] = list(self._points)
-            state["_logged"] = {name: list(series) for name, series in self._logged.items()}
-            return state
+            return copy.deepcopy(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._lock = threading.Lock()
-
-
-def _merge_pairs(series: list[tuple[int, float]], count: int) -> None:
-    """Replace pairs among the first ``count`` entries after the first by their means."""
-    pairs = zip(series[1:count:2], series[2 : count + 1 : 2], strict=False)
-    merged = [(later[0], (earlier[1] + later[1]) / 2) for earlier, later in pairs]
-    series[1 : 1 + 2 * len(merged)] = merged
