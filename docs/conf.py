@@ -53,10 +53,10 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"(__init__|optimizers)\.py$",  # what examples import
     "within_subsection_order": "gallery_order.position",
     "image_scrapers": ("gallery_scrapers.animations", "matplotlib"),
-    "abort_on_example_error": True,
     "show_signature": False,
     "download_all_examples": False,
     "remove_config_comments": True,
+    "thumbnail_size": (400, 280),
     "plot_gallery": "True",
     "min_reported_time": 60,
     "show_memory": False,

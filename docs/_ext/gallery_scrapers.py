@@ -13,9 +13,12 @@ def animations(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, A
     """Save the animations whose figure is open, and close it, so that no picture follows."""
     files = []
     for value in list(block_vars["example_globals"].values()):
-        if isinstance(value, Animation) and plt.fignum_exists(value._fig.number):
+        if not isinstance(value, Animation):
+            continue
+        figure = vars(value)["_fig"]
+        if plt.fignum_exists(figure.number):
             file = str(next(block_vars["image_path_iterator"])).removesuffix("png") + "gif"
             value.save(file, writer="pillow")
-            plt.close(value._fig)
+            plt.close(figure)
             files.append(file)
-    return figure_rst(files, gallery_conf["src_dir"]) if files else ""
+    return str(figure_rst(files, gallery_conf["src_dir"])) if files else ""
