@@ -6,6 +6,7 @@ ORDER = (
     "from_scratch",
     "observation_window",
     "trajectories",
+    "trajectories_animated",
     "trajectories_hard",
     "moving_target",
     "sparse_data",
