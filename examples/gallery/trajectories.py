@@ -47,8 +47,8 @@ for name, opt in optimizers.items():
 # same direction, but its steps shrink. Adadelta must first learn the length of its steps. Adam
 # overshoots: its momentum is 0.9.
 #
-# RMSProp would not stay in the minimum. After 200 steps it jumps back and forth by the learning
-# rate, so :ref:`the rate must fall <sphx_glr_auto_examples_schedule.py>`.
+# RMSProp would not stay in the minimum: after 200 steps it jumps back and forth by the learning
+# rate. That is why the rate must fall in the end.
 
 x1, x2 = np.meshgrid(np.linspace(-5.5, 2, 100), np.linspace(-2.6, 2, 100))
 levels = [0.05, 0.2, 0.8, 2, 4, 7, 11]
