@@ -60,7 +60,7 @@ final = {name: float(run[:, -5:].mean()) for name, run in runs.items()}
 # falling rates end below both constant ones. The square root has one epoch of warm-up.
 
 fig, (top, bottom) = plt.subplots(
-    2, sharex=True, figsize=(7, 6), height_ratios=[1, 2], layout="constrained"
+    2, sharex=True, figsize=(7, 6), gridspec_kw={"height_ratios": [1, 2]}, layout="constrained"
 )
 for name, (schedule, style, color) in schedules.items():
     line = {"linestyle": style, "color": color, "linewidth": 2}

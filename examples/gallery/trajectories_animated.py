@@ -36,7 +36,7 @@ for name, (opt, style, color) in racers.items():
     paths[name] = np.array(path)
     lines[name] = ax.plot(*paths[name].T, style, color=color, markersize=5, label=name)[0]
 ax.set(xlabel="$x_1$", ylabel="$x_2$")
-ax.legend(loc="upper right", ncols=4)
+ax.legend(loc="upper right", ncol=4)
 
 
 def show(step):
