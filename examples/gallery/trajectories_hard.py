@@ -47,9 +47,10 @@ def walk(opt, f, start, end, steps=1000):
 
 # %%
 # Each optimizer walks with each learning rate. We count the steps in the landscape that takes
-# longest, and draw the paths with the best rate. SGD has no rate for all three, momentum has one.
-# Adam and RMSProp with momentum have several, and RMSProp gets there sooner. Without momentum,
-# RMSProp jumps between the walls of Rosenbrock's valley and does not arrive in 1000 steps.
+# longest, and draw the paths with the best rate, from x to +. SGD has no rate for all three (its
+# paths are those of the smallest), momentum has one. Adam and RMSProp with momentum have several,
+# and RMSProp gets there sooner. Without momentum, RMSProp jumps between the walls of Rosenbrock's
+# valley and does not arrive in 1000 steps.
 
 needed, best = {}, {}
 with np.errstate(over="ignore", invalid="ignore"):  # some paths diverge
