@@ -1,5 +1,4 @@
 """
-=========================
 The RMSProps of the field
 =========================
 
@@ -67,7 +66,7 @@ styles = {
 }
 edges = np.unique(np.geomspace(1, STEPS, 30).astype(int))[:-1]  # the first steps of averages
 counts = np.diff(edges, append=STEPS + 1)
-fig, axes = plt.subplots(1, 2, figsize=(7.5, 4), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(7, 4), layout="constrained")
 for preset, (label, color, style) in styles.items():
     for ax, values in zip(axes, runs[preset]):
         means = np.add.reduceat(values, edges - 1) / counts

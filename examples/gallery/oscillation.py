@@ -1,7 +1,6 @@
-r"""
-==============================
+"""
 Oscillation and what cures it
-==============================
+=============================
 
 Near a minimum the gradient shrinks, but RMSProp divides by its root mean square, so the step stays
 about as long as ``lr``. If that is longer than the way to the minimum, the next step goes back: the
@@ -40,14 +39,14 @@ def train(**options):
 
 
 # %%
-# Four cures of a learning rate that is too high. Momentum adds up about ten steps, so its ``lr`` is
-# a tenth as well.
+# Four cures of a learning rate that is too high: 0.1, with ``alpha=0.9``. Momentum adds up about
+# ten steps, so its ``lr`` is a tenth as well.
 
 high_loss, high_reversed = train(lr=0.1, alpha=0.9)
 cures = {
     "lower lr\nlr=0.01": train(lr=0.01, alpha=0.9),
     "longer average\nalpha=0.999": train(lr=0.1, alpha=0.999),
-    "momentum\nlr=0.01, momentum=0.9": train(lr=0.01, alpha=0.9, momentum=0.9),
+    "momentum=0.9\nlr=0.01": train(lr=0.01, alpha=0.9, momentum=0.9),
     "schedule\nlr=Cosine(0.1)": train(lr=Cosine(0.1, transition_steps=STEPS), alpha=0.9),
 }
 final_losses = [losses[-50:].mean() for losses, _ in cures.values()]
@@ -60,10 +59,10 @@ reversed_shares = [share[-50:].mean() for _, share in cures.values()]
 # Momentum makes the swings smaller, but they stay. The schedule starts as fast as the high rate and
 # ends below the low one.
 
-fig, axes = plt.subplots(2, 4, figsize=(8, 5), sharex=True, sharey="row", layout="constrained")
+fig, axes = plt.subplots(2, 4, figsize=(7, 4.8), sharex=True, sharey="row", layout="constrained")
 for (title, (losses, share)), (above, below) in zip(cures.items(), axes.T):
-    above.semilogy(high_loss, color="0.6", ls="--", label="lr=0.1, alpha=0.9")
-    above.semilogy(losses, color="#0072B2", label="with the cure")
+    above.semilogy(high_loss, color="0.6", ls="--", label="no cure")
+    above.semilogy(losses, color="#0072B2", label="cure")
     for by_step, color, style in (high_reversed, "0.6", "--"), (share, "#0072B2", "-"):
         mean_of_20 = np.convolve(by_step, np.ones(20) / 20, "valid")
         below.plot(np.arange(20, STEPS), mean_of_20, color=color, ls=style)
@@ -71,5 +70,5 @@ for (title, (losses, share)), (above, below) in zip(cures.items(), axes.T):
     below.set(xlabel="step", ylim=(-0.05, 1.05))
 axes[0, 0].set_ylabel("loss above minimum")
 axes[1, 0].set_ylabel("reversed updates")
-axes[0, 0].legend(fontsize="small")
+axes[0, 0].legend(loc="lower left")
 plt.show()

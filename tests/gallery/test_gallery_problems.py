@@ -17,6 +17,7 @@ matplotlib = needs("matplotlib", reason="the gallery draws with matplotlib")
 matplotlib.use("Agg")
 plt = needs("matplotlib.pyplot")
 needs("sklearn", reason="most of the data are scikit-learn's")
+needs("tqdm", reason="the demo, whose network is used, needs it")
 
 GALLERY = ROOT / "examples/gallery"
 Names = dict[str, Any]
