@@ -1,0 +1,237 @@
+"""The panels with lines: each function returns one that draws into axes, or None without data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fused_rmsprop.monitor.history import PERCENTILES, Array, History
+
+#: Draws one panel into Matplotlib axes.
+Draw = Callable[[Any], None]
+
+#: Okabe and Ito's colours, which colour-blind people tell apart; styles tell them apart in grey.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", "-.", ":")
+_MOST_LINES = 8
+_LOG_FROM = 30.0  # the ratio of the largest to the smallest value from which an axis is logarithmic
+
+
+class Line(NamedTuple):
+    """A line of a panel."""
+
+    label: str
+    steps: Any  # (points,)
+    values: Array  # (points,)
+
+
+def logged_values(history: History) -> Draw | None:
+    """The loss and other values that were logged: those unlike the loss have the right axis."""
+    lines = [Line(name, *series) for name, series in history.logged.items() if len(series.steps)]
+    if not lines:
+        return None
+    losses = [line for line in lines if "loss" in line.label.lower()] or lines[:1]
+    others = [line for line in lines if line not in losses]
+
+    def draw(axes: Any) -> None:
+        _two_scales(axes, history, "logged values", losses, others)
+
+    return draw
+
+
+def varying_options(history: History) -> Draw | None:
+    """The options that are not constant; those other than lr have the right axis."""
+    lines: list[Line] = []
+    for name in history.option_names:
+        values = history.option(name)
+        varying = [i for i in range(values.shape[1]) if _varies(values[:, i])]
+        alike = all(np.array_equal(values[:, i], values[:, 0]) for i in range(values.shape[1]))
+        for i in varying[:1] if alike else varying:
+            label = name if alike else f"{name} of {history.groups[i] or i}"
+            lines.append(Line(label, history.steps, values[:, i]))
+    if _varies(factor := history.total("clip_factor")):
+        lines.append(Line("clip factor", history.steps, factor))
+    if not lines:
+        return None
+    rates = [line for line in lines if line.label.split(" ")[0] == "lr"] or lines[:1]
+    others = [line for line in lines if line not in rates]
+
+    def draw(axes: Any) -> None:
+        _two_scales(axes, history, "options", rates, others)
+
+    return draw
+
+
+def effective_lr(history: History) -> Draw | None:
+    """Percentiles of the effective learning rate of all elements, as bands."""
+    values = history.effective_lr()[:, :, -1]
+    values = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    if not np.isfinite(values).any():
+        return None
+
+    def draw(axes: Any) -> None:
+        color, middle = COLORS[2], len(PERCENTILES) // 2
+        handles: list[Any] = []
+        for i in range(middle):
+            label = f"{PERCENTILES[i]} to {PERCENTILES[-1 - i]} %"
+            low, high = values[:, i], values[:, -1 - i]
+            alpha = 0.2 + 0.2 * i
+            band = {"color": color, "alpha": alpha, "linewidth": 0, "label": label}
+            handles.append(axes.fill_between(history.steps, low, high, **band))
+            if len(history.steps) == 1:  # which has no width
+                axes.vlines(history.steps, low, high, color, alpha=alpha, linewidth=8)
+        median = Line("median", history.steps, values[:, middle])
+        handles.append(_draw_line(axes, median, color, "-"))
+        axes.set_yscale("log")
+        _finish(axes, history, "effective learning rate", handles)
+
+    return draw
+
+
+def oscillation(history: History) -> Draw | None:
+    """The share of updates that are reversed, and the cosine between successive ones."""
+    lines = [
+        Line("cosine", history.steps, history.total("cosine")),
+        Line("share reversed", history.steps, history.total("reversed")),
+    ]
+    lines = [line for line in lines if np.isfinite(line.values).any()]
+    if not lines:
+        return None
+
+    def draw(axes: Any) -> None:
+        axes.axhline(0, color="0.5", linewidth=0.8)
+        styles = zip(lines, COLORS, _STYLES, strict=False)
+        handles = [_draw_line(axes, *line_color_style) for line_color_style in styles]
+        axes.set_ylim(-1.05, 1.05)
+        _finish(axes, history, "successive updates", handles)
+
+    return draw
+
+
+def sizes_of_one(history: History) -> Draw | None:
+    """The sizes of a single parameter, its gradient and update: a heat map would have one row."""
+    if len(history.leaves) != 1:
+        return None
+    names = {"gradient": "grad_rms", "update": "update_rms", "parameter": "param_rms"}
+    values = {label: history[name][:, 0] for label, name in names.items()}
+    lines = [
+        Line(label, history.steps, np.where(of_one > 0, of_one, np.nan))
+        for label, of_one in values.items()
+        if (of_one > 0).any()
+    ]
+    if not lines:
+        return None
+
+    def draw(axes: Any) -> None:
+        styles = zip(lines, COLORS, _STYLES, strict=False)
+        handles = [_draw_line(axes, *line_color_style) for line_color_style in styles]
+        axes.set_yscale("log")
+        _finish(axes, history, "root mean squares", handles)
+
+    return draw
+
+
+def _two_scales(
+    axes: Any, history: History, title: str, left: Sequence[Line], right: Sequence[Line]
+) -> None:
+    """Draw lines on the left axis, and on a right one if there are others."""
+    shown = [*left, *right][:_MOST_LINES]
+    hidden = len(left) + len(right) - len(shown)
+    handles: list[Any] = []
+    for lines, on in ((left, axes), (right, axes.twinx() if len(shown) > len(left) else None)):
+        lines = [line for line in lines if line in shown]
+        for line in lines:
+            i = len(handles)
+            color, style = COLORS[i % len(COLORS)], _STYLES[i % len(_STYLES)]
+            handles.append(_draw_line(on, line, color, style))
+            _cross_nonfinite(on, line, color)
+        if lines:
+            _scale(on, lines)
+    _finish(axes, history, f"{title} ({hidden} more are not shown)" if hidden else title, handles)
+    for lines, on in ((left, axes), (right, axes.figure.axes[-1])):
+        if len(shown) > len(left):
+            on.set_ylabel(shortened(", ".join(line.label for line in lines), 30), fontsize=8)
+            on.tick_params(labelsize=8)
+
+
+def _scale(axes: Any, lines: Sequence[Line]) -> None:
+    """Choose a logarithmic axis for values that span more than an order of magnitude."""
+    values = np.concatenate([line.values[np.isfinite(line.values)] for line in lines])
+    if len(values) and values.min() > 0 and values.max() > _LOG_FROM * values.min():
+        axes.set_yscale("log")
+
+
+def _draw_line(axes: Any, line: Line, color: str, style: str) -> Any:
+    """Draw the finite values; points where there is no line between two."""
+    values = np.where(np.isfinite(line.values), line.values, np.nan)
+    marker = "." if np.isfinite(values).sum() < 3 else None
+    label = shortened(line.label, 24)
+    (handle,) = axes.plot(
+        line.steps, values, color=color, linestyle=style, linewidth=1.3, marker=marker, label=label
+    )
+    return handle
+
+
+def _cross_nonfinite(axes: Any, line: Line, color: str) -> None:
+    """Draw crosses at the lower edge where values are NaN or infinite."""
+    steps = line.steps[~np.isfinite(line.values)]
+    if len(steps):
+        at = np.full(len(steps), 0.04)
+        edge = axes.get_xaxis_transform()
+        axes.plot(steps, at, "x", transform=edge, color=color, markersize=4)
+
+
+def _finish(axes: Any, history: History, title: str, handles: Sequence[Any]) -> None:
+    """Add a title, a legend between it and the axes, and ticks."""
+    columns = 3 if max(len(handle.get_label()) for handle in handles) < 14 else 2
+    axes.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncol=columns,
+        fontsize=7.5,
+        frameon=False,
+        borderaxespad=0.1,
+        columnspacing=1.2,
+        handlelength=2.2,
+    )
+    lines = -(-len(handles) // columns)
+    axes.set_title(title, loc="left", fontsize=9, fontweight="bold", pad=4 + 12 * lines)
+    axes.grid(alpha=0.3)
+    finish_steps(axes, history)
+
+
+def finish_steps(axes: Any, history: History) -> None:
+    """Give the axis of steps the limits of all panels, and ticks like 10k."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    steps = np.concatenate([history.steps, *(line.steps for line in history.logged.values())])
+    margin = max(0.5, 0.01 * (steps.max() - steps.min()))
+    axes.set_xlim(steps.min() - margin, steps.max() + margin)
+    axes.set_xlabel("step", fontsize=8, labelpad=1)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: _short_count(step)))
+    axes.tick_params(labelsize=8)
+
+
+def _short_count(step: float) -> str:
+    """10k for 10,000 and 2M for 2,000,000."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(step) >= size:
+            return f"{step / size:.4g}{letter}"
+    return f"{step:.0f}"
+
+
+def shortened(text: str, most: int) -> str:
+    """A text without its middle, if it is longer than that: its end tells more than its start."""
+    if len(text) <= most:
+        return text
+    start = most // 3
+    return f"{text[:start]}…{text[len(text) - most + start + 1 :]}"
+
+
+def _varies(values: Array) -> bool:
+    """Whether there are two different numbers."""
+    return len(np.unique(values[np.isfinite(values)])) > 1
