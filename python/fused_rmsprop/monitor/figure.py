@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -61,10 +62,10 @@ def name_rows(axes: Any, names: Sequence[str]) -> None:
     if not names:
         axes.set_yticks([])
         return
-
-    def name(row: float, _: object) -> str:
-        return names[int(row)] if 0 <= row < len(names) else ""
-
     axes.yaxis.set_major_locator(_Rows(len(names)))
-    axes.yaxis.set_major_formatter(FuncFormatter(name))
+    axes.yaxis.set_major_formatter(FuncFormatter(partial(_name, names)))
     axes.tick_params(axis="y", labelsize=7, length=2)
+
+
+def _name(names: Sequence[str], row: float, _: object) -> str:
+    return names[int(row)] if 0 <= row < len(names) else ""

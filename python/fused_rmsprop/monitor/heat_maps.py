@@ -85,7 +85,7 @@ def _draw_cells(axes: Any, history: History, one: HeatMap) -> Any:
 
     low, high = _limits(one.values)
     borders = _edges(history), np.arange(len(history.leaves) + 1.0)
-    cells = np.ma.masked_invalid(np.clip(one.values.T, low, high))
+    cells = np.ma.masked_invalid(one.values.T)
     image = axes.pcolorfast(*borders, cells, norm=LogNorm(low, high), cmap="viridis")
     kinds = np.full(cells.shape, np.nan)
     for i, kind in enumerate(SPECIAL):
@@ -129,10 +129,10 @@ def _short_number(value: float) -> str:
 
 def _limits(values: Array) -> tuple[float, float]:
     """The values of the first and last colour: a decade or more, and not too many."""
-    positive = values[np.isfinite(values)]
-    if not len(positive):
+    known = values[np.isfinite(values)]
+    if not len(known):
         return 0.1, 1.0
-    low, high = np.log10(positive.min()), np.log10(positive.max())
+    low, high = np.log10(known.min()), np.log10(known.max())
     low = max(low, high - _MOST_DECADES)
     room = max(0.0, 1.0 - (high - low)) / 2
     return 10.0 ** (low - room), 10.0 ** (high + room)

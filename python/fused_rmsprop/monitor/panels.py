@@ -16,6 +16,7 @@ Draw = Callable[[Any], None]
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
 _MOST_LINES = 8
+_MOST = 1e200  # Matplotlib's arithmetic overflows near the largest numbers
 _LOG_FROM = 30.0  # the ratio of the largest to the smallest value from which an axis is logarithmic
 
 
@@ -67,7 +68,7 @@ def varying_options(history: History) -> Draw | None:
 def effective_lr(history: History) -> Draw | None:
     """Percentiles of the effective learning rate of all elements, as bands."""
     values = history.effective_lr()[:, :, -1]
-    values = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    values = positive(values)
     if not np.isfinite(values).any():
         return None
 
@@ -117,7 +118,7 @@ def sizes_of_one(history: History) -> Draw | None:
     names = {"gradient": "grad_rms", "update": "update_rms", "parameter": "param_rms"}
     values = {label: history[name][:, 0] for label, name in names.items()}
     lines = [
-        Line(label, history.steps, np.where(of_one > 0, of_one, np.nan))
+        Line(label, history.steps, positive(of_one))
         for label, of_one in values.items()
         if (of_one > 0).any()
     ]
@@ -158,14 +159,14 @@ def _two_scales(
 
 def _scale(axes: Any, lines: Sequence[Line]) -> None:
     """Choose a logarithmic axis for values that span more than an order of magnitude."""
-    values = np.concatenate([line.values[np.isfinite(line.values)] for line in lines])
+    values = np.concatenate([line.values[_is_drawn(line.values)] for line in lines])
     if len(values) and values.min() > 0 and values.max() > _LOG_FROM * values.min():
         axes.set_yscale("log")
 
 
 def _draw_line(axes: Any, line: Line, color: str, style: str) -> Any:
     """Draw the finite values; points where there is no line between two."""
-    values = np.where(np.isfinite(line.values), line.values, np.nan)
+    values = np.where(_is_drawn(line.values), line.values, np.nan)
     marker = "." if np.isfinite(values).sum() < 3 else None
     label = shortened(line.label, 24)
     (handle,) = axes.plot(
@@ -175,8 +176,8 @@ def _draw_line(axes: Any, line: Line, color: str, style: str) -> Any:
 
 
 def _cross_nonfinite(axes: Any, line: Line, color: str) -> None:
-    """Draw crosses at the lower edge where values are NaN or infinite."""
-    steps = line.steps[~np.isfinite(line.values)]
+    """Draw crosses at the lower edge where values are NaN, infinite or nearly so."""
+    steps = line.steps[~_is_drawn(line.values)]
     if len(steps):
         at = np.full(len(steps), 0.04)
         edge = axes.get_xaxis_transform()
@@ -212,16 +213,26 @@ def finish_steps(axes: Any, history: History) -> None:
     axes.set_xlim(steps.min() - margin, steps.max() + margin)
     axes.set_xlabel("step", fontsize=8, labelpad=1)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: _short_count(step)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short_count))
     axes.tick_params(labelsize=8)
 
 
-def _short_count(step: float) -> str:
+def _short_count(step: float, _: object = None) -> str:
     """10k for 10,000 and 2M for 2,000,000."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(step) >= size:
             return f"{step / size:.4g}{letter}"
     return f"{step:.0f}"
+
+
+def positive(values: Array) -> Array:
+    """The numbers that have a logarithm, within what an axis can show, and NaN for the others."""
+    kept = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    return np.clip(kept, 1 / _MOST, _MOST)
+
+
+def _is_drawn(values: Array) -> Any:
+    return np.abs(values) <= _MOST  # not NaN
 
 
 def shortened(text: str, most: int) -> str:
