@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fused_rmsprop.monitor.history import Array, History
-from fused_rmsprop.monitor.panels import finish_steps, shortened
+from fused_rmsprop.monitor.panels import finish_steps, positive, shortened
 
 _MOST_DECADES = 12  # that the colours span
 _BAR_HEIGHT = 0.12  # in inches
 _LONGEST_NAME = 32
+_MISSING = "no value: no gradient, or a parameter of zeros"
 #: The colours of cells without a logarithm, beside those of viridis in grey as in colour: white
 #: lies beside its dark end, black beside its bright one.
-SPECIAL = {"zero": "#ffffff", "NaN or infinite": "#000000", "no value": "#bdbdbd"}
+SPECIAL = {"zero": "#ffffff", "NaN or infinite": "#000000", _MISSING: "#bdbdbd"}
 #: An update of a thousandth of the parameter is a rule of thumb for weights of networks.
 _USUAL_RATIO = 1e-3
+_MARK = "1e-3: usual for weights"
 
 
 class HeatMap(NamedTuple):
@@ -37,21 +39,24 @@ def heat_maps(history: History) -> list[HeatMap]:
         _map("update (rms)", history["update_rms"], wrong),
         _map("update / parameter", _ratio(history), wrong, _USUAL_RATIO),
     ]
-    return [one for one in maps if not one.special["no value"].all()]
+    return [one for one in maps if not one.special[_MISSING].all()]
 
 
-def special_kinds(maps: Sequence[HeatMap]) -> list[str]:
-    """The kinds of special cells that there are."""
-    return [kind for kind in SPECIAL if any(one.special[kind].any() for one in maps)]
+def legend(maps: Sequence[HeatMap]) -> dict[str, str]:
+    """The colours of special cells that there are, and the mark of a colour bar, by their texts."""
+    cells = {
+        kind: color for kind, color in SPECIAL.items() if any(m.special[kind].any() for m in maps)
+    }
+    return cells | ({_MARK: ""} if any(map(_is_marked, maps)) else {})
 
 
 def draw_maps(
     history: History, maps: Sequence[HeatMap], height: float, figure: Any, place: Any
 ) -> None:
     """Draw maps side by side, each under its colour bar; the first has the names of the rows."""
-    grid = place.subgridspec(2, len(maps), height_ratios=[_BAR_HEIGHT, height])
     from fused_rmsprop.monitor.figure import name_rows
 
+    grid = place.subgridspec(2, len(maps), height_ratios=[_BAR_HEIGHT, height])
     for i, one in enumerate(maps):
         axes = figure.add_subplot(grid[1, i])
         image = _draw_cells(axes, history, one)
@@ -72,11 +77,9 @@ def _map(title: str, values: Array, wrong: Any, marked: float | None = None) -> 
     special = {
         "zero": values == 0,
         "NaN or infinite": nonfinite,
-        "no value": np.isnan(values) & ~nonfinite,
+        _MISSING: np.isnan(values) & ~nonfinite,
     }
-    return HeatMap(
-        title, np.where(np.isfinite(values) & (values > 0), values, np.nan), special, marked
-    )
+    return HeatMap(title, positive(values), special, marked)
 
 
 def _draw_cells(axes: Any, history: History, one: HeatMap) -> Any:
@@ -100,16 +103,20 @@ def _draw_bar(axes: Any, image: Any, one: HeatMap) -> None:
     """Draw a colour bar under the title of its map."""
     axes.figure.colorbar(image, cax=axes, orientation="horizontal")
     axes.set_title(one.title, loc="left", fontsize=9, fontweight="bold", pad=5)
-    low, high = image.get_clim()
-    ticks = _ticks(low, high)
+    ticks = _ticks(*image.get_clim())
     axes.xaxis.set_ticks_position("top")
     axes.set_xticks(ticks)
     axes.set_xticklabels([_short_number(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.tick_params(labelsize=7, pad=0, length=2)
-    if one.marked is not None and low <= one.marked <= high:
+    if one.marked is not None and _is_marked(one):
         axes.axvline(one.marked, color="white", linewidth=4)
         axes.axvline(one.marked, color="black", linewidth=1.5)
+
+
+def _is_marked(one: HeatMap) -> bool:
+    low, high = _limits(one.values)
+    return one.marked is not None and low <= one.marked <= high
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -147,11 +154,17 @@ def _edges(history: History) -> Array:
     return np.concatenate([[steps[0] - half[0]], steps[:-1] + half, [steps[-1] + half[-1]]])
 
 
-def draw_legend(kinds: Sequence[str], figure: Any, place: Any) -> None:
-    """Tell the colours of special cells."""
+def draw_legend(entries: Mapping[str, str], figure: Any, place: Any) -> None:
+    """Draw the entries of `legend`."""
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     axes = figure.add_subplot(place)
     axes.set_axis_off()
-    patches = [Patch(facecolor=SPECIAL[kind], edgecolor="0.5", label=kind) for kind in kinds]
-    axes.legend(handles=patches, loc="center", ncol=len(kinds), fontsize=8, frameon=False)
+    handles = [
+        Patch(facecolor=color, edgecolor="0.5", label=text)
+        if color
+        else Line2D([], [], color="black", linestyle="", marker="|", label=text)
+        for text, color in entries.items()
+    ]
+    axes.legend(handles=handles, loc="center", ncol=len(handles), fontsize=8, frameon=False)

@@ -15,12 +15,13 @@ _DPI = 80.0
 _LATEST = ("grad_rms", "update_rms", "update_ratio", "effective_lr_p50", "reversed", "cosine")
 
 
-def monitor_html(history: History, report: Report, active: bool) -> str:
+def monitor_html(history: History, report: Report | None, active: bool) -> str:
     """The findings, the latest values of all parameters together, and the picture if it can be."""
     steps = history.steps
     facts = [] if active else ["detached"]
     facts.append(f"steps {steps[0]:,} to {steps[-1]:,}" if len(steps) else "nothing observed yet")
-    parts = [paragraph("Monitor", *facts), _findings(report)]
+    parts = [paragraph("Monitor", *facts)]
+    parts += [] if report is None else [_findings(report)]
     rows = [*_latest(history)]
     if rows:
         parts.append(table(("", "latest", "explanation"), rows, len(rows)))

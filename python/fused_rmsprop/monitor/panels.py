@@ -17,7 +17,6 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 _STYLES = ("-", "--", "-.", ":")
 _MOST_LINES = 8
 _MOST = 1e200  # Matplotlib's arithmetic overflows near the largest numbers
-_LOG_FROM = 30.0  # the ratio of the largest to the smallest value from which an axis is logarithmic
 
 
 class Line(NamedTuple):
@@ -158,9 +157,9 @@ def _two_scales(
 
 
 def _scale(axes: Any, lines: Sequence[Line]) -> None:
-    """Choose a logarithmic axis for values that span more than an order of magnitude."""
+    """Choose a logarithmic axis if half of the values would lie in an eighth of a linear one."""
     values = np.concatenate([line.values[_is_drawn(line.values)] for line in lines])
-    if len(values) and values.min() > 0 and values.max() > _LOG_FROM * values.min():
+    if len(values) and values.min() > 0 and np.median(values) < values.max() / 8:
         axes.set_yscale("log")
 
 

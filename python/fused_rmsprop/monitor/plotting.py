@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fused_rmsprop.monitor.heat_maps import draw_legend, draw_maps, heat_maps, special_kinds
+from fused_rmsprop.monitor.heat_maps import draw_legend, draw_maps, heat_maps, legend
 from fused_rmsprop.monitor.history import History, Series
 from fused_rmsprop.monitor.panels import (
     Draw,
@@ -148,8 +148,8 @@ def _rows(history: History) -> list[_Row]:
         cells = min(max(_ROW_HEIGHT * len(history.leaves), _MAP_HEIGHTS[0]), _MAP_HEIGHTS[1])
         draw = partial(draw_maps, history, maps, cells)
         rows.append(_Row(cells + _MAP_MARGINS, draw))
-        if kinds := special_kinds(maps):
-            rows.append(_Row(_LEGEND_HEIGHT, partial(draw_legend, kinds)))
+        if entries := legend(maps):
+            rows.append(_Row(_LEGEND_HEIGHT, partial(draw_legend, entries)))
     return rows
 
 
