@@ -111,11 +111,10 @@ class Watch:
         """Make a step."""
         opt, observers = self._opt, self.observers
         due = [observer for observer in observers if observer.is_due]
-        gradients = self._gradients(grads, grad_scale) if due else []
+        gradients, scale = self._gradients(grads, grad_scale) if due else ([], 1.0)
         for observer in due:
             observer.begin()
-            for index in range(len(observer.leaves)):
-                observer.before(index)
+            observer.before(range(len(observer.leaves)))
         opt._stepper.observed = False
         try:
             RMSProp.step(opt, grads, grad_scale)
@@ -126,24 +125,22 @@ class Watch:
         finally:
             opt._stepper.observed = opt._watch is not None
         for observer in due:
-            for index, (grad, scale) in enumerate(gradients[: len(observer.leaves)]):
-                if grad is not None:
-                    observer.after(index, grad, scale)
+            pairs = enumerate(gradients[: len(observer.leaves)])
+            observer.after([(i, grad) for i, grad in pairs if grad is not None], scale)
         for observer in observers:
             observer.end()
 
-    def _gradients(self, grads: object, grad_scale: Any) -> list[tuple[Any, float]]:
-        """The gradient of each leaf, or None, and its factor; the step raises any error."""
+    def _gradients(self, grads: object, grad_scale: Any) -> tuple[list[Any], float]:
+        """The gradient of each leaf, or None, and the factor of all; the step raises any error."""
         stepper = self._opt._stepper
         try:
             if grads is None and stepper.accumulated > 0:
                 sums = {k: v for group in self._opt._groups for k, v in group.grad_sums().items()}
-                found: list[Any] = [sums.get(name) for name in self._opt.state]
-                scale = float(grad_scale) / stepper.accumulated
-                return [(grad, scale) for grad in found]
-            return [(grad, float(grad_scale)) for grad in stepper.gradients(grads)]
+                found = [sums.get(name) for name in self._opt.state]
+                return found, float(grad_scale) / stepper.accumulated
+            return stepper.gradients(grads), float(grad_scale)
         except Exception:
-            return []
+            return [], 1.0
 
     def leafwise(self, block: _core.Leafwise, grad_scale: float) -> ObservedBlock:
         """The same step leaf by leaf, observed."""
@@ -173,12 +170,12 @@ class ObservedBlock(AbstractContextManager["ObservedBlock"]):
         index = self._indices.get(name, -1) if isinstance(name, str) else -1
         observers = [o for o in self._watch.observers if 0 <= index < len(o.leaves)]
         for observer in observers:
-            observer.before(index)
+            observer.before((index,))
         self._block(name, grad)
         self._updated = True
         given = grad if grad is not None or not self._bound else self._bound[index]
         for observer in observers:
-            observer.after(index, given, self._scale)
+            observer.after([(index, given)], self._scale)
 
     def __exit__(
         self,
