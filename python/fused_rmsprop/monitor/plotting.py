@@ -37,34 +37,7 @@ class _Row(NamedTuple):
 
 
 def plot(history: History, figure: Any = None) -> Any:
-    """Draw a training as one figure.
-
-    It has logged values, the options that vary, percentiles of the effective learning rate, the
-    oscillation of the updates, and heat maps of the gradient, the update and its ratio to the
-    parameter, with a row for each parameter. Panels without data are left out. A single parameter
-    has lines in the place of heat maps.
-
-    Parameters
-    ----------
-    history : History
-        What a monitor has recorded. After the load of an earlier checkpoint, the steps that it
-        undid are left out. At most 1000 points are drawn, evenly spaced.
-    figure : matplotlib.figure.Figure or None
-        A figure to clear and draw into, which keeps its size. None: a new one. If the program has
-        imported ``matplotlib.pyplot``, it is one of pyplot's: ``plt.show()`` shows it, and it
-        stays in memory until ``plt.close(figure)``. In notebooks with inline figures, and without
-        pyplot, it belongs to the caller alone.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Notebooks show it; ``figure.savefig("training.png")`` saves it.
-
-    Raises
-    ------
-    ImportError
-        Without Matplotlib.
-    """
+    """Draw a training as one figure; see `Monitor.plot`."""
     if figure is not None:
         figure.clear()
         if getattr(figure, "get_layout_engine", lambda: True)() is None:
