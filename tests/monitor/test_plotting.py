@@ -65,6 +65,17 @@ def check_readable(figure: Any) -> None:
             assert heading.get_window_extent().x1 <= whole.x1
             for box in extents(axes, "x"):
                 assert not heading.get_window_extent().overlaps(box)
+    check_apart(figure)
+
+
+def check_apart(figure: Any) -> None:
+    """No panel with its labels lies on another."""
+    for a, b in itertools.combinations(figure.axes, 2):
+        if a.get_position().bounds != b.get_position().bounds:  # of two scales
+            one, other = a.get_tightbbox(), b.get_tightbbox()
+            wide = min(one.x1, other.x1) - max(one.x0, other.x0)
+            high = min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert min(wide, high) < 1.5, (a.get_title(loc="left"), b.get_title(loc="left"))
 
 
 class _Null:
@@ -107,6 +118,25 @@ def test_panels_show_the_recorded_numbers() -> None:
         assert axes.images[1].get_array().mask.all()
         assert axes.yaxis_inverted()
     check_readable(figure)
+
+
+@pytest.mark.parametrize(
+    ("least", "labels"),
+    [
+        (0.5, ["5e-1", "1e0", "2e0"]),
+        (0.02, ["2e-2", "5e-2", "1e-1", "2e-1", "5e-1", "1e0"]),
+        (1e-4, ["1e-4", "1e-3", "1e-2", "1e-1", "1e0"]),
+        (1e-10, ["1e-10", "1e-8", "1e-6", "1e-4", "1e-2", "1e0"]),
+    ],
+)
+def test_colour_bars_have_a_few_round_numbers(least: float, labels: list[str]) -> None:
+    def damage(_: int, rows: dict[str, Array]) -> None:
+        rows["grad_rms"][:6] = np.geomspace(least, 1, 6)
+
+    figure = plot(history(damage=damage))
+    check_readable(figure)
+    ticks = panel(figure, "gradient (rms)").xaxis.get_major_ticks()
+    assert [tick.label2.get_text() for tick in ticks] == labels
 
 
 def test_rows_have_the_names_of_their_parameters() -> None:

@@ -125,7 +125,7 @@ def _ticks(low: float, high: float) -> list[float]:
     digits = (1, 2, 5) if last - first <= 2 else (1,)
     every = -(-(last - first) // 7)
     ticks = [float(f"{d}e{power}") for power in range(first, last + 1, every) for d in digits]
-    return [tick for tick in ticks if low <= tick <= high]
+    return [tick for tick in ticks if 0.999 * low <= tick <= 1.001 * high]
 
 
 def _short_number(value: float) -> str:
