@@ -289,6 +289,25 @@ def test_many_logged_values_are_limited() -> None:
     assert len(axes.get_legend().get_texts()) == 8
 
 
+def test_values_unlike_the_loss_have_an_axis_of_their_own() -> None:
+    def right(*log: str) -> list[list[str]]:
+        figure = plot(history(log=log))
+        check_readable(figure)
+        left = panel(figure, "logged values")
+        both = [a for a in figure.axes if a.get_position().bounds == left.get_position().bounds]
+        return [[one.get_label() for one in axes.lines] for axes in both]
+
+    assert right("accuracy", "loss", "val/loss") == [["loss", "val/loss"], ["accuracy"]]
+    assert right("reward", "entropy") == [["reward"], ["entropy"]]
+    assert right("loss", "val_loss") == [["loss", "val_loss"]]
+
+
+def test_groups_of_the_same_name_can_be_drawn() -> None:
+    recorded = history(groups=("same", "same"), lr=lambda step: 0.1 / step)
+    recorded.option_values[:, 0, 1] *= 0.1
+    assert len(panel(plot(recorded), "options").lines) == 2
+
+
 def test_groups_that_differ_have_lines_of_their_own() -> None:
     recorded = history(groups=("trunk", "head"), lr=lambda step: 0.1 / step)
     recorded.option_values[:, 0, 1] *= 0.1

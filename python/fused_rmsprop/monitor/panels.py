@@ -32,11 +32,10 @@ def logged_values(history: History) -> Draw | None:
     lines = [Line(name, *series) for name, series in history.logged.items() if len(series.steps)]
     if not lines:
         return None
-    losses = [line for line in lines if "loss" in line.label.lower()] or lines[:1]
-    others = [line for line in lines if line not in losses]
+    losses = ["loss" in line.label.lower() for line in lines]
 
     def draw(axes: Any) -> None:
-        _two_scales(axes, history, "logged values", losses, others)
+        _two_scales(axes, history, "logged values", lines, losses)
 
     return draw
 
@@ -55,11 +54,10 @@ def varying_options(history: History) -> Draw | None:
         lines.append(Line("clip factor", history.steps, factor))
     if not lines:
         return None
-    rates = [line for line in lines if line.label.split(" ")[0] == "lr"] or lines[:1]
-    others = [line for line in lines if line not in rates]
+    rates = [line.label.split(" ")[0] == "lr" for line in lines]
 
     def draw(axes: Any) -> None:
-        _two_scales(axes, history, "options", rates, others)
+        _two_scales(axes, history, "options", lines, rates)
 
     return draw
 
@@ -134,26 +132,28 @@ def sizes_of_one(history: History) -> Draw | None:
 
 
 def _two_scales(
-    axes: Any, history: History, title: str, left: Sequence[Line], right: Sequence[Line]
+    axes: Any, history: History, title: str, lines: Sequence[Line], main: Sequence[bool]
 ) -> None:
-    """Draw lines on the left axis, and on a right one if there are others."""
-    shown = [*left, *right][:_MOST_LINES]
-    hidden = len(left) + len(right) - len(shown)
+    """Draw the main lines on the left axis, the others on a right one, the main ones first."""
+    main = main if any(main) else [i == 0 for i in range(len(lines))]
+    left = [line for line, is_main in zip(lines, main, strict=True) if is_main]
+    right = [line for line, is_main in zip(lines, main, strict=True) if not is_main]
+    hidden = max(0, len(lines) - _MOST_LINES)
+    left, right = left[:_MOST_LINES], right[: max(0, _MOST_LINES - len(left))]
     handles: list[Any] = []
-    for lines, on in ((left, axes), (right, axes.twinx() if len(shown) > len(left) else None)):
-        lines = [line for line in lines if line in shown]
-        for line in lines:
+    for part, on in ((left, axes), (right, axes.twinx() if right else axes)):
+        for line in part:
             i = len(handles)
             color, style = COLORS[i % len(COLORS)], _STYLES[i % len(_STYLES)]
             handles.append(_draw_line(on, line, color, style))
             _cross_nonfinite(on, line, color)
-        if lines:
-            _scale(on, lines)
-    _finish(axes, history, f"{title} ({hidden} more are not shown)" if hidden else title, handles)
-    for lines, on in ((left, axes), (right, axes.figure.axes[-1])):
-        if len(shown) > len(left):
-            on.set_ylabel(shortened(", ".join(line.label for line in lines), 30), fontsize=8)
+        if part:
+            _scale(on, part)
+        if right:
+            label = ", ".join(line.label for line in part)
+            on.set_ylabel(shortened(label, 30), fontsize=8)
             on.tick_params(labelsize=8)
+    _finish(axes, history, f"{title} ({hidden} more are not shown)" if hidden else title, handles)
 
 
 def _scale(axes: Any, lines: Sequence[Line]) -> None:
