@@ -136,9 +136,8 @@ class Monitor:
         """
         if self._observer is None:
             raise RuntimeError("the monitor is detached: it observes no optimizer any more")
-        numbers = {
-            name: _logged(name, value) for name, value in {**(values or {}), **named}.items()
-        }
+        given = named if values is None else {**values, **named}
+        numbers = {name: _logged(name, value) for name, value in given.items()}
         self._store.log(self._observer.step_count, numbers)
 
     def plot(self, figure: Any = None) -> Any:
@@ -285,6 +284,8 @@ def _observer_of(opt: Any, names: Any) -> Observer:
 
 
 def _logged(name: str, value: Any) -> float:
+    if type(value) is float and type(name) is str:  # this may be called in each step
+        return value
     if not isinstance(name, str):
         raise TypeError(f"names of logged values are str, got {name!r}")
     if hasattr(value, "detach"):  # torch warns of tensors in a graph
