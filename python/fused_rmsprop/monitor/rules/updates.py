@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,14 +28,18 @@ from fused_rmsprop.monitor.rules.words import (
     where,
 )
 
-#: An update relative to the weights. A. Karpathy's recipe asks for about 1e-3; RMSProp trains the
-#: digits of the demo well from 5e-4 to 1e-2, and badly from 1e-1.
-LARGE_UPDATE, SMALL_UPDATE = 0.1, 1e-4
+#: An update relative to the weights, as the median of all weights. A. Karpathy's recipe asks for
+#: about 1e-3; RMSProp trains digits well from 5e-4 to 1e-1, and badly from 3e-1.
+LARGE_UPDATE, SMALL_UPDATE = 0.2, 1e-4
+#: How far one weight's relative update has to be from the median, to be named alone. Weights of
+#: healthy networks stay within 10.
+OUTLIER = 30.0
 #: The relative updates that advice aims at: the upper end of the healthy range, and its middle.
 LARGEST_HEALTHY, USUAL = 1e-2, 1e-3
-#: Growth of a weight after which its first size, zero perhaps, says nothing about its scale.
-GROWN = 10.0
-#: Steps after which a weight that began at zero has a scale.
+#: First size of a weight relative to 1 / sqrt(fan-in), below which it says nothing of its scale:
+#: it was initialised to zero, or nearly so.
+INITIALISED = 0.1
+#: Steps after which a weight that began near zero has a scale.
 SETTLED = 100
 #: Share of elements that rounding keeps as they were.
 LOST = 0.5
@@ -62,9 +67,9 @@ def relative_updates(history: History, leaf: int) -> Array:
     present weights. The first one counts as lr at most: see `long_first_steps`. Where lr is below
     half of its largest value, NaN.
     """
-    first, last = history["param_rms"][[0, -1], leaf]
+    first = history["param_rms"][0, leaf]
     lr = option(history, "lr", leaf)
-    if first * GROWN > last:
+    if first * np.sqrt(fan_in(history.leaves[leaf].shape)) > INITIALISED:
         values = ratio(history["update_rms"][:, leaf], first)
         values[0] = min(values[0], ratio(lr[0], first))
     else:
@@ -72,15 +77,22 @@ def relative_updates(history: History, leaf: int) -> Array:
     return np.where(lr >= 0.5 * lr.max(), values, np.nan)
 
 
+def fan_in(shape: tuple[int, ...]) -> float:
+    """The number of inputs of a unit, or of outputs if they are more: layouts differ."""
+    return math.prod(shape) / max(1, min(shape, default=1))
+
+
 def large_updates(history: History) -> Iterator[Finding]:
     """Updates that are large beside the weights."""
     updates = {i: relative_updates(history, i) for i in weights(history)}
     sizes = {i: float(np.fmax(values[0], median(values))) for i, values in updates.items()}
-    found = [i for i, size in sizes.items() if size > LARGE_UPDATE]
+    middle = float(median(np.array([*sizes.values()])))
+    everywhere = middle > LARGE_UPDATE
+    found = [i for i in sizes if sizes[i] > (LARGE_UPDATE if everywhere else OUTLIER * middle)]
+    found = [i for i in found if sizes[i] > LARGE_UPDATE]
     if found:
         size = float(np.median([sizes[i] for i in found]))
         lr = highest(history, "lr", found)
-        everywhere = len(found) == len(sizes)
         yield Finding(
             "large_updates",
             "" if everywhere else where(history, found),
@@ -91,24 +103,28 @@ def large_updates(history: History) -> Iterator[Finding]:
 
 def small_updates(history: History) -> Iterator[Finding]:
     """Updates that are tiny beside the weights, or lost to rounding."""
-    leaves = weights(history)
-    sizes = {i: float(median(relative_updates(history, i))) for i in leaves}
+    if course.remaining_loss(history) < course.CONVERGED:
+        return
+    sizes = {i: float(median(relative_updates(history, i))) for i in weights(history)}
+    middle = float(median(np.array([*sizes.values()])))
     lost = median(history["lost_update"][: late(history).start], axis=0)
-    swallowed = [i for i in leaves if lost[i] > LOST]
-    found = swallowed or [i for i in leaves if 0 < sizes[i] < SMALL_UPDATE]
-    if not found or course.remaining_loss(history) < course.CONVERGED:
+    swallowed = [i for i in sizes if lost[i] > LOST]
+    everywhere = 0 < middle < SMALL_UPDATE or 2 * len(swallowed) > len(sizes)
+    tiny = [i for i in sizes if 0 < sizes[i] < SMALL_UPDATE]
+    found = swallowed or [i for i in tiny if everywhere or sizes[i] < middle / OUTLIER]
+    if not found:
         return
     size = float(np.median([sizes[i] for i in found]))
     lr = highest(history, "lr", found)
-    more = f"raise lr ({change(lr, lr * USUAL / size)})" if size > 0 else "raise lr"
     seen = (
         f"{percent(max(lost[i] for i in swallowed))} of the updates are lost to rounding in "
         f"{history.leaves[found[0]].dtype}"
         if swallowed
         else f"each step moves the weights by {number(size)} of their size (about 1e-3 is usual)"
     )
-    name = "" if len(found) == len(leaves) else where(history, found)
-    yield Finding("small_updates", name, f"{seen}: {more}")
+    more = f" ({change(lr, lr * USUAL / size)})" if size > 0 else ""
+    name = "" if everywhere else where(history, found)
+    yield Finding("small_updates", name, f"{seen}: raise lr{more}")
 
 
 def long_first_steps(history: History) -> Iterator[Finding]:
@@ -141,7 +157,7 @@ def eps_dominates(history: History) -> Iterator[Finding]:
     middle = history.effective_lr()[:, 2, :-1]
     found = []
     converged = course.remaining_loss(history) < course.CONVERGED
-    for i in range(len(history.leaves)):
+    for i in weights(history):
         eps = float(constant(history, "eps", i, 1e-8))
         inside = constant(history, "eps_inside_sqrt", i, False)
         bound = option(history, "lr", i) / (np.sqrt(2 * eps) if inside else 2 * eps)
@@ -156,7 +172,7 @@ def eps_dominates(history: History) -> Iterator[Finding]:
         better = rounded(min(1e-8, 1e-3 * size))
         yield Finding(
             "eps_dominates",
-            where(history, found),
+            "" if len(found) == len(weights(history)) else where(history, found),
             f"eps={number(eps)} is larger than sqrt(v) of most elements (gradients are about "
             f"{number(size)}): the step is that of SGD with lr {number(lr / eps)}; lower eps "
             f"({change(eps, better)}) or scale the loss up",
