@@ -64,6 +64,7 @@ RULES: tuple[Rule, ...] = (
 #: One cause, one finding: a rule that found something silences those that see its effects.
 SILENCES: Mapping[Rule, tuple[Rule, ...]] = {
     nonfinite_gradients: (nonfinite_loss,),
+    dead_leaves: (small_updates, stalled_loss),
     large_updates: (
         exploding_gradients,
         vanishing_gradients,
@@ -76,7 +77,7 @@ SILENCES: Mapping[Rule, tuple[Rule, ...]] = {
         stalled_loss,
     ),
     exploding_gradients: (rising_loss,),
-    vanishing_gradients: (growing_effective_lr, stalled_loss),
+    vanishing_gradients: (small_updates, oscillation, growing_effective_lr, stalled_loss),
     vanishing_over_depth: (eps_dominates, small_updates, stalled_loss),
     dying_units: (growing_effective_lr, stalled_loss),
     always_clipped: (eps_dominates, small_updates, stalled_loss),

@@ -8,7 +8,7 @@ import numpy as np
 
 from fused_rmsprop.monitor.history import Array, History, Series
 from fused_rmsprop.monitor.report import Finding
-from fused_rmsprop.monitor.rules.words import change, is_scheduled, highest, median, number, percent
+from fused_rmsprop.monitor.rules.words import change, highest, is_scheduled, median, number, percent
 
 #: Points and logged losses from which on a training is judged.
 FEWEST_POINTS, FEWEST_LOSSES = 5, 20

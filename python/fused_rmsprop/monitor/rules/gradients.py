@@ -36,7 +36,7 @@ VANISHED_BESIDE_OTHERS = 1e-3
 UNCONVERGED = 0.5
 #: A weight's gradient relative to the largest weight's. Twenty layers with Glorot's initialisation
 #: keep 1e-2; in float32, 1e-7 of a sum is lost.
-VANISHED_OVER_DEPTH = 1e-6
+VANISHED_OVER_DEPTH = 1e-5
 #: Growth of the share of zeros in a gradient, and the share that it reaches. In healthy networks
 #: of ReLU it changes by less than 0.1; sparse inputs have zeros from the beginning.
 ZEROS_GROWN, ZEROS = 0.3, 0.5
@@ -73,34 +73,27 @@ def nonfinite_gradients(history: History) -> Iterator[Finding]:
 
 def nonfinite_points(history: History) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
     """Where a gradient or a parameter is not finite; shape (points, leaves)."""
-    found: np.ndarray[tuple[int, int], np.dtype[np.bool_]] = (history["nonfinite_grad"] > 0) | (
-        ~np.isfinite(history["param_rms"])
+    nonfinite, param = history["nonfinite_grad"], history["param_rms"]
+    frozen = np.isnan(nonfinite)  # or without a gradient
+    found: np.ndarray[tuple[int, int], np.dtype[np.bool_]] = (
+        (nonfinite > 0) | np.isinf(param) | (np.isnan(param) & ~frozen)
     )
     return found
 
 
 def dead_leaves(history: History) -> Iterator[Finding]:
-    """A leaf without a gradient, or with a gradient of zero, in all points or since some point."""
-    size = np.nan_to_num(history["grad_rms"])  # None counts as zero
-    frozen = history.constants.get("frozen", ())
-    leaves = [i for i, name in enumerate(history.names) if name not in frozen]
-    none = [i for i in leaves if np.isnan(history["grad_rms"][:, i]).all()]
-    zero = [i for i in leaves if i not in none and not size[:, i].any()]
-    points = f"all {len(history.steps)} points"
-    for kind, found in (("there is no gradient", none), ("the gradient is zero", zero)):
-        if found:
-            name = where(history, found)
-            text = f"{kind} in {points}: is it part of the graph?"
-            yield Finding("dead_leaves", name, text)
-    died = [i for i in leaves if i not in none + zero and not size[late(history), i].any()]
-    if died and (size[late(history)].any() or course.remaining_loss(history) > UNCONVERGED):
-        step = history.steps[np.flatnonzero(size[:, died].any(axis=1))[-1]]
-        yield Finding(
-            "dead_leaves",
-            where(history, died),
-            f"the gradient is zero since step {step}: its units are dead; lower lr or warm up, "
-            "and initialise anew or use leaky units",
-        )
+    """A leaf without a gradient, or with a gradient of zero, in all points."""
+    size = history["grad_rms"]
+    frozen = np.isnan(history["update_rms"]).all(axis=0)
+    none = np.flatnonzero(np.isnan(size).all(axis=0) & ~frozen).tolist()
+    zero = np.flatnonzero((size == 0).any(axis=0) & ~(size > 0).any(axis=0)).tolist()
+    points = f"{len(history.steps)} points"
+    if none:
+        text = f"no gradient in any of {points}: is it part of the graph?"
+        yield Finding("dead_leaves", where(history, none), text)
+    if zero:
+        text = f"gradient is zero in all {points}: is it part of the graph? are its units dead?"
+        yield Finding("dead_leaves", where(history, zero), text)
 
 
 def exploding_gradients(history: History) -> Iterator[Finding]:
@@ -137,7 +130,9 @@ def vanishing_gradients(history: History) -> Iterator[Finding]:
         )
         return
     beside = np.nanmax(fall, initial=0.0)
-    found = np.flatnonzero((fall > 0) & (fall < VANISHED) & (fall < VANISHED_BESIDE_OTHERS * beside))
+    found = np.flatnonzero(
+        (fall > 0) & (fall < VANISHED) & (fall < VANISHED_BESIDE_OTHERS * beside)
+    )
     if len(found):
         yield Finding(
             "vanishing_gradients",
@@ -155,9 +150,7 @@ def vanishing_over_depth(history: History) -> Iterator[Finding]:
     largest = max(leaves, key=lambda i: float(np.nan_to_num(size[i])))
     least = VANISHED_OVER_DEPTH
     found = [
-        i
-        for i in leaves
-        if 0 < size[i] < least * size[largest] and first[i] < least * first.max()
+        i for i in leaves if 0 < size[i] < least * size[largest] and first[i] < least * first.max()
     ]
     if found:
         smallest = ratio(min(size[i] for i in found), size[largest])
@@ -171,11 +164,14 @@ def vanishing_over_depth(history: History) -> Iterator[Finding]:
 
 
 def dying_units(history: History) -> Iterator[Finding]:
-    """The share of zeros in the gradient of a weight grows."""
+    """The share of zeros in the gradient of a weight grows, perhaps to all."""
     zeros = history["zero_grad"]
-    reached = median(zeros[late(history)], axis=0)
+    reached = median(zeros[-early(history).stop :], axis=0)
     grown = reached - zeros[0]
-    found = [i for i in weights(history) if 1 > reached[i] >= ZEROS and grown[i] >= ZEROS_GROWN]
+    found = [i for i in weights(history) if reached[i] >= ZEROS and grown[i] >= ZEROS_GROWN]
+    remaining = course.remaining_loss(history)
+    if reached.min() == 1 and not remaining > UNCONVERGED:
+        return  # no error is left that could have a gradient
     if found:
         worst = max(found, key=lambda i: float(reached[i]))
         yield Finding(

@@ -13,10 +13,10 @@ from fused_rmsprop.monitor.rules import course
 from fused_rmsprop.monitor.rules.words import (
     change,
     constant,
-    largest,
-    is_scheduled,
-    late,
     highest,
+    is_scheduled,
+    largest,
+    late,
     median,
     number,
     option,
@@ -64,14 +64,14 @@ def relative_updates(history: History, leaf: int) -> Array:
     """Updates relative to a leaf: to its first size, or the present one if it began near zero.
 
     Too large updates make the weights grow, and so hide themselves if they are compared with the
-    present weights. The first one counts as lr at most: see `long_first_steps`. Where lr is below
-    half of its largest value, NaN.
+    present weights. An update counts as lr at most: `long_first_steps` is about those that are
+    longer. Where lr is below half of its largest value, NaN.
     """
     first = history["param_rms"][0, leaf]
     lr = option(history, "lr", leaf)
+    longest = lr / (1 - option(history, "momentum", leaf))
     if first * np.sqrt(fan_in(history.leaves[leaf].shape)) > INITIALISED:
-        values = ratio(history["update_rms"][:, leaf], first)
-        values[0] = min(values[0], ratio(lr[0], first))
+        values = ratio(np.fmin(history["update_rms"][:, leaf], longest), first)
     else:
         values = np.where(history.steps > SETTLED, history["update_ratio"][:, leaf], np.nan)
     return np.where(lr >= 0.5 * lr.max(), values, np.nan)
@@ -84,8 +84,9 @@ def fan_in(shape: tuple[int, ...]) -> float:
 
 def large_updates(history: History) -> Iterator[Finding]:
     """Updates that are large beside the weights."""
-    updates = {i: relative_updates(history, i) for i in weights(history)}
-    sizes = {i: float(np.fmax(values[0], median(values))) for i, values in updates.items()}
+    sizes = {
+        i: float(np.nanmax(relative_updates(history, i), initial=0.0)) for i in weights(history)
+    }
     middle = float(median(np.array([*sizes.values()])))
     everywhere = middle > LARGE_UPDATE
     found = [i for i in sizes if sizes[i] > (LARGE_UPDATE if everywhere else OUTLIER * middle)]
