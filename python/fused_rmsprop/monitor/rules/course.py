@@ -48,7 +48,7 @@ def trend(history: History) -> str | None:
     if losses is None:
         return None
     half = losses[len(losses) // 2 :]
-    before, after = np.array_split(half, 2)
+    before, after = half[: len(half) // 2], half[len(half) // 2 :]
     # The noise of the values, whatever their trend, from differences of neighbours.
     noise = float(np.std(np.diff(half))) / np.sqrt(2)
     error = noise * np.sqrt(1 / len(before) + 1 / len(after))
@@ -72,9 +72,8 @@ def remaining_loss(history: History) -> float:
 
 def _ends(losses: Array) -> tuple[float, float]:
     """The mean of the first losses, and that of the last quarter."""
-    return float(losses[: max(1, len(losses) // 20)].mean()), float(
-        losses[-(len(losses) // 4) :].mean()
-    )
+    first, last = losses[: max(1, len(losses) // 20)], losses[-(len(losses) // 4) :]
+    return float(first.mean()), float(last.mean())
 
 
 def nonfinite_loss(history: History) -> Iterator[Finding]:
@@ -117,9 +116,9 @@ def stalled_loss(history: History) -> Iterator[Finding]:
     if remaining > UNLEARNED and trend(history) != "rises":
         agreeing = median(history.total("cosine")) > AGREEING
         if agreeing and not highest(history, "momentum", everything):
-            advice = f"successive updates agree: raise lr ({change(lr, lr * 10)})"
+            advice = f"successive updates agree: try a larger lr ({change(lr, lr * 10)})"
         else:
-            advice = f"try lr ten times smaller and larger ({number(lr)} now), check the gradient"
+            advice = f"try lr ten times smaller and larger ({number(lr)} now), check the gradients"
         text = f"loss has hardly fallen ({number(first)} to {number(last)}): {advice}"
         yield Finding("stalled_loss", "", text)
     elif remaining > CONVERGED and trend(history) == "stalls":

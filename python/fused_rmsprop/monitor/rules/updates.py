@@ -171,12 +171,17 @@ def eps_dominates(history: History) -> Iterator[Finding]:
         lr = highest(history, "lr", found)
         size = float(median(history["grad_rms"][:, found]))
         better = rounded(min(1e-8, 1e-3 * size))
+        seen = (
+            f"eps={number(eps)} is larger than sqrt(v) of most elements (gradients are about "
+            f"{number(size)}): "
+        )
+        lower = f"lower eps ({change(eps, better)})"
         yield Finding(
             "eps_dominates",
             "" if len(found) == len(weights(history)) else where(history, found),
-            f"eps={number(eps)} is larger than sqrt(v) of most elements (gradients are about "
-            f"{number(size)}): the step is that of SGD with lr {number(lr / eps)}; lower eps "
-            f"({change(eps, better)}) or scale the loss up",
+            f"{seen}the step is that of SGD with lr {number(lr / eps)}; {lower}"
+            if eps > SMALL_EPS
+            else f"{seen}they vanish; scale the loss up, initialise with larger weights, or {lower}",
         )
 
 
