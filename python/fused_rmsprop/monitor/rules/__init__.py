@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from fused_rmsprop.monitor.history import History, Series
-from fused_rmsprop.monitor.report import Finding, Report
+from fused_rmsprop.monitor.report import Report
 from fused_rmsprop.monitor.rules.course import (
     FEWEST_POINTS,
     nonfinite_loss,
@@ -88,6 +88,9 @@ SILENCES: Mapping[Rule, tuple[Rule, ...]] = {
     growing_effective_lr: (stalled_loss,),
 }
 
+#: The largest number of findings in a report.
+MOST = 8
+
 
 def report(history: History) -> Report:
     """What is wrong with a training, the most urgent first.
@@ -107,11 +110,8 @@ def report(history: History) -> Report:
     if len(finite.steps) >= FEWEST_POINTS:
         found |= {rule: list(rule(finite)) for rule in RULES}
     silent = {other for rule, others in SILENCES.items() if found.get(rule) for other in others}
-    return Report(_sorted({rule: some for rule, some in found.items() if rule not in silent}))
-
-
-def _sorted(found: Mapping[Rule, list[Finding]]) -> list[Finding]:
-    return [finding for rule in (*AT_ONCE, *RULES) for finding in found.get(rule, ())]
+    heard = [rule for rule in (*AT_ONCE, *RULES) if rule in found and rule not in silent]
+    return Report([finding for rule in heard for finding in found[rule]][:MOST])
 
 
 def _finite_part(history: History) -> History:

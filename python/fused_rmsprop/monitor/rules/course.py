@@ -18,6 +18,8 @@ SIGNIFICANT = 3.0
 FALL, RISE = 0.01, 0.1
 #: A fall that noise may hide in a loss that is said to stall.
 STALL = 0.1
+#: First observed step from which on the first loss is unknown: the training was resumed.
+LATE_START = 100
 #: Share of the first loss below which a loss may stand still: the training has converged.
 CONVERGED = 0.1
 #: Share of the first loss above which a training has learned nothing.
@@ -62,9 +64,9 @@ def trend(history: History) -> str | None:
 
 
 def remaining_loss(history: History) -> float:
-    """The loss of the last quarter relative to the first ones; NaN if unknown or negative."""
+    """The loss of the last quarter relative to the first losses; NaN if unknown or negative."""
     losses = _losses(history)
-    if losses is None or losses.min() < 0:
+    if losses is None or losses.min() < 0 or history.steps[0] > LATE_START:
         return float("nan")
     first, last = _ends(losses)
     return last / first if first else float("nan")
@@ -79,14 +81,15 @@ def _ends(losses: Array) -> tuple[float, float]:
 def nonfinite_loss(history: History) -> Iterator[Finding]:
     """A logged loss that is NaN or infinite."""
     series = loss_of(history)
-    bad = np.flatnonzero(~np.isfinite(series.values)) if series is not None else ()
-    if series is not None and len(bad):
-        yield Finding(
-            "nonfinite_loss",
-            "",
-            f"loss is {series.values[bad[0]]:g} in step {series.steps[bad[0]]}: look for log(0), "
-            "0 / 0 and overflow, or lower lr",
-        )
+    if series is None or np.isfinite(series.values).all():
+        return
+    first = int(np.argmin(np.isfinite(series.values)))
+    yield Finding(
+        "nonfinite_loss",
+        "",
+        f"loss is {series.values[first]:g} in step {series.steps[first]}: look for log(0), "
+        "0 / 0 and overflow, or lower lr",
+    )
 
 
 def rising_loss(history: History) -> Iterator[Finding]:

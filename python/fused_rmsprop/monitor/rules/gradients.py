@@ -36,8 +36,8 @@ VANISHED_BESIDE_OTHERS = 1e-3
 #: Share of the first loss above which a training has not converged: its gradients should not
 #: vanish.
 UNCONVERGED = 0.5
-#: A weight's gradient relative to the largest weight's. Twenty layers of tanh keep 0.4 with Glorot's
-#: initialisation and 1e-4 with torch's, and train; with a third of Glorot's they keep 1e-8.
+#: A weight's gradient relative to the largest weight's. Twenty layers of tanh keep 0.4 with
+#: Glorot's initialisation and 1e-4 with torch's, and train; a third of Glorot's leaves 1e-8.
 VANISHED_OVER_DEPTH = 1e-5
 #: Growth of the share of zeros in a gradient, and the share that it reaches. In healthy networks
 #: of ReLU it changes by less than 0.1; sparse inputs have zeros from the beginning.
@@ -146,12 +146,14 @@ def vanishing_gradients(history: History) -> Iterator[Finding]:
 def vanishing_over_depth(history: History) -> Iterator[Finding]:
     """The gradient of a weight is tiny beside that of another, from the beginning."""
     size = median(history["grad_rms"], axis=0)
-    first = np.nan_to_num(history["grad_rms"][0])
     leaves = weights(history)
+    first = np.nan_to_num(history["grad_rms"][0])
     largest = max(leaves, key=lambda i: float(np.nan_to_num(size[i])))
     least = VANISHED_OVER_DEPTH
     found = [
-        i for i in leaves if 0 < size[i] < least * size[largest] and first[i] < least * first.max()
+        i
+        for i in leaves
+        if 0 < size[i] < least * size[largest] and first[i] < least * first[leaves].max()
     ]
     if found:
         smallest = ratio(min(size[i] for i in found), size[largest])

@@ -181,7 +181,7 @@ def eps_dominates(history: History) -> Iterator[Finding]:
             "" if len(found) == len(weights(history)) else where(history, found),
             f"{seen}the step is that of SGD with lr {number(lr / eps)}; {lower}"
             if eps > SMALL_EPS
-            else f"{seen}they vanish; scale the loss up, initialise with larger weights, or {lower}",
+            else f"{seen}they vanish; enlarge the initial weights, scale the loss up, or {lower}",
         )
 
 

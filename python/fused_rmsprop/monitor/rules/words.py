@@ -29,7 +29,7 @@ def number(value: float) -> str:
 
 def percent(share: float) -> str:
     """A share as a percentage: 43 %, 0.5 %."""
-    return f"{number(100 * share) if share < 0.1 else round(100 * share)} %"
+    return f"{round(100 * share) if 0.1 <= share < 100 else number(100 * share)} %"
 
 
 def rounded(value: float) -> float:
