@@ -52,16 +52,16 @@ class Observer(ABC):
         """The options of the next step."""
 
     @abstractmethod
-    def _param(self, index: int, positions: Positions) -> NDArray[Any]:
-        """Elements of a parameter."""
+    def _params(self) -> Sequence[Any]:
+        """The parameters, for a moment."""
 
     @abstractmethod
-    def _grad(self, grad: Any, positions: Positions) -> NDArray[Any]:
-        """Elements of a gradient."""
+    def _average(self, index: int) -> Any:
+        """The average of squares of a parameter, or its variance; None if there is none."""
 
     @abstractmethod
-    def _average(self, index: int, positions: Positions) -> NDArray[Any] | None:
-        """Elements of the average of squares, or of the variance, if there is one."""
+    def _elements(self, array: Any, positions: Positions) -> NDArray[Any]:
+        """Elements of a parameter, of its gradient or of its state."""
 
     @abstractmethod
     def _frozen(self) -> Collection[int]:
@@ -91,11 +91,15 @@ class Observer(ABC):
 
         def sample(recorder: Recorder) -> None:
             if recorder.is_sampling:
-                for index in indices:
-                    recorder.before(index, self._param(index, recorder.positions[index]))
+                self._sample_before(recorder, indices)
                 self._untouched.difference_update(indices)
 
         self._guarded(sample)
+
+    def _sample_before(self, recorder: Recorder, indices: Iterable[int]) -> None:
+        params = self._params()
+        for index in indices:
+            recorder.before(index, self._elements(params[index], recorder.positions[index]))
 
     def after(self, gradients: Iterable[tuple[int, Any]], scale: float = 1.0) -> None:
         """Sample leaves after their update, and their gradients."""
@@ -103,12 +107,14 @@ class Observer(ABC):
         def sample(recorder: Recorder) -> None:
             if not recorder.is_sampling:
                 return
+            params = self._params()
             for index, grad in gradients:
                 positions = recorder.positions[index]
-                recorder.after(index, self._param(index, positions))
+                recorder.after(index, self._elements(params[index], positions))
                 if recorder.wants_gradients:
-                    average = self._average(index, positions)
-                    recorder.gradient(index, self._grad(grad, positions), average, scale)
+                    recorder.gradient(index, self._elements(grad, positions), scale)
+                    if (average := self._average(index)) is not None:
+                        recorder.average(index, self._elements(average, positions))
 
         self._guarded(sample)
 
@@ -123,8 +129,7 @@ class Observer(ABC):
         frozen = self._frozen()
         for index in frozen:
             recorder.freeze(index)
-        for index in self._untouched.difference(frozen):  # it had no update
-            recorder.before(index, self._param(index, recorder.positions[index]))
+        self._sample_before(recorder, self._untouched.difference(frozen))  # they had no update
         recorder.end(self.step_count, self._grad_norm())
 
     def abandon(self) -> None:

@@ -27,17 +27,12 @@ class NumpyObserver(Observer):
         super().__init__()
         self._opt = opt
         self._groups = opt._groups[:]
-        #: The group of each leaf and its place there.
-        self._places = [
-            (g, i) for g, group in enumerate(self._groups) for i in range(len(group.core.names))
-        ]
-        arrays = [group.core.arrays for group in self._groups]
         self.leaves = tuple(
-            Leaf(self._groups[g].core.names[i], arrays[g][i].shape, str(arrays[g][i].dtype), g)
-            for g, i in self._places
+            Leaf(name, array.shape, str(array.dtype), index)
+            for index, group in enumerate(self._groups)
+            for name, array in zip(group.core.names, group.core.arrays, strict=True)
         )
         self.groups = tuple(group.name or str(g) for g, group in enumerate(self._groups))
-        self._arrays = arrays[:0]
 
     def attach(self) -> None:
         """Let the optimizer hand its steps over."""
@@ -65,32 +60,22 @@ class NumpyObserver(Observer):
         """Options that hardly ever change."""
         return constants_of(self._opt, [group.options for group in self._groups])
 
-    def begin(self) -> None:
-        """Begin a step."""
-        # Only for its time: the optimizer tells by references whether a variable was rebound.
-        self._arrays = [group.core.arrays for group in self._groups]
-        super().begin()
-
-    def end(self) -> None:
-        """End a step that was made."""
-        super().end()
-        self._arrays = []
-
     def _values(self) -> Values:
         return values_of([group.values() for group in self._groups], self._opt)
 
-    def _param(self, index: int, positions: Positions) -> NDArray[Any]:
-        group, place = self._places[index]
-        return positions.take(self._arrays[group][place])
+    def _params(self) -> list[NDArray[Any]]:
+        # Nobody may keep them: by references the optimizer tells whether a variable was rebound.
+        return [array for group in self._groups for array in group.core.arrays]
 
-    def _grad(self, grad: Any, positions: Positions) -> NDArray[Any]:
-        known = isinstance(grad, np.ndarray) or not hasattr(grad, "__dlpack__")
-        array: NDArray[Any] = np.asarray(grad) if known else np.from_dlpack(grad)
-        return positions.take(array)
+    def _average(self, index: int) -> NDArray[Any]:
+        group = self._groups[self.leaves[index].group]
+        return group.state[self.leaves[index].name][KINDS[0].key(group.options)]
 
-    def _average(self, index: int, positions: Positions) -> NDArray[Any]:
-        group = self._groups[self._places[index][0]]
-        return positions.take(group.state[self.leaves[index].name][KINDS[0].key(group.options)])
+    def _elements(self, array: Any, positions: Positions) -> NDArray[Any]:
+        if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
+            return positions.take(np.asarray(array))
+        other: NDArray[Any] = np.from_dlpack(array)
+        return positions.take(other)
 
     def _frozen(self) -> Collection[int]:
         flags = [frozen for group in self._groups for frozen in group.core.frozen]

@@ -83,16 +83,15 @@ class TorchObserver(Observer):
     def _values(self) -> Values:
         return values_of(self._optimizer.param_groups[: len(self.groups)], self._optimizer)
 
-    def _param(self, index: int, positions: Positions) -> NDArray[Any]:
-        return _elements(self.params[index], positions)
+    def _params(self) -> list[Any]:
+        return self.params
 
-    def _grad(self, grad: Any, positions: Positions) -> NDArray[Any]:
-        return _elements(grad, positions)
-
-    def _average(self, index: int, positions: Positions) -> NDArray[Any] | None:
+    def _average(self, index: int) -> Any:
         state = self._optimizer.state.get(self.params[index], {})
-        average = state.get("variance", state.get("square_avg"))
-        return None if average is None else _elements(average, positions)
+        return state.get("variance", state.get("square_avg"))
+
+    def _elements(self, array: Any, positions: Positions) -> NDArray[Any]:
+        return _elements(array, positions)
 
     def _frozen(self) -> Collection[int]:
         return {i for i, p in enumerate(self.params) if not p.requires_grad and p.grad is None}

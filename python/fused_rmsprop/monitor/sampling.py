@@ -157,19 +157,18 @@ class Recorder:
             part = self.slices[index]
             np.subtract(param, self._now.param[part], out=self._now.update[part])
 
-    def gradient(
-        self, index: int, grad: NDArray[Any], average: NDArray[Any] | None, scale: float
-    ) -> None:
-        """Take those of its gradient, times its factor, and of its average after the update."""
-        if (now := self._now) is None:
-            return
-        part = self.slices[index]
-        now.without_grad[index] = False
-        now.grad[part] = grad
-        if scale != 1:
-            now.grad[part] *= scale
-        if average is not None:
-            now.average[part] = average
+    def gradient(self, index: int, grad: NDArray[Any], scale: float) -> None:
+        """Take those of its gradient, times its factor."""
+        if (now := self._now) is not None:
+            now.without_grad[index] = False
+            now.grad[self.slices[index]] = grad
+            if scale != 1:
+                now.grad[self.slices[index]] *= scale
+
+    def average(self, index: int, average: NDArray[Any]) -> None:
+        """Take those of its average of squares, or variance, after the update."""
+        if self._now is not None:
+            self._now.average[self.slices[index]] = average
 
     def freeze(self, index: int) -> None:
         """Note that steps leave a leaf alone."""
