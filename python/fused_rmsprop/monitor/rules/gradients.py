@@ -14,6 +14,7 @@ from fused_rmsprop.monitor.rules.words import (
     early,
     late,
     median,
+    medians,
     number,
     percent,
     ratio,
@@ -120,7 +121,7 @@ def exploding_gradients(history: History) -> Iterator[Finding]:
 def vanishing_gradients(history: History) -> Iterator[Finding]:
     """A leaf's gradient falls while the others' do not; or all fall, and the loss does not."""
     size = history["grad_rms"]
-    fall = ratio(median(size[late(history)], axis=0), np.nanmax(size[:3], axis=0, initial=0.0))
+    fall = ratio(medians(size[late(history)]), np.nanmax(size[:3], axis=0, initial=0.0))
     total = history.total("grad_rms")
     of_all = ratio(median(total[late(history)]), np.nanmax(total[:3], initial=0.0))
     if of_all < VANISHED and course.remaining_loss(history) > UNCONVERGED:
@@ -145,31 +146,29 @@ def vanishing_gradients(history: History) -> Iterator[Finding]:
 
 def vanishing_over_depth(history: History) -> Iterator[Finding]:
     """The gradient of a weight is tiny beside that of another, from the beginning."""
-    size = median(history["grad_rms"], axis=0)
     leaves = weights(history)
-    first = np.nan_to_num(history["grad_rms"][0])
-    largest = max(leaves, key=lambda i: float(np.nan_to_num(size[i])))
-    least = VANISHED_OVER_DEPTH
-    found = [
-        i
-        for i in leaves
-        if 0 < size[i] < least * size[largest] and first[i] < least * first[leaves].max()
-    ]
-    if found:
-        smallest = ratio(min(size[i] for i in found), size[largest])
+    size, first = (
+        np.nan_to_num(values[leaves])
+        for values in (medians(history["grad_rms"]), history["grad_rms"][0])
+    )
+    relative, at_first = ratio(size, size.max()), ratio(first, first.max())
+    found = np.flatnonzero(
+        (relative > 0) & (relative < VANISHED_OVER_DEPTH) & (at_first < VANISHED_OVER_DEPTH)
+    )
+    if len(found):
         yield Finding(
             "vanishing_over_depth",
-            where(history, found),
-            f"gradients {number(smallest)} of those of {history.names[largest]} from the "
-            "beginning: they vanish on their way; initialise by the fan-in (Glorot, He), add skip "
-            "connections or normalisation",
+            where(history, [leaves[i] for i in found]),
+            f"gradients {number(relative[found].min())} of those of "
+            f"{history.names[leaves[int(size.argmax())]]} from the beginning: they vanish on their "
+            "way; initialise by the fan-in (Glorot, He), add skip connections or normalisation",
         )
 
 
 def dying_units(history: History) -> Iterator[Finding]:
     """The share of zeros in the gradient of a weight grows, perhaps to all."""
     zeros = history["zero_grad"]
-    reached = median(zeros[-early(history).stop :], axis=0)
+    reached = medians(zeros[-early(history).stop :])
     grown = reached - zeros[0]
     found = [i for i in weights(history) if reached[i] >= ZEROS and grown[i] >= ZEROS_GROWN]
     remaining = course.remaining_loss(history)

@@ -18,6 +18,7 @@ from fused_rmsprop.monitor.rules.words import (
     largest,
     late,
     median,
+    medians,
     number,
     option,
     percent,
@@ -108,7 +109,7 @@ def small_updates(history: History) -> Iterator[Finding]:
         return
     sizes = {i: float(median(relative_updates(history, i))) for i in weights(history)}
     middle = float(median(np.array([*sizes.values()])))
-    lost = median(history["lost_update"][: late(history).start], axis=0)
+    lost = medians(history["lost_update"][: late(history).start])
     swallowed = [i for i in sizes if lost[i] > LOST]
     everywhere = 0 < middle < SMALL_UPDATE or 2 * len(swallowed) > len(sizes)
     tiny = [i for i in sizes if 0 < sizes[i] < SMALL_UPDATE]
@@ -187,7 +188,7 @@ def eps_dominates(history: History) -> Iterator[Finding]:
 
 def oscillation(history: History) -> Iterator[Finding]:
     """Updates that undo the ones before."""
-    cosine = median(history["cosine"][late(history)], axis=0)
+    cosine = medians(history["cosine"][late(history)])
     of_all = median(history.total("cosine")[late(history)])
     found = [
         i

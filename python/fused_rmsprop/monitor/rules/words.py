@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -56,11 +55,15 @@ def where(history: History, leaves: Sequence[int]) -> str:
     return " and ".join(names)
 
 
-def median(values: Array, axis: int | None = None) -> Any:
+def median(values: Array) -> float:
     """The median without NaN and infinities; NaN if nothing is left."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a slice without numbers
-        return np.nanmedian(np.where(np.isfinite(values), values, np.nan), axis=axis)
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else math.nan
+
+
+def medians(values: Array) -> Array:
+    """The median over the points of each leaf."""
+    return np.array([median(column) for column in values.T])
 
 
 def share(condition: Any) -> float:
