@@ -47,6 +47,7 @@ AT_ONCE: tuple[Rule, ...] = (nonfinite_gradients, nonfinite_loss, too_few_points
 RULES: tuple[Rule, ...] = (
     dead_leaves,
     large_updates,
+    long_first_steps,
     exploding_gradients,
     vanishing_gradients,
     vanishing_over_depth,
@@ -54,7 +55,6 @@ RULES: tuple[Rule, ...] = (
     always_clipped,
     eps_dominates,
     small_updates,
-    long_first_steps,
     oscillation,
     growing_effective_lr,
     rising_loss,
@@ -105,10 +105,11 @@ def report(history: History) -> Report:
     Report
         Findings; none for a healthy training.
     """
-    found = {rule: list(rule(history)) for rule in AT_ONCE}
     finite = _finite_part(history)
-    if len(finite.steps) >= FEWEST_POINTS:
-        found |= {rule: list(rule(finite)) for rule in RULES}
+    with np.errstate(all="ignore"):
+        found = {rule: list(rule(history)) for rule in AT_ONCE}
+        if len(finite.steps) >= FEWEST_POINTS:
+            found |= {rule: list(rule(finite)) for rule in RULES}
     silent = {other for rule, others in SILENCES.items() if found.get(rule) for other in others}
     heard = [rule for rule in (*AT_ONCE, *RULES) if rule in found and rule not in silent]
     return Report([finding for rule in heard for finding in found[rule]][:MOST])

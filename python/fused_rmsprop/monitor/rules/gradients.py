@@ -192,7 +192,7 @@ def always_clipped(history: History) -> Iterator[Finding]:
         return
     of_all = history.constants.get("max_grad_norm") is not None
     name = "max_grad_norm" if of_all else "max_grad_norm_per_array"
-    kept = float(min(median(factor[:, i]) for i in found))
+    kept = min(median(factor[:, i]) for i in found)
     limit = constant(history, name, found[0], np.nan)
     yield Finding(
         "always_clipped",

@@ -88,7 +88,7 @@ def large_updates(history: History) -> Iterator[Finding]:
     sizes = {
         i: float(np.nanmax(relative_updates(history, i), initial=0.0)) for i in weights(history)
     }
-    middle = float(median(np.array([*sizes.values()])))
+    middle = median(np.array([*sizes.values()]))
     everywhere = middle > LARGE_UPDATE
     found = [i for i in sizes if sizes[i] > (LARGE_UPDATE if everywhere else OUTLIER * middle)]
     found = [i for i in found if sizes[i] > LARGE_UPDATE]
@@ -107,8 +107,8 @@ def small_updates(history: History) -> Iterator[Finding]:
     """Updates that are tiny beside the weights, or lost to rounding."""
     if course.remaining_loss(history) < course.CONVERGED:
         return
-    sizes = {i: float(median(relative_updates(history, i))) for i in weights(history)}
-    middle = float(median(np.array([*sizes.values()])))
+    sizes = {i: median(relative_updates(history, i)) for i in weights(history)}
+    middle = median(np.array([*sizes.values()]))
     lost = medians(history["lost_update"][: late(history).start])
     swallowed = [i for i in sizes if lost[i] > LOST]
     everywhere = 0 < middle < SMALL_UPDATE or 2 * len(swallowed) > len(sizes)
@@ -170,7 +170,7 @@ def eps_dominates(history: History) -> Iterator[Finding]:
     if found:
         eps = float(constant(history, "eps", found[0], 1e-8))
         lr = highest(history, "lr", found)
-        size = float(median(history["grad_rms"][:, found]))
+        size = median(history["grad_rms"][:, found])
         better = rounded(min(1e-8, 1e-3 * size))
         seen = (
             f"eps={number(eps)} is larger than sqrt(v) of most elements (gradients are about "
