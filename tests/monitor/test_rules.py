@@ -121,9 +121,8 @@ def lasting_loss(share: float) -> History:
 def rising(rise: float) -> History:
     """A loss that rises in its last quarter."""
     steps = H.logged["loss"].steps
-    return with_loss(
-        falling_lr(), np.where(steps < 20, 9.0, np.where(steps <= 300, 1.0, 1.0 + rise))
-    )
+    losses = np.where(steps < 20, 9.0, 1.0)
+    return with_loss(falling_lr(), np.where(steps <= 300, losses, 1.0 + rise))
 
 
 def grown_zeros(growth: float) -> History:
@@ -269,8 +268,8 @@ def test_depth_names_leaves_compactly() -> None:
     leaves = tuple(Leaf(f"layer{i}.W", (32, 32), "float32") for i in range(1, 21))
     deep = with_loss(healthy(leaves=leaves), None)
     for i in range(20):
-        deep = changed(deep, "grad_rms", 10.0 ** (i - 20.5), i)
-    text = "layer1.W ... layer15.W (15 leaves): gradients 1e-19 of those of layer20.W from the"
+        deep = changed(deep, "grad_rms", 10.0 ** (1.1 * (i - 19.4)), i)
+    text = "layer1.W ... layer15.W (15 leaves): gradients 1.3e-21 of those of layer20.W from the"
     assert only(deep).startswith(text)
 
 

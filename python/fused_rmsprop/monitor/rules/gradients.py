@@ -145,23 +145,22 @@ def vanishing_gradients(history: History) -> Iterator[Finding]:
 
 
 def vanishing_over_depth(history: History) -> Iterator[Finding]:
-    """The gradient of a weight is tiny beside that of another, from the beginning."""
-    leaves = weights(history)
-    size, first = (
-        np.nan_to_num(values[leaves])
-        for values in (medians(history["grad_rms"]), history["grad_rms"][0])
-    )
-    relative, at_first = ratio(size, size.max()), ratio(first, first.max())
-    found = np.flatnonzero(
-        (relative > 0) & (relative < VANISHED_OVER_DEPTH) & (at_first < VANISHED_OVER_DEPTH)
-    )
-    if len(found):
+    """The gradient of a weight is tiny beside the largest, from the beginning.
+
+    Zeros do not count: the gradient of an embedding has many.
+    """
+    size = np.nan_to_num(ratio(history["grad_rms"], np.sqrt(1 - history["zero_grad"])))
+    usual, first = medians(size), size[0]
+    relative, at_first = ratio(usual, usual.max()), ratio(first, first.max())
+    least = VANISHED_OVER_DEPTH
+    found = [i for i in weights(history) if 0 < relative[i] < least and at_first[i] < least]
+    if found:
         yield Finding(
             "vanishing_over_depth",
-            where(history, [leaves[i] for i in found]),
+            where(history, found),
             f"gradients {number(relative[found].min())} of those of "
-            f"{history.names[leaves[int(size.argmax())]]} from the beginning: they vanish on their "
-            "way; initialise by the fan-in (Glorot, He), add skip connections or normalisation",
+            f"{history.names[int(usual.argmax())]} from the beginning: they vanish on their way; "
+            "initialise by the fan-in (Glorot, He), add skip connections or normalisation",
         )
 
 
