@@ -12,6 +12,7 @@ from fused_rmsprop import RMSProp
 from fused_rmsprop.monitor import History, Monitor
 from fused_rmsprop.monitor.rules import AT_ONCE, RULES, report
 from fused_rmsprop.schedules import WarmupCosine
+from support import Array
 from trainings_support import (
     constant,
     digits,
@@ -36,12 +37,15 @@ def logistic(dtype: Any = np.float32) -> Any:
     return network((64, 10), gain=0.0, dtype=dtype)
 
 
+def few_digits() -> tuple[Array, Array]:
+    x, labels = digits(np.float32)
+    return x[:96], labels[:96]
+
+
 HEALTHY: dict[str, Callable[[], History]] = {
-    "the demo": lambda: train(
-        network((64, 128, 128, 10)), 280, alpha=0.9, lr=5e-4, schedule=by_epochs
-    ),
+    "the demo": lambda: train(network(), 280, alpha=0.9, lr=5e-4, schedule=by_epochs),
     "the demo in float64": lambda: train(
-        network((64, 128, 128, 10), dtype=np.float64), 280, alpha=0.9, lr=5e-4, schedule=by_epochs
+        network(dtype=np.float64), 280, alpha=0.9, lr=5e-4, schedule=by_epochs
     ),
     "torch's alpha and a constant lr": lambda: train(
         network(), 200, lr=5e-4, schedule=constant(5e-4)
@@ -66,7 +70,7 @@ HEALTHY: dict[str, Callable[[], History]] = {
     "weight decay, batches of 8": lambda: train(
         network(batch=8), 300, lr=1e-3, alpha=0.9, weight_decay=1e-3
     ),
-    "full batches": lambda: train(network((64, 32, 10), batch=1797), 100, lr=2e-3, alpha=0.9),
+    "full batches": lambda: train(network(data=few_digits(), batch=96), 150, lr=1e-3, alpha=0.9),
     "tanh": lambda: train(network(activation="tanh"), 300, lr=1e-3, alpha=0.9),
     "20 layers of tanh": lambda: train(
         network((64, *[32] * 19, 10), "tanh"), 200, lr=3e-4, alpha=0.9
@@ -269,8 +273,8 @@ ILL: dict[str, tuple[Callable[[], History], str, str, str]] = {
         *("growing_effective_lr", "", "schedule lr, from 0.003 to 3e-5 or 0"),
     ),
     "noise at a constant lr": (
-        lambda: train(regression(noise=5), 1500, lr=0.05, alpha=0.9, schedule=constant(0.05)),
-        *("stalled_loss", "", "at a constant lr: lower it (0.05 -> 0.005"),
+        lambda: train(regression(noise=2), 1500, lr=0.02, alpha=0.9, schedule=constant(0.02)),
+        *("stalled_loss", "", "at a constant lr: lower it (0.02 -> 0.002"),
     ),
     "a linear model, lr / 1000": (
         lambda: train(logistic(), 200, lr=5e-6, alpha=0.9),

@@ -74,7 +74,7 @@ def remaining_loss(history: History) -> float:
 
 def _ends(losses: Array) -> tuple[float, float]:
     """The mean of the first losses, and that of the last quarter."""
-    first, last = losses[: max(1, len(losses) // 20)], losses[-(len(losses) // 4) :]
+    first, last = losses[: max(1, min(10, len(losses) // 10))], losses[-(len(losses) // 4) :]
     return float(first.mean()), float(last.mean())
 
 
