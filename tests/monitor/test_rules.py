@@ -372,6 +372,12 @@ def test_a_loss_may_stall_while_lr_falls_or_after_convergence() -> None:
     assert rules(replace(stalled, option_values=falling_lr().option_values)) == []
 
 
+def test_a_converged_loss_may_rise() -> None:
+    assert rules(with_loss(H, rising(1.0).logged["loss"].values)) == ["rising_loss"]
+    converged = np.where(np.arange(400) < 10, 99.0, rising(1.0).logged["loss"].values)
+    assert rules(with_loss(H, converged)) == []
+
+
 def test_noise_that_hides_the_trend_is_no_stall() -> None:
     noise = np.abs(np.random.default_rng(1).standard_normal(400))
     assert rules(with_loss(H, np.where(np.arange(400) < 100, 9, 2 + 5 * noise))) == []

@@ -20,7 +20,7 @@ FALL, RISE = 0.01, 0.1
 STALL = 0.1
 #: First observed step from which on the first loss is unknown: the training was resumed.
 LATE_START = 100
-#: Share of the first loss below which a loss may stand still: the training has converged.
+#: Share of the first loss below which a loss may stand still or rise: the training has converged.
 CONVERGED = 0.1
 #: Share of the first loss above which a training has learned nothing.
 UNLEARNED = 0.95
@@ -95,7 +95,7 @@ def nonfinite_loss(history: History) -> Iterator[Finding]:
 def rising_loss(history: History) -> Iterator[Finding]:
     """A loss that rises in the second half."""
     losses = _losses(history)
-    if losses is None or trend(history) != "rises":
+    if losses is None or trend(history) != "rises" or remaining_loss(history) < CONVERGED:
         return
     quarter = -(len(losses) // 4)
     before, after = losses[2 * quarter : quarter].mean(), losses[quarter:].mean()
