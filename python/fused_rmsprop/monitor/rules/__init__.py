@@ -116,10 +116,8 @@ def report(history: History) -> Report:
 
 
 def _finite_part(history: History) -> History:
-    """The history without points that are not finite, up to the first if they spread."""
+    """The history without points that are not finite, and its losses up to the last that is."""
     good = ~nonfinite_points(history).any(axis=1)
-    if history.constants.get("on_nonfinite", "propagate") == "propagate":
-        good = np.logical_and.accumulate(good)
     if good.all():
         return history
     last = history.steps[good].max(initial=0)

@@ -140,7 +140,7 @@ def long_first_steps(history: History) -> Iterator[Finding]:
     factor = ratio(update[0], later)
     size = history["param_rms"][[0, -1], leaf].max()
     jump = ratio(history["update_rms"][0, leaf], size)
-    cold = history.steps[0] < window / 5 and lr[0] > 0.5 * lr.max()
+    cold = history.steps[0] < window / 5
     if not cold or factor < FIRST_STEPS or jump < HARMFUL_FIRST_STEP:
         return
     if np.sqrt(window) < FIRST_STEPS or constant(history, "bias_correction", leaf, False):
