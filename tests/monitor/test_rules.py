@@ -248,6 +248,10 @@ def test_a_gradient_of_zero_is_dead() -> None:
     assert "dead_leaves" not in rules(once)
 
 
+def test_units_that_died_of_late_are_found() -> None:
+    assert rules(changed(NO_LOSS, "zero_grad", ramp(H, 0.1, 0.9, 33), 2)) == ["dying_units"]
+
+
 def test_zeros_from_the_beginning_are_those_of_sparse_inputs() -> None:
     assert rules(changed(H, "zero_grad", 0.99)) == []
 
@@ -305,6 +309,12 @@ def test_the_noise_of_batches_is_no_oscillation() -> None:
     assert rules(changed(changed(H, "reversed", 0.6), "cosine", -0.2)) == []
 
 
+def test_the_cosine_of_few_elements_is_but_a_sign() -> None:
+    leaves = (*H.leaves, Leaf("gate.W", (2, 2), "float32"))
+    few = with_loss(healthy(leaves=leaves), None)
+    assert rules(changed(few, "cosine", -1.0, LEAVES)) == []
+
+
 def test_a_lower_lr_is_proposed_for_large_updates() -> None:
     text = only(with_option(large_update(0.5), "lr", 0.05))
     assert text.startswith("each step moves the weights by 50 % of their size")
@@ -347,6 +357,7 @@ def test_first_steps_are_healthy_with_warm_up_or_correction_or_a_short_average()
     assert only(long).startswith("first steps are 10 times too long, 30 % of the weights: warm up")
     assert rules(with_constants(long, bias_correction=[True])) == []
     assert rules(with_option(long, "alpha", 0.9)) == []
+    assert rules(replace(long, steps=H.steps + 1000)) == []  # a resumed training
     warm = np.minimum(1, (np.arange(POINTS) + 1) / 10)
     assert rules(with_option(changed(long, "update_rms", 3e-3 * warm), "lr", 3e-3 * warm)) == []
 
@@ -403,6 +414,14 @@ def test_a_converged_loss_may_rise() -> None:
     assert rules(with_loss(H, rising(1.0).logged["loss"].values)) == ["rising_loss"]
     converged = np.where(np.arange(400) < 10, 99.0, rising(1.0).logged["loss"].values)
     assert rules(with_loss(H, converged)) == []
+
+
+def test_a_loss_that_stalls_since_lr_fell_is_found() -> None:
+    assert rules(with_option(lasting_loss(0.5), "lr", ramp(H, 1e-3, 1e-4, 5))) == ["stalled_loss"]
+
+
+def test_the_first_losses_are_few() -> None:
+    assert rules(with_loss(H, np.where(np.arange(400) < 10, 9.0, 0.85))) == []
 
 
 def test_noise_that_hides_the_trend_is_no_stall() -> None:
