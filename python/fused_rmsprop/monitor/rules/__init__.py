@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fused_rmsprop.monitor.history import History, Series
+from fused_rmsprop.monitor.history import History
 from fused_rmsprop.monitor.report import Report
 from fused_rmsprop.monitor.rules.course import (
     FEWEST_POINTS,
@@ -116,18 +116,13 @@ def report(history: History) -> Report:
 
 
 def _finite_part(history: History) -> History:
-    """The history without points that are not finite, and its losses up to the last that is."""
+    """The history without points that are not finite."""
     good = ~nonfinite_points(history).any(axis=1)
     if good.all():
         return history
-    last = history.steps[good].max(initial=0)
     return replace(
         history,
         steps=history.steps[good],
         rows=history.rows[good],
         option_values=history.option_values[good],
-        logged={
-            name: Series(series.steps[series.steps <= last], series.values[series.steps <= last])
-            for name, series in history.logged.items()
-        },
     )
