@@ -176,7 +176,10 @@ def values_of(groups: Sequence[Mapping[str, Any]], opt: Any) -> Values:
 def constants_of(opt: Any, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Options that hardly ever change: of the optimizer, and a list of each group's."""
     of_all = ("max_grad_norm", "max_grad_norm_per_array", "max_grad_value", "on_nonfinite")
-    of_groups = ("eps", "centered", "nesterov", "bias_correction", "initial_square_avg")
+    of_groups = (
+        *("eps", "eps_inside_sqrt", "centered", "nesterov", "maximize"),
+        *("bias_correction", "initial_square_avg"),
+    )
     return {
         **{name: getattr(opt, name) for name in of_all},
         **{name: [group[name] for group in groups] for name in of_groups},
