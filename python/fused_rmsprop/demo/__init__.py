@@ -124,4 +124,4 @@ def run(epochs: int, seed: int, threads: int | None, out: str) -> None:
     print_summary(fused, plain)
     monitor.plot().savefig(out, dpi=100)
     print(f"picture            {out}")
-    pass  # report
+    print(f"report             {monitor.report()}")

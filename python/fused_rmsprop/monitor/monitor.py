@@ -15,6 +15,8 @@ from fused_rmsprop.monitor.history import History, Store
 from fused_rmsprop.monitor.html import monitor_html
 from fused_rmsprop.monitor.live import Live
 from fused_rmsprop.monitor.observers import Observer
+from fused_rmsprop.monitor.report import Report
+from fused_rmsprop.monitor.rules import report
 from fused_rmsprop.monitor.sampling import Observation, Recorder
 from fused_rmsprop.monitor.statistics import Statistics
 from fused_rmsprop.optimizer import RMSProp
@@ -140,6 +142,17 @@ class Monitor:
         numbers = {name: _logged(name, value) for name, value in given.items()}
         self._store.log(self._observer.step_count, numbers)
 
+    def report(self) -> Report:
+        """Tell in words what is wrong with the training, the most urgent first.
+
+        Returns
+        -------
+        Report
+            A tuple of `Finding`, each with the name of its ``rule``, ``where`` (the name of a
+            parameter, or "" for all) and ``text``. It prints one line for each.
+        """
+        return report(self.history)
+
     def plot(self, figure: Any = None) -> Any:
         """Draw what was recorded as one Matplotlib figure.
 
@@ -226,7 +239,9 @@ class Monitor:
         return f"<Monitor{' (detached)' * (self._observer is None)}: {self.history!r}>"
 
     def _repr_html_(self) -> str | None:
-        return or_none(lambda: monitor_html(self.history, None, self._observer is not None))
+        return or_none(
+            lambda: monitor_html(self.history, self.report(), self._observer is not None)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What was recorded: a copy observes nothing."""
