@@ -86,7 +86,7 @@ def test_keys_are_completed() -> None:
 
 def test_only_public_names_are_listed() -> None:
     names = set(dir(fused_rmsprop))
-    public = {*fused_rmsprop.__all__, "checkpoint", "exchange", "schedules"}
+    public = {*fused_rmsprop.__all__, "checkpoint", "exchange", "monitor", "schedules"}
     assert public <= names <= public | {"autograd", "scipy", "torch"}
     for name in names:
         assert hasattr(fused_rmsprop, name)
@@ -97,7 +97,7 @@ def test_only_public_names_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["checkpoint", "exchange", "schedules", "autograd", "scipy", "torch"]
+    "name", ["checkpoint", "exchange", "monitor", "schedules", "autograd", "scipy", "torch"]
 )
 def test_modules_list_only_public_names(name: str) -> None:
     if name in ("scipy", "torch"):

@@ -44,7 +44,7 @@ __version__: str = _compiled.config()["version"]
 unquote(RMSProp, rmsprop_step, show_config, ParamGroup, ParamState, State)
 
 #: Public modules that need only NumPy: an attribute imports them.
-_MODULES = ("checkpoint", "exchange", "schedules")
+_MODULES = ("checkpoint", "exchange", "monitor", "schedules")
 #: Public modules that other packages come with: an attribute once they were imported.
 _EXTRAS = ("autograd", "scipy", "torch")
 

@@ -16,8 +16,7 @@ from scipy.optimize import OptimizeResult
 
 from fused_rmsprop.introspection import show_public
 from fused_rmsprop.optimizer import RMSProp
-from fused_rmsprop.schedules.base import as_count
-from fused_rmsprop.values import Number, as_flag, as_number
+from fused_rmsprop.values import Number, as_count, as_flag, as_number
 
 __all__ = ["rmsprop"]
 

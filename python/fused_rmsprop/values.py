@@ -5,6 +5,7 @@ Every error names the argument, shows the value and tells how to fix it.
 
 from __future__ import annotations
 
+import operator
 import reprlib
 from collections.abc import Callable
 from typing import Any, SupportsFloat, TypeAlias
@@ -24,6 +25,9 @@ _NOT_NUMBERS = (bool, np.bool_, str, bytes, bytearray, list, tuple)
 #: The most steps that a saved state may have counted. No training reaches it, the counters of the
 #: C++ library stay far from overflow, and every count up to it is exact as a double.
 LARGEST_STEP_COUNT = 2**53
+
+#: Counters of steps are int64 arrays.
+MOST_STEPS = 2**63 - 1
 
 _MOST_THREADS = 1024  # OpenMP ends the process when it cannot start the threads of a team
 
@@ -109,3 +113,18 @@ def as_on_nonfinite(name: str, value: Any) -> str:
     if isinstance(value, str) and value in ON_NONFINITE:
         return value
     raise ValueError(f"{name} must be one of {', '.join(map(repr, ON_NONFINITE))}, got {value!r}")
+
+
+def as_count(name: str, value: Any, least: int = 0) -> int:
+    """Convert an integer of any type (by ``__index__``) to an int ``>= least``."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError:
+        whole = isinstance(value, float) and value.is_integer()
+        instead = f"; write {int(value)}" if whole else ""
+        raise TypeError(f"{name} must be an int, got {reprlib.repr(value)}{instead}") from None
+    if not least <= count <= MOST_STEPS:
+        raise ValueError(f"{name} must be >= {least} and < 2**63, got {reprlib.repr(value)}")
+    return count

@@ -21,6 +21,9 @@ struct HeldGroup {
     Group *operator->() const { return group; }
 };
 
+/// Lets go of gradients, one by one.
+void forget(std::vector<py::object> &gradients);
+
 class NumpyStepper : public Stepper {
     friend class Leafwise; // steps the slots one by one
 
@@ -45,6 +48,8 @@ public:
     ///
     /// `after`, if it is not negative, is the number of steps that the options were set for:
     /// another number of steps is an error.
+    ///
+    /// While `observed` is set it makes no step and returns True: the caller has to hand it over.
     py::object step(const py::object &grads, double grad_scale, std::int64_t after);
 
     /// Adds the gradients to every group's grad_sum; with None, the bound ones. All or nothing.
@@ -59,6 +64,10 @@ public:
         accumulated = other.accumulated;
     }
 
+    /// The gradient of each parameter in turn, None where there is none, as a step would read them:
+    /// from this nest, or from the bound one if it is None.
+    py::list gradients(const py::object &grads);
+
     py::object bound() const {
         const GilLock lock(mutex);
         return bound_;
@@ -68,6 +77,7 @@ public:
     std::int64_t step_count = 0;
     std::int64_t accumulated = 0; ///< the number of gradients in the sums
     std::int64_t changes = 0;     ///< the number of changes of options or state
+    bool observed = false;        ///< there is a monitor
 
     /// Warns no more of arrays that only the optimizer refers to: the user reads them here.
     void read_here() noexcept { warns_of_lost_ = false; }

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
-
 from fused_rmsprop import _core
 from fused_rmsprop.base import Optimizer, unknown_name, warn_the_caller
 from fused_rmsprop.groups.group import Group
 from fused_rmsprop.groups.param_group import ParamGroup
 from fused_rmsprop.groups.specs import checked_container
-from fused_rmsprop.groups.state import KINDS, Array
+from fused_rmsprop.groups.state import KINDS, Array, rates
 from fused_rmsprop.groups.views import State
 from fused_rmsprop.options import in_repr
 from fused_rmsprop.values import Number, Schedulable, as_factor, as_schedulable
@@ -265,9 +263,8 @@ class GroupedOptimizer(Optimizer):
                 options = group.values()
                 v = group.state[name][KINDS[0].key(options)]
                 with _core.FpEnvironment():
-                    if options["eps_inside_sqrt"]:
-                        return np.asarray(options["lr"] / np.sqrt(v + options["eps"]), v.dtype)
-                    return np.asarray(options["lr"] / (np.sqrt(v) + options["eps"]), v.dtype)
+                    found = rates(options["lr"], v, options["eps"], options["eps_inside_sqrt"])
+                    return found.astype(v.dtype, copy=False)
         raise unknown_name(name, [*self.state])
 
     @property

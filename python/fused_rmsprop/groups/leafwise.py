@@ -89,7 +89,8 @@ class LeafwiseOptimizer(GroupedOptimizer):
         after = self._stepper.step_count if scheduled else -1
         for group in scheduled:
             group.follow_schedules()
-        return self._stepper.leafwise(scale, after, unknown_name, _nonfinite)
+        block = self._stepper.leafwise(scale, after, unknown_name, _nonfinite)
+        return block if self._watch is None else self._watch.leafwise(block, scale)
 
 
 def _nonfinite(what: str, grad: NDArray[Any]) -> FloatingPointError:

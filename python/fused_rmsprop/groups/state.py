@@ -88,6 +88,14 @@ def arrays_for(
     return wanted
 
 
+def rates(lr: Any, square_avg: Array, eps: Any, eps_inside_sqrt: Any) -> Array:
+    """The effective learning rate of each element, by which a step multiplies its gradient."""
+    outside = np.sqrt(square_avg) + eps
+    if not np.any(eps_inside_sqrt):
+        return np.asarray(lr / outside)
+    return np.asarray(lr / np.where(eps_inside_sqrt, np.sqrt(square_avg + eps), outside))
+
+
 def check_fixed(
     before: Mapping[str, Any],
     after: Mapping[str, Any],

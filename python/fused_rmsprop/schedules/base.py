@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import operator
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -20,25 +19,7 @@ from typing import Any, SupportsIndex, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fused_rmsprop.values import as_factor, as_flag, as_number
-
-#: Counters of steps are int64 arrays.
-MOST_STEPS = 2**63 - 1
-
-
-def as_count(name: str, value: Any, least: int = 0) -> int:
-    """Convert an integer of any type (by ``__index__``) to an int ``>= least``."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        count = operator.index(value)
-    except TypeError:
-        whole = isinstance(value, float) and value.is_integer()
-        instead = f"; write {int(value)}" if whole else ""
-        raise TypeError(f"{name} must be an int, got {reprlib.repr(value)}{instead}") from None
-    if not least <= count <= MOST_STEPS:
-        raise ValueError(f"{name} must be >= {least} and < 2**63, got {reprlib.repr(value)}")
-    return count
+from fused_rmsprop.values import as_count, as_factor, as_flag, as_number
 
 
 def as_value(name: str, value: Any) -> float:

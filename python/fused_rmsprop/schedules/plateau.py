@@ -11,8 +11,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from fused_rmsprop.schedules.base import as_choice, as_count, as_tuple, as_value
-from fused_rmsprop.values import as_number
+from fused_rmsprop.schedules.base import as_choice, as_tuple, as_value
+from fused_rmsprop.values import as_count, as_number
 
 
 @dataclass(eq=False)

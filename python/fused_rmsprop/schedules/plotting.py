@@ -8,9 +8,10 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from fused_rmsprop.schedules.base import Schedule, as_count, as_function, as_tuple
+from fused_rmsprop.schedules.base import Schedule, as_function, as_tuple
 from fused_rmsprop.schedules.decays import Exponential
 from fused_rmsprop.schedules.phases import Join, Scaled
+from fused_rmsprop.values import as_count
 
 _POINTS = 1000
 _STEPS_WITHOUT_END = 1000

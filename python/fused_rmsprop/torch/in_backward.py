@@ -179,7 +179,7 @@ class InBackward:
             try:
                 self._make(param, optimizer)
             except Exception:
-                self._end_round()
+                self._end_round(optimizer)
                 raise
 
     def finish(self, optimizer: RMSprop) -> None:
@@ -198,7 +198,7 @@ class InBackward:
                 if p.grad is not None:
                     self._make(p, optimizer)
         finally:
-            self._end_round()
+            self._end_round(optimizer)
 
     def _make(self, param: Any, optimizer: RMSprop) -> None:
         update = self._updates.get(id(param))
@@ -210,16 +210,20 @@ class InBackward:
 
     def _begin_round(self, optimizer: RMSprop) -> None:
         if self._open:
-            self._end_round()
+            self._end_round(optimizer)
+        if optimizer._watch is not None:
+            optimizer._watch.begin()
         self.threads = optimizer.threads
         if self._largest >= optimizer._stepper.serial_below_bytes:
             self.threads = self._series.begin(self.threads)
         self._open = True
         self.round += 1
 
-    def _end_round(self) -> None:
+    def _end_round(self, optimizer: RMSprop) -> None:
         self._series.end()
         self._open = False
+        if optimizer._watch is not None:
+            optimizer._watch.end()
 
 
 class _Update:
@@ -279,6 +283,8 @@ class _Update:
             return False
         before, self.round = self.round, owner.round  # first: an interrupt leaves the gradient
         try:
+            if (watch := optimizer._watch) is not None:
+                watch.before(p)
             done = self._step(optimizer, owner, group)
         except Exception:
             self.round = before
@@ -286,6 +292,8 @@ class _Update:
         if not done:
             self.round = before
             return False
+        if watch is not None:
+            watch.after(p)
         p.grad = None
         return True
 

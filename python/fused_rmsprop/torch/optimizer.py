@@ -334,6 +334,13 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
                 pass  # refuse before the closure runs
             with private.grad_mode(True):
                 loss = closure()
+        if self._watch is None or self._in_backward is not None:
+            self._step_all()
+        else:
+            self._watch.around(self._step_all)
+        return loss
+
+    def _step_all(self) -> None:
         plan, groups = self._plan, self.param_groups
         done = None
         if plan.by_kernel_alone and plan.has_options_of(groups):
@@ -348,10 +355,9 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
             what = f"the gradient of {name_of(nonfinite, self.param_groups)}"
             if self.on_nonfinite == "propagate":
                 warn_of_spreading(what, self._stepper)
-                self._step()  # again, without the closure
-                return loss
+                self._step_all()
+                return
             raise nonfinite_error(what, nonfinite.grad.detach().resolve_neg().numpy())
-        return loss
 
     _step.__qualname__ = "RMSprop.step"  # in Python's errors about its arguments
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)

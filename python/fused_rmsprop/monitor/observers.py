@@ -1,0 +1,168 @@
+"""What the observers of both front ends have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fused_rmsprop.base import warn_the_caller
+from fused_rmsprop.monitor.history import Leaf
+from fused_rmsprop.monitor.sampling import Positions, Recorder, Values
+from fused_rmsprop.options import SCHEDULABLE
+
+
+class Observer(ABC):
+    """Samples the steps of an optimizer, and changes nothing of it.
+
+    A step is `begin`, `before` and `after` of each leaf with a gradient, and `end`, or `abandon`
+    if it was not made. None of them raises an `Exception`: a training goes on without its monitor.
+    """
+
+    kind: str
+    leaves: tuple[Leaf, ...]
+    groups: tuple[str, ...]
+
+    def __init__(self) -> None:
+        self._recorder: Recorder | None = None
+        self._touched: set[int] = set()  # the leaves sampled before their update in this step
+
+    @abstractmethod
+    def attach(self) -> None:
+        """Let the optimizer call the methods below."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """End that."""
+
+    @property
+    @abstractmethod
+    def step_count(self) -> int:
+        """How many steps the optimizer has made."""
+
+    @abstractmethod
+    def constants(self) -> dict[str, Any]:
+        """Options that hardly ever change, for the rules of a report."""
+
+    @abstractmethod
+    def _values(self) -> Values:
+        """The options of the next step."""
+
+    @abstractmethod
+    def _param(self, index: int, positions: Positions) -> NDArray[Any]:
+        """Elements of a parameter."""
+
+    @abstractmethod
+    def _grad(self, grad: Any, positions: Positions) -> NDArray[Any]:
+        """Elements of a gradient."""
+
+    @abstractmethod
+    def _average(self, index: int, positions: Positions) -> NDArray[Any] | None:
+        """Elements of the average of squares, or of the variance, if there is one."""
+
+    @abstractmethod
+    def _frozen(self) -> Collection[int]:
+        """The leaves that steps leave alone."""
+
+    @abstractmethod
+    def _grad_norm(self) -> float | None:
+        """The norm of all gradients of the last step, if it was measured."""
+
+    def observe(self, recorder: Recorder) -> None:
+        """Begin to observe for a recorder."""
+        self._recorder = recorder
+        self.attach()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next step is to be sampled."""
+        return self._recorder is not None and self._recorder.is_due
+
+    def begin(self) -> None:
+        """Begin a step; before anything has changed."""
+        self._touched = set()
+        self._guarded(lambda recorder: recorder.begin(self._values()) if recorder.is_due else None)
+
+    def before(self, index: int) -> None:
+        """Sample a leaf before its update."""
+
+        def sample(recorder: Recorder) -> None:
+            if recorder.is_sampling:
+                recorder.before(index, self._param(index, recorder.positions[index]))
+                self._touched.add(index)
+
+        self._guarded(sample)
+
+    def after(self, index: int, grad: Any, scale: float = 1.0) -> None:
+        """Sample a leaf, and its gradient, after its update."""
+
+        def sample(recorder: Recorder) -> None:
+            if recorder.is_sampling:
+                positions = recorder.positions[index]
+                recorder.after(
+                    index,
+                    self._param(index, positions),
+                    self._grad(grad, positions),
+                    self._average(index, positions),
+                    scale,
+                )
+
+        self._guarded(sample)
+
+    def end(self) -> None:
+        """End a step that was made."""
+
+        def complete(recorder: Recorder) -> None:
+            if recorder.is_sampling:
+                frozen = self._frozen()
+                for index in range(len(self.leaves)):
+                    if index in frozen:
+                        recorder.freeze(index)
+                    elif index not in self._touched:  # it had no update
+                        recorder.before(index, self._param(index, recorder.positions[index]))
+            recorder.end(self.step_count, self._grad_norm())
+
+        self._guarded(complete)
+
+    def abandon(self) -> None:
+        """End a step that was not made."""
+        self._guarded(Recorder.abandon)
+
+    def _guarded(self, action: Callable[[Recorder], object]) -> None:
+        if self._recorder is None:
+            return
+        try:
+            with np.errstate(all="ignore"):
+                action(self._recorder)
+        except Exception as error:
+            self._recorder = None
+            self.detach()
+            warn_the_caller(
+                f"the monitor ends, and the training goes on without it: {type(error).__name__}: "
+                f"{error}",
+                RuntimeWarning,
+            )
+
+
+def values_of(groups: Sequence[Mapping[str, Any]], opt: Any) -> Values:
+    """The options of each group in a step, as numbers, and the limits of an optimizer."""
+    return Values(
+        np.array([[float(group[name]) for group in groups] for name in SCHEDULABLE]),
+        np.array([float(group["eps"]) for group in groups]),
+        np.array([bool(group["eps_inside_sqrt"]) for group in groups]),
+        opt.max_grad_norm,
+        opt.max_grad_norm_per_array,
+    )
+
+
+def constants_of(opt: Any, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Options that hardly ever change: of the optimizer, and a list of each group's."""
+    of_all = ("max_grad_norm", "max_grad_norm_per_array", "max_grad_value", "on_nonfinite")
+    of_groups = ("eps", "centered", "nesterov", "bias_correction", "initial_square_avg")
+    return {
+        **{name: getattr(opt, name) for name in of_all},
+        **{name: [group[name] for group in groups] for name in of_groups},
+    }

@@ -1,0 +1,188 @@
+"""Observes the steps of the torch drop-in, which hands them over while there is a monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from numpy.typing import NDArray
+from torch.nn.parameter import is_lazy
+
+from fused_rmsprop.monitor.history import Leaf
+from fused_rmsprop.monitor.observers import Observer, constants_of, values_of
+from fused_rmsprop.monitor.sampling import Positions, Values
+from fused_rmsprop.torch import RMSprop
+
+T = TypeVar("T")
+
+
+class TorchObserver(Observer):
+    """Observes an `fused_rmsprop.torch.RMSprop`."""
+
+    kind = "torch"
+
+    def __init__(self, optimizer: RMSprop, names: Any = None) -> None:
+        super().__init__()
+        self._optimizer = optimizer
+        given = _given_names(names)
+        leaves, params, taken = [], [], set[str]()
+        for g, group in enumerate(optimizer.param_groups):
+            for i, p in enumerate(group["params"]):
+                known = group.get("param_names")
+                name = given.get(id(p)) or (known[i] if known else f"{g}.{i}")
+                if is_lazy(p):
+                    raise ValueError(
+                        f"{name} is not initialized yet: run the model once, then make the monitor"
+                    )
+                if name in taken:
+                    raise ValueError(f"two parameters are called {name!r}")
+                taken.add(name)
+                shape = tuple(_local(p).shape) + (2,) * p.is_complex()
+                leaves.append(Leaf(name, shape, str(p.dtype).removeprefix("torch."), g))
+                params.append(p)
+        self.leaves = tuple(leaves)
+        self.groups = tuple(str(g) for g in range(len(optimizer.param_groups)))
+        self._params = params
+        self._index = {id(p): i for i, p in enumerate(params)}
+        self._steps = max((_steps_of(optimizer.state.get(p)) for p in params), default=0)
+
+    def attach(self) -> None:
+        """Let the optimizer hand its steps over."""
+        watch = self._optimizer._watch or Watch()
+        watch.observers = (*watch.observers, self)
+        self._optimizer.__dict__["_watch"] = watch
+
+    def detach(self) -> None:
+        """End that, unless there is another monitor."""
+        watch = self._optimizer._watch
+        if watch is not None:
+            watch.observers = tuple(o for o in watch.observers if o is not self)
+            if not watch.observers:
+                self._optimizer.__dict__.pop("_watch", None)
+
+    @property
+    def step_count(self) -> int:
+        """How many steps the optimizer has made, as its states and this observer tell."""
+        return self._steps
+
+    def constants(self) -> dict[str, Any]:
+        """Options that hardly ever change."""
+        return constants_of(self._optimizer, self._optimizer.param_groups)
+
+    def index_of(self, param: Any) -> int | None:
+        """The place of a parameter among the leaves."""
+        return self._index.get(id(param))
+
+    def end(self) -> None:
+        """End a step that was made."""
+        self._steps += 1
+        super().end()
+
+    def _values(self) -> Values:
+        return values_of(self._optimizer.param_groups[: len(self.groups)], self._optimizer)
+
+    def _param(self, index: int, positions: Positions) -> NDArray[Any]:
+        return _elements(self._params[index], positions)
+
+    def _grad(self, grad: Any, positions: Positions) -> NDArray[Any]:
+        return _elements(grad, positions)
+
+    def _average(self, index: int, positions: Positions) -> NDArray[Any] | None:
+        state = self._optimizer.state.get(self._params[index], {})
+        average = state.get("variance", state.get("square_avg"))
+        return None if average is None else _elements(average, positions)
+
+    def _frozen(self) -> Collection[int]:
+        return {i for i, p in enumerate(self._params) if not p.requires_grad and p.grad is None}
+
+    def _grad_norm(self) -> float | None:
+        return self._optimizer.grad_norm
+
+
+class Watch:
+    """The monitors of an optimizer, and what it calls in the course of a step."""
+
+    def __init__(self) -> None:
+        self.observers: tuple[TorchObserver, ...] = ()
+
+    def around(self, step: Callable[[], T]) -> T:
+        """Make a step of all parameters together."""
+        for observer in self.observers:
+            observer.begin()
+            if observer.is_due:
+                for index in range(len(observer.leaves)):
+                    observer.before(index)
+        try:
+            result = step()
+        except BaseException:
+            for observer in self.observers:
+                observer.abandon()
+            raise
+        for observer in self.observers:
+            if observer.is_due:
+                for index, p in enumerate(observer._params):
+                    if p.grad is not None:
+                        observer.after(index, p.grad)
+            observer.end()
+        return result
+
+    def begin(self) -> None:
+        """Begin a round of updates during a backward pass."""
+        for observer in self.observers:
+            observer.begin()
+
+    def before(self, param: Any) -> None:
+        """Before an update of that round."""
+        for observer in self.observers:
+            if (index := observer.index_of(param)) is not None:
+                observer.before(index)
+
+    def after(self, param: Any) -> None:
+        """After it; the gradient is still there."""
+        for observer in self.observers:
+            if (index := observer.index_of(param)) is not None:
+                observer.after(index, param.grad)
+
+    def end(self) -> None:
+        """End the round."""
+        for observer in self.observers:
+            observer.end()
+
+
+def _given_names(names: Any) -> dict[int, str]:
+    """The names of parameters by their identity, from pairs or from a mapping of names."""
+    if names is None:
+        return {}
+    pairs: Iterable[Any] = names.items() if isinstance(names, Mapping) else names
+    try:
+        return {id(param): str(name) for name, param in pairs}
+    except (TypeError, ValueError):
+        raise TypeError(
+            "names are pairs of a name and a parameter: names=model.named_parameters()"
+        ) from None
+
+
+def _steps_of(state: Any) -> int:
+    return int(state.get("step", 0)) if state else 0
+
+
+def _local(tensor: Any) -> Any:
+    """The part of a tensor that lies in this process."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _elements(tensor: Any, positions: Positions) -> NDArray[Any]:
+    """The sampled elements of a tensor on any device, of any dtype."""
+    tensor = _local(tensor.detach())
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
+        return positions.take(tensor.resolve_neg().numpy())
+    flat = tensor.reshape(-1)
+    if positions.flat is not None:
+        flat = flat[torch.from_numpy(positions.flat).to(flat.device)]
+    taken: NDArray[Any] = flat.to("cpu", torch.float64).numpy()
+    return taken
