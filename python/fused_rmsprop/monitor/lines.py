@@ -89,7 +89,7 @@ def _lists(array: Array) -> Any:
 
 def _spelt(value: Any) -> Any:
     """A plain value as JSON has it."""
-    if isinstance(value, (np.generic, np.ndarray)):
+    if hasattr(value, "tolist"):  # NumPy's and torch's
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

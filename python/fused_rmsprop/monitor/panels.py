@@ -58,7 +58,7 @@ def panels(history: History) -> Iterator[Panel]:
     yield Panel("update rms", history.steps, [history.total("update_rms")])
     bands = history.effective_lr()[:, :, -1].T
     yield Panel(
-        "effective lr, 5 50 95%", history.steps, [bands[PERCENTILES.index(p)] for p in (50, 5, 95)]
+        "effective lr", history.steps, [bands[PERCENTILES.index(p)] for p in (50, 5, 95)]
     )
     yield Panel("reversed updates", history.steps, [history.total("reversed")], (0, 1))
     yield from logged[1:]
