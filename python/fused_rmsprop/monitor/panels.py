@@ -23,6 +23,7 @@ _LEAST_WIDTH, _LEAST_HEIGHT = 26, 6
 _LOGARITHMIC_FROM = 20
 #: A terminal's cells are twice as high as wide; panels of this ratio look like the usual figures.
 _WIDTH_TO_HEIGHT = 3.5
+_LABEL = 9  # columns, with a space before the next panel
 _COLORS = ("cyan", "yellow", "green", "magenta", "red", "blue")
 
 
@@ -57,9 +58,7 @@ def panels(history: History) -> Iterator[Panel]:
     yield Panel("gradient rms", history.steps, [history.total("grad_rms")])
     yield Panel("update rms", history.steps, [history.total("update_rms")])
     bands = history.effective_lr()[:, :, -1].T
-    yield Panel(
-        "effective lr", history.steps, [bands[PERCENTILES.index(p)] for p in (50, 5, 95)]
-    )
+    yield Panel("effective lr", history.steps, [bands[PERCENTILES.index(p)] for p in (50, 5, 95)])
     yield Panel("reversed updates", history.steps, [history.total("reversed")], (0, 1))
     yield from logged[1:]
 
@@ -124,29 +123,55 @@ def _draw(panel: Panel, width: int, height: int) -> list[Text]:
     values = [latest(curve) for curve in panel.curves]
     now = "..".join(dict.fromkeys([number(min(values)), number(max(values))]))
     lines = [Text.assemble(" ", (panel.title, "bold"), f" {now}")]
-    lines += [Text.from_ansi(line) for line in _plot(panel, width - 1, height - 4).splitlines()]
-    lines += [Text()] * (height - len(lines))
-    return [_fitted(line, width) for line in lines[:height]]
+    steps, known = zip(*(_drawable(panel.steps, curve) for curve in panel.curves), strict=True)
+    labels, curves = _scaled(known, panel.bounds, height - 4)
+    inside = max(1, width - 3 - _LABEL)
+    first, last = min(one[0] for one in steps), max(one[-1] for one in steps)
+    along = [(one - first) / max(1, last - first) for one in steps]
+    frame = _plot(along, curves, inside, height - 4).splitlines()
+    for line, label in zip(frame, ("", *labels, ""), strict=True):
+        lines.append(Text.assemble(Text.from_ansi(line), " ", label))
+    ends = f"{first:,}", f"{last:,}"
+    lines.append(Text(f" {ends[0]}{ends[1]:>{max(0, inside - len(ends[0]))}}"))
+    return [_fitted(line, width) for line in lines]
 
 
-def _plot(panel: Panel, width: int, height: int) -> str:
-    steps, values = zip(*(_drawable(panel.steps, curve) for curve in panel.curves), strict=True)
-    every = np.concatenate(values)
-    wide = every.min() > 0 and every.max() >= _LOGARITHMIC_FROM * every.min()
-    axis = {} if panel.bounds is None else dict(zip(("y_min", "y_max"), panel.bounds, strict=True))
+def _scaled(
+    curves: Sequence[Array], bounds: tuple[float, float] | None, height: int
+) -> tuple[list[str], list[Array]]:
+    """The labels of an axis, from above, and curves from 0, the bottom, to 1, the top."""
+    every = np.concatenate(curves)
+    low, high = bounds or (float(every.min()), float(every.max()))
+    labels = [""] * height
+    if low == high:
+        labels[height // 2] = number(low)
+        return labels, [np.full(len(curve), 0.5) for curve in curves]
+    if bounds is None and low > 0 and high / _LOGARITHMIC_FROM >= low:
+        labels[height // 2] = number(math.sqrt(low) * math.sqrt(high))
+        labels[0], labels[-1] = number(high), number(low)
+        low, high, curves = math.log(low), math.log(high), [np.log(curve) for curve in curves]
+    else:
+        labels[height // 2] = number((low + high) / 2)
+        labels[0], labels[-1] = number(high), number(low)
+    return labels, [np.clip((curve - low) / (high - low), 0, 1) for curve in curves]
+
+
+def _plot(along: Sequence[Array], curves: Sequence[Array], width: int, height: int) -> str:
+    """Curves from 0 to 1 in a frame."""
     text: str = plot_to_string(
-        xs=list(steps),
-        ys=list(values),
+        xs=list(along),
+        ys=list(curves),
         lines=True,
-        color=[_COLORS[i % len(_COLORS)] for i in range(len(values))],
+        color=[_COLORS[i % len(_COLORS)] for i in range(len(curves))],
         character_set="braille",
-        width=max(1, width - 3),
+        width=width,
         height=height,
-        line_length_hard_cap=width,
-        y_as_log=wide and panel.bounds is None,
+        x_labels=False,
+        y_labels=False,
         x_gridlines=[],
         y_gridlines=[],
-        **axis,
+        **dict.fromkeys(("x_min", "y_min"), -0.001),
+        **dict.fromkeys(("x_max", "y_max"), 1.001),
     )
     return text
 

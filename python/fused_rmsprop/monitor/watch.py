@@ -76,6 +76,7 @@ class _Shown:
     def __init__(self, path: str) -> None:
         self.reader = Reader(path, _MAX_POINTS)
         self._path = path
+        self._waiting = f"waiting for {path} (Ctrl-C ends)"
 
     def poll(self) -> bool:
         """Whether the file has something new."""
@@ -88,7 +89,7 @@ class _Shown:
         """All of it, in so many columns and lines."""
         history = self.reader.history
         if history is None:
-            return Text(f"waiting for {self._path} (Ctrl-C ends)", no_wrap=True)
+            return Text(self._waiting)
         leaves = (
             f"{len(history.leaves)} leaves, {sum(leaf.size for leaf in history.leaves):,} elements"
         )
@@ -108,7 +109,7 @@ class _Shown:
         """The latest values."""
         history = self.reader.history
         if history is None:
-            return ""
+            return self._waiting
         values = ", ".join(f"{name}={value}" for name, value in postfix(history).items())
         return f"step {_last_step(history)}: {values}"
 
@@ -130,8 +131,9 @@ def _fill_screen(console: Console, shown: _Shown, seconds: float) -> None:
 
 
 def _print_lines(console: Console, shown: _Shown, seconds: float) -> None:
+    shown.poll()
+    console.print(shown.line())
     while not shown.reader.ended:
-        if shown.poll() and (line := shown.line()):
-            console.print(line)
-        else:
-            time.sleep(seconds)
+        time.sleep(seconds)
+        if shown.poll():
+            console.print(shown.line())
