@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fused_rmsprop.autograd
 from fused_rmsprop.autograd import rmsprop
 from reference import same_bits
-from support import Array, check_docstrings, needs, run_python
+from support import Array, needs, run_python
 
 Optimize = Callable[..., Any]
 OPTIONS: list[dict[str, Any]] = [
@@ -215,7 +214,3 @@ def test_neither_autograd_nor_scipy_is_imported() -> None:
         "fused_rmsprop.autograd.rmsprop(lambda x, i: x, 1.0)\n"
         "assert not {'autograd', 'scipy'} & sys.modules.keys()"
     )
-
-
-def test_examples_in_docstrings() -> None:
-    check_docstrings(fused_rmsprop.autograd)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 
 import fused_rmsprop
 from fused_rmsprop.__main__ import main
-from support import check_docstrings
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,8 +62,3 @@ def test_demo_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([])
-
-
-@pytest.mark.parametrize("module", ["optimizer", "functional", "groups.leafwise"])
-def test_examples_in_docstrings(module: str) -> None:
-    check_docstrings(importlib.import_module(f"fused_rmsprop.{module}"))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import fused_rmsprop
 from fused_rmsprop.__main__ import main
-from support import ROOT, check_docstrings, needs_posix, needs_proc, run_python
+from support import ROOT, needs_posix, needs_proc, run_python
 
 OUTPUT = "0.996838\n"  # of tests/cmake_consume/main.cpp
 
@@ -34,10 +33,6 @@ def test_places(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out == f"{path}\n"
     with pytest.raises(SystemExit, match="2"):
         main(["--include", "--library"])
-
-
-def test_examples_in_docstrings() -> None:
-    check_docstrings(sys.modules["fused_rmsprop.config"])
 
 
 @needs_proc

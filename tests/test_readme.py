@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = [page for folder in ("docs", "docs/start") for page in sorted((ROOT / folder).glob("*.md"))]
 PAGES = [*DOCS, *(ROOT.glob("*.md")), ROOT / "bench/README.md", ROOT / "examples/README.md"]
 
 
@@ -16,10 +16,14 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-WITH_PYTHON = [page for page in (ROOT / "README.md", *DOCS) if blocks(page, "python")]
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_the_python_examples_run_and_print_what_they_say(
     page: Path,
     tmp_path: Path,
@@ -29,7 +33,7 @@ def test_the_python_examples_run_and_print_what_they_say(
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for example in blocks(page, "python"):
-        for module in ("torch", "cffi", "numba"):
+        for module in ("cffi", "numba", "scipy", "torch"):
             if re.search(rf"^(import|from) {module}\b", example, re.MULTILINE):
                 pytest.importorskip(module)
         exec(example, names)
@@ -41,10 +45,8 @@ def test_the_cpp_examples_are_those_that_ctest_builds() -> None:
     built = [
         path.read_text(encoding="utf-8") for path in (ROOT / "tests/cmake_consume").glob("*.cpp")
     ]
-    shown = blocks(ROOT / "docs/cpp.md", "cpp")
-    assert shown
-    for example in shown:
-        assert example in built
+    shown = [block for page in DOCS for block in blocks(page, "cpp")]
+    assert sorted(shown) == sorted(built)
 
 
 def test_the_examples_of_the_c_interface_are_those_that_the_tests_build() -> None:
@@ -58,7 +60,7 @@ def test_the_examples_of_the_c_interface_are_those_that_the_tests_build() -> Non
     assert sorted(shown) == sorted(built)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "@@" not in text

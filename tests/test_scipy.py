@@ -12,10 +12,9 @@ import pytest
 from fused_rmsprop import RMSProp
 from reference import rmsprop as reference_step
 from reference import same_bits
-from support import Array, check_docstrings, needs, run_python
+from support import Array, needs, run_python
 
 optimize = needs("scipy.optimize", reason="it is a method of SciPy's minimize")
-import fused_rmsprop.scipy  # noqa: E402  (imports SciPy)
 from fused_rmsprop.scipy import rmsprop  # noqa: E402
 
 TARGET = np.array([1.0, -2.0, 0.5])
@@ -384,7 +383,3 @@ def test_the_package_does_not_import_scipy() -> None:
         "import sys, fused_rmsprop; assert 'scipy' not in sys.modules\n"
         "import fused_rmsprop.scipy, scipy; assert scipy is not fused_rmsprop.scipy"
     )
-
-
-def test_examples_in_docstrings() -> None:
-    check_docstrings(fused_rmsprop.scipy)

@@ -14,6 +14,7 @@ validate-pyproject pyproject.toml
 schema() { check-jsonschema --builtin-schema "vendor.$1" "${@:2}"; }
 schema citation-file-format CITATION.cff
 schema github-workflows .github/workflows/*.yml
+schema readthedocs .readthedocs.yaml
 schema dependabot .github/dependabot.yml
 schema github-issue-forms .github/ISSUE_TEMPLATE/*_*.yml
 schema github-issue-config .github/ISSUE_TEMPLATE/config.yml

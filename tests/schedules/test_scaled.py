@@ -13,7 +13,7 @@ import pytest
 from fused_rmsprop import RMSProp, rmsprop_step, schedules
 from fused_rmsprop.schedules import Constant, Cosine, Exponential, Join, Linear, Scaled
 from reference import initial_state, rmsprop, same_bits
-from support import both_dtypes, check_docstrings, draw, halved, needs, values
+from support import both_dtypes, draw, halved, needs, values
 
 COSINE = Cosine(0.1, transition_steps=7)
 
@@ -22,7 +22,6 @@ def test_the_value_is_multiplied() -> None:
     scaled = Scaled(COSINE, factor=0.3)
     assert [scaled(t) for t in range(9)] == [0.3 * COSINE(t) for t in range(9)]
     assert Scaled(halved, factor=2)(3) == 2 * halved(3)
-    check_docstrings(sys.modules["fused_rmsprop.schedules.phases"])
 
 
 def test_nested_factors_are_one() -> None:

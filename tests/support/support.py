@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -98,13 +96,6 @@ def run_script(script: Path, *arguments: object) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def check_docstrings(module: ModuleType) -> None:
-    """Run the examples in the docstrings of a module."""
-    result = doctest.testmod(module)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 def needs(name: str, reason: str | None = None) -> Any:

@@ -62,8 +62,7 @@ bool Holders::lost(std::size_t index, PyObject *array, const std::set<PyObject *
     return reached_[index] && unreachable.contains(array);
 }
 
-void warn_of_lost(const std::vector<std::string> &params, const std::vector<std::string> &grads,
-                  Py_ssize_t level) {
+void warn_of_lost(const std::vector<std::string> &params, const std::vector<std::string> &grads) {
     std::string message;
     if (!params.empty())
         message =
@@ -78,8 +77,7 @@ void warn_of_lost(const std::vector<std::string> &params, const std::vector<std:
             first_of(grads) +
             ". An assignment such as gW = x.T @ d makes a new array, which is not read; write "
             "into the array: gW[...] = x.T @ d, or pass gradients: opt.step(grads)";
-    if (PyErr_WarnEx(PyExc_UserWarning, message.c_str(), level) != 0)
-        throw py::error_already_set();
+    py::module_::import("fused_rmsprop.base").attr("warn_the_caller")(message);
 }
 
 } // namespace fused_rmsprop::bindings

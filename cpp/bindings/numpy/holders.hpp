@@ -36,9 +36,8 @@ private:
     std::vector<bool> reached_;
 };
 
-/// A UserWarning that these leaves are read or trained and can no longer be reached, in the Python
-/// frame of that level. Throws if the user has made warnings errors.
-void warn_of_lost(const std::vector<std::string> &params, const std::vector<std::string> &grads,
-                  Py_ssize_t level);
+/// A UserWarning that these leaves are read or trained and can no longer be reached. Throws if the
+/// user has made warnings errors.
+void warn_of_lost(const std::vector<std::string> &params, const std::vector<std::string> &grads);
 
 } // namespace fused_rmsprop::bindings

@@ -46,7 +46,7 @@ void Leafwise::enter() {
         throw py::value_error("gradients have been accumulated, and leafwise() would ignore them: "
                               "step() takes their mean, discard_accumulated() drops them");
     stepper_.refresh();
-    if (stepper_.look_for_lost(false, 1))
+    if (stepper_.look_for_lost(false))
         stepper_.refresh(); // the warning may have run code
     const std::vector<NumpyStepper::Slot> &slots = stepper_.slots_;
     if (!stepper_.leaves_) {

@@ -126,14 +126,14 @@ py::object NumpyStepper::step(const py::object &grads, double grad_scale, std::i
                                   "others; accumulate(grads) adds these, discard_accumulated() "
                                   "drops those");
         read_sums();
-        if (look_for_lost(false, 2))
+        if (look_for_lost(false))
             read_sums(); // the warning may have run code
         double of_sum = 0;
         in_fp_environment(false, [&] { of_sum = grad_scale / static_cast<double>(accumulated); });
         return run(of_sum);
     }
     read(grads);
-    if (look_for_lost(grads.is_none(), 2))
+    if (look_for_lost(grads.is_none()))
         read(grads); // the warning may have run code
     return run(grad_scale);
 }
@@ -174,9 +174,8 @@ void NumpyStepper::forget_sums() {
 }
 
 /// Warns once if other code could reach an array before, and no longer can: the user has most
-/// likely put a new array in its place, in a variable. The warning is in the frame of that level.
-/// Returns whether it has warned.
-bool NumpyStepper::look_for_lost(bool reads_bound, Py_ssize_t level) {
+/// likely put a new array in its place, in a variable. Returns whether it has warned.
+bool NumpyStepper::look_for_lost(bool reads_bound) {
     if (!warns_of_lost_ || !Holders::looks_at(step_count))
         return false;
     std::vector<std::string> params, grads;
@@ -190,7 +189,7 @@ bool NumpyStepper::look_for_lost(bool reads_bound, Py_ssize_t level) {
     }
     if (params.empty() && grads.empty())
         return false;
-    warn_of_lost(params, grads, level);
+    warn_of_lost(params, grads);
     warns_of_lost_ = false;
     return true;
 }

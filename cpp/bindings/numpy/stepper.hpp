@@ -112,7 +112,7 @@ private:
     void flatten(const py::object &grads, std::vector<py::object> &out, bool bound) const;
     void read(const py::object &grads, bool bound = false);
     void read_sums();
-    bool look_for_lost(bool reads_bound, Py_ssize_t level);
+    bool look_for_lost(bool reads_bound);
     const void *gradient(Slot &slot, const py::object &grad);
     void prefetch(std::size_t leaf) const;
     py::object run(double grad_scale);

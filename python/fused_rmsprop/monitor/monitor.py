@@ -20,7 +20,7 @@ from fused_rmsprop.values import as_count, as_number
 #: As many sampled elements, or observations, wait to be turned into points together: small models
 #: would pay most for NumPy's calls.
 _ELEMENTS_TOGETHER = 2**16
-_TOGETHER = 16
+_TOGETHER = 64
 
 
 class Monitor:

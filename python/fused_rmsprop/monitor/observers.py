@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class Observer(ABC):
 
     def __init__(self) -> None:
         self._recorder: Recorder | None = None
-        self._touched: set[int] = set()  # the leaves sampled before their update in this step
+        self._untouched: set[int] = set()  # the leaves that this step has not sampled
 
     @abstractmethod
     def attach(self) -> None:
@@ -52,16 +52,16 @@ class Observer(ABC):
         """The options of the next step."""
 
     @abstractmethod
-    def _param(self, index: int, positions: Positions) -> NDArray[Any]:
-        """Elements of a parameter."""
+    def _params(self) -> Sequence[Any]:
+        """The parameters, for a moment."""
 
     @abstractmethod
-    def _grad(self, grad: Any, positions: Positions) -> NDArray[Any]:
-        """Elements of a gradient."""
+    def _average(self, index: int) -> Any:
+        """The average of squares of a parameter, or its variance; None if there is none."""
 
     @abstractmethod
-    def _average(self, index: int, positions: Positions) -> NDArray[Any] | None:
-        """Elements of the average of squares, or of the variance, if there is one."""
+    def _elements(self, array: Any, positions: Positions) -> NDArray[Any]:
+        """Elements of a parameter, of its gradient or of its state."""
 
     @abstractmethod
     def _frozen(self) -> Collection[int]:
@@ -83,49 +83,54 @@ class Observer(ABC):
 
     def begin(self) -> None:
         """Begin a step; before anything has changed."""
-        self._touched = set()
+        self._untouched = set(range(len(self.leaves)))
         self._guarded(lambda recorder: recorder.begin(self._values()) if recorder.is_due else None)
 
-    def before(self, index: int) -> None:
-        """Sample a leaf before its update."""
+    def before(self, indices: Iterable[int]) -> None:
+        """Sample leaves before their update."""
 
         def sample(recorder: Recorder) -> None:
             if recorder.is_sampling:
-                recorder.before(index, self._param(index, recorder.positions[index]))
-                self._touched.add(index)
+                self._sample_before(recorder, indices)
+                self._untouched.difference_update(indices)
 
         self._guarded(sample)
 
-    def after(self, index: int, grad: Any, scale: float = 1.0) -> None:
-        """Sample a leaf, and its gradient, after its update."""
+    def _sample_before(self, recorder: Recorder, indices: Iterable[int]) -> None:
+        params = self._params()
+        for index in indices:
+            recorder.before(index, self._elements(params[index], recorder.positions[index]))
+
+    def after(self, gradients: Iterable[tuple[int, Any]], scale: float = 1.0) -> None:
+        """Sample leaves after their update, and their gradients."""
 
         def sample(recorder: Recorder) -> None:
-            if recorder.is_sampling:
+            if not recorder.is_sampling:
+                return
+            params = self._params()
+            for index, grad in gradients:
                 positions = recorder.positions[index]
-                recorder.after(
-                    index,
-                    self._param(index, positions),
-                    self._grad(grad, positions),
-                    self._average(index, positions),
-                    scale,
-                )
+                recorder.after(index, self._elements(params[index], positions))
+                if recorder.wants_gradients:
+                    recorder.gradient(index, self._elements(grad, positions), scale)
+                    if (average := self._average(index)) is not None:
+                        recorder.average(index, self._elements(average, positions))
 
         self._guarded(sample)
 
     def end(self) -> None:
         """End a step that was made."""
+        if self._recorder is not None and not self._recorder.is_sampling:
+            self._recorder.pass_by()
+        else:
+            self._guarded(self._complete)
 
-        def complete(recorder: Recorder) -> None:
-            if recorder.is_sampling:
-                frozen = self._frozen()
-                for index in range(len(self.leaves)):
-                    if index in frozen:
-                        recorder.freeze(index)
-                    elif index not in self._touched:  # it had no update
-                        recorder.before(index, self._param(index, recorder.positions[index]))
-            recorder.end(self.step_count, self._grad_norm())
-
-        self._guarded(complete)
+    def _complete(self, recorder: Recorder) -> None:
+        frozen = self._frozen()
+        for index in frozen:
+            recorder.freeze(index)
+        self._sample_before(recorder, self._untouched.difference(frozen))  # they had no update
+        recorder.end(self.step_count, self._grad_norm())
 
     def abandon(self) -> None:
         """End a step that was not made."""

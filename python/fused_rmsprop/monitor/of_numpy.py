@@ -27,17 +27,12 @@ class NumpyObserver(Observer):
         super().__init__()
         self._opt = opt
         self._groups = opt._groups[:]
-        #: The group of each leaf and its place there.
-        self._places = [
-            (g, i) for g, group in enumerate(self._groups) for i in range(len(group.core.names))
-        ]
-        arrays = [group.core.arrays for group in self._groups]
         self.leaves = tuple(
-            Leaf(self._groups[g].core.names[i], arrays[g][i].shape, str(arrays[g][i].dtype), g)
-            for g, i in self._places
+            Leaf(name, array.shape, str(array.dtype), index)
+            for index, group in enumerate(self._groups)
+            for name, array in zip(group.core.names, group.core.arrays, strict=True)
         )
         self.groups = tuple(group.name or str(g) for g, group in enumerate(self._groups))
-        self._arrays = arrays[:0]
 
     def attach(self) -> None:
         """Let the optimizer hand its steps over."""
@@ -65,32 +60,22 @@ class NumpyObserver(Observer):
         """Options that hardly ever change."""
         return constants_of(self._opt, [group.options for group in self._groups])
 
-    def begin(self) -> None:
-        """Begin a step."""
-        # Only for its time: the optimizer tells by references whether a variable was rebound.
-        self._arrays = [group.core.arrays for group in self._groups]
-        super().begin()
-
-    def end(self) -> None:
-        """End a step that was made."""
-        super().end()
-        self._arrays = []
-
     def _values(self) -> Values:
         return values_of([group.values() for group in self._groups], self._opt)
 
-    def _param(self, index: int, positions: Positions) -> NDArray[Any]:
-        group, place = self._places[index]
-        return positions.take(self._arrays[group][place])
+    def _params(self) -> list[NDArray[Any]]:
+        # Nobody may keep them: by references the optimizer tells whether a variable was rebound.
+        return [array for group in self._groups for array in group.core.arrays]
 
-    def _grad(self, grad: Any, positions: Positions) -> NDArray[Any]:
-        known = isinstance(grad, np.ndarray) or not hasattr(grad, "__dlpack__")
-        array: NDArray[Any] = np.asarray(grad) if known else np.from_dlpack(grad)
-        return positions.take(array)
+    def _average(self, index: int) -> NDArray[Any]:
+        group = self._groups[self.leaves[index].group]
+        return group.state[self.leaves[index].name][KINDS[0].key(group.options)]
 
-    def _average(self, index: int, positions: Positions) -> NDArray[Any]:
-        group = self._groups[self._places[index][0]]
-        return positions.take(group.state[self.leaves[index].name][KINDS[0].key(group.options)])
+    def _elements(self, array: Any, positions: Positions) -> NDArray[Any]:
+        if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
+            return positions.take(np.asarray(array))
+        other: NDArray[Any] = np.from_dlpack(array)
+        return positions.take(other)
 
     def _frozen(self) -> Collection[int]:
         flags = [frozen for group in self._groups for frozen in group.core.frozen]
@@ -111,11 +96,10 @@ class Watch:
         """Make a step."""
         opt, observers = self._opt, self.observers
         due = [observer for observer in observers if observer.is_due]
-        gradients = self._gradients(grads, grad_scale) if due else []
+        gradients, scale = self._gradients(grads, grad_scale) if due else ([], 1.0)
         for observer in due:
             observer.begin()
-            for index in range(len(observer.leaves)):
-                observer.before(index)
+            observer.before(range(len(observer.leaves)))
         opt._stepper.observed = False
         try:
             RMSProp.step(opt, grads, grad_scale)
@@ -126,24 +110,22 @@ class Watch:
         finally:
             opt._stepper.observed = opt._watch is not None
         for observer in due:
-            for index, (grad, scale) in enumerate(gradients[: len(observer.leaves)]):
-                if grad is not None:
-                    observer.after(index, grad, scale)
+            pairs = enumerate(gradients[: len(observer.leaves)])
+            observer.after([(i, grad) for i, grad in pairs if grad is not None], scale)
         for observer in observers:
             observer.end()
 
-    def _gradients(self, grads: object, grad_scale: Any) -> list[tuple[Any, float]]:
-        """The gradient of each leaf, or None, and its factor; the step raises any error."""
+    def _gradients(self, grads: object, grad_scale: Any) -> tuple[list[Any], float]:
+        """The gradient of each leaf, or None, and the factor of all; the step raises any error."""
         stepper = self._opt._stepper
         try:
             if grads is None and stepper.accumulated > 0:
                 sums = {k: v for group in self._opt._groups for k, v in group.grad_sums().items()}
-                found: list[Any] = [sums.get(name) for name in self._opt.state]
-                scale = float(grad_scale) / stepper.accumulated
-                return [(grad, scale) for grad in found]
-            return [(grad, float(grad_scale)) for grad in stepper.gradients(grads)]
+                found = [sums.get(name) for name in self._opt.state]
+                return found, float(grad_scale) / stepper.accumulated
+            return stepper.gradients(grads), float(grad_scale)
         except Exception:
-            return []
+            return [], 1.0
 
     def leafwise(self, block: _core.Leafwise, grad_scale: float) -> ObservedBlock:
         """The same step leaf by leaf, observed."""
@@ -173,12 +155,12 @@ class ObservedBlock(AbstractContextManager["ObservedBlock"]):
         index = self._indices.get(name, -1) if isinstance(name, str) else -1
         observers = [o for o in self._watch.observers if 0 <= index < len(o.leaves)]
         for observer in observers:
-            observer.before(index)
+            observer.before((index,))
         self._block(name, grad)
         self._updated = True
         given = grad if grad is not None or not self._bound else self._bound[index]
         for observer in observers:
-            observer.after(index, given, self._scale)
+            observer.after([(index, given)], self._scale)
 
     def __exit__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from fused_rmsprop.monitor.observers import Observer, constants_of, values_of
 from fused_rmsprop.monitor.sampling import Positions, Values
 from fused_rmsprop.torch import RMSprop
 
-T = TypeVar("T")
+_AS_NUMPY = (torch.float32, torch.float64)
+_CPU = torch.device("cpu")
 
 
 class TorchObserver(Observer):
@@ -43,7 +44,7 @@ class TorchObserver(Observer):
                 params.append(p)
         self.leaves = tuple(leaves)
         self.groups = tuple(str(g) for g in range(len(optimizer.param_groups)))
-        self._params = params
+        self.params = params
         self._index = {id(p): i for i, p in enumerate(params)}
         self._steps = max((_steps_of(optimizer.state.get(p)) for p in params), default=0)
 
@@ -82,19 +83,18 @@ class TorchObserver(Observer):
     def _values(self) -> Values:
         return values_of(self._optimizer.param_groups[: len(self.groups)], self._optimizer)
 
-    def _param(self, index: int, positions: Positions) -> NDArray[Any]:
-        return _elements(self._params[index], positions)
+    def _params(self) -> list[Any]:
+        return self.params
 
-    def _grad(self, grad: Any, positions: Positions) -> NDArray[Any]:
-        return _elements(grad, positions)
+    def _average(self, index: int) -> Any:
+        state = self._optimizer.state.get(self.params[index], {})
+        return state.get("variance", state.get("square_avg"))
 
-    def _average(self, index: int, positions: Positions) -> NDArray[Any] | None:
-        state = self._optimizer.state.get(self._params[index], {})
-        average = state.get("variance", state.get("square_avg"))
-        return None if average is None else _elements(average, positions)
+    def _elements(self, array: Any, positions: Positions) -> NDArray[Any]:
+        return _elements(array, positions)
 
     def _frozen(self) -> Collection[int]:
-        return {i for i, p in enumerate(self._params) if not p.requires_grad and p.grad is None}
+        return {i for i, p in enumerate(self.params) if not p.requires_grad and p.grad is None}
 
     def _grad_norm(self) -> float | None:
         return self._optimizer.grad_norm
@@ -106,26 +106,24 @@ class Watch:
     def __init__(self) -> None:
         self.observers: tuple[TorchObserver, ...] = ()
 
-    def around(self, step: Callable[[], T]) -> T:
+    def around(self, step: Callable[[], object]) -> None:
         """Make a step of all parameters together."""
-        for observer in self.observers:
+        observers = self.observers
+        due = [observer for observer in observers if observer.is_due]
+        for observer in due:
             observer.begin()
-            if observer.is_due:
-                for index in range(len(observer.leaves)):
-                    observer.before(index)
+            observer.before(range(len(observer.leaves)))
         try:
-            result = step()
+            step()
         except BaseException:
-            for observer in self.observers:
+            for observer in due:
                 observer.abandon()
             raise
-        for observer in self.observers:
-            if observer.is_due:
-                for index, p in enumerate(observer._params):
-                    if p.grad is not None:
-                        observer.after(index, p.grad)
+        for observer in due:
+            pairs = enumerate(observer.params)
+            observer.after([(i, p.grad) for i, p in pairs if p.grad is not None])
+        for observer in observers:
             observer.end()
-        return result
 
     def begin(self) -> None:
         """Begin a round of updates during a backward pass."""
@@ -136,13 +134,13 @@ class Watch:
         """Before an update of that round."""
         for observer in self.observers:
             if (index := observer.index_of(param)) is not None:
-                observer.before(index)
+                observer.before((index,))
 
     def after(self, param: Any) -> None:
         """After it; the gradient is still there."""
         for observer in self.observers:
             if (index := observer.index_of(param)) is not None:
-                observer.after(index, param.grad)
+                observer.after([(index, param.grad)])
 
     def end(self) -> None:
         """End the round."""
@@ -174,13 +172,15 @@ def _local(tensor: Any) -> Any:
 
 def _elements(tensor: Any, positions: Positions) -> NDArray[Any]:
     """The sampled elements of a tensor on any device, of any dtype."""
-    tensor = _local(tensor.detach())
+    tensor = tensor.detach()
+    if type(tensor) is torch.Tensor and tensor.dtype in _AS_NUMPY and not tensor.is_neg():
+        if tensor.device == _CPU and tensor.layout == torch.strided:
+            return positions.take(tensor.numpy())
+    tensor = _local(tensor)
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
-        return positions.take(tensor.resolve_neg().numpy())
     flat = tensor.reshape(-1)
     if positions.flat is not None:
         flat = flat[torch.from_numpy(positions.flat).to(flat.device)]

@@ -133,6 +133,11 @@ class Recorder:
         """Whether the step under way is sampled."""
         return self._now is not None
 
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether it is the first of two steps, of which not only the update counts."""
+        return self._count % self._every == 0
+
     def begin(self, values: Values) -> None:
         """Begin to sample a step with these options; no leaf has a gradient yet."""
         leaves = len(self.positions)
@@ -146,23 +151,24 @@ class Recorder:
         if self._now is not None:
             self._now.param[self.slices[index]] = param
 
-    def after(
-        self,
-        index: int,
-        param: NDArray[Any],
-        grad: NDArray[Any],
-        average: NDArray[Any] | None,
-        scale: float = 1.0,
-    ) -> None:
-        """Take them after its update, and those of its gradient and of its average."""
-        if (now := self._now) is None:
-            return
-        part = self.slices[index]
-        np.subtract(param, now.param[part], out=now.update[part])
-        now.without_grad[index] = False
-        np.multiply(grad, scale, out=now.grad[part])
-        if average is not None:
-            now.average[part] = average
+    def after(self, index: int, param: NDArray[Any]) -> None:
+        """Take them after its update."""
+        if self._now is not None:
+            part = self.slices[index]
+            np.subtract(param, self._now.param[part], out=self._now.update[part])
+
+    def gradient(self, index: int, grad: NDArray[Any], scale: float) -> None:
+        """Take those of its gradient, times its factor."""
+        if (now := self._now) is not None:
+            now.without_grad[index] = False
+            now.grad[self.slices[index]] = grad
+            if scale != 1:
+                now.grad[self.slices[index]] *= scale
+
+    def average(self, index: int, average: NDArray[Any]) -> None:
+        """Take those of its average of squares, or variance, after the update."""
+        if self._now is not None:
+            self._now.average[self.slices[index]] = average
 
     def freeze(self, index: int) -> None:
         """Note that steps leave a leaf alone."""
@@ -170,19 +176,23 @@ class Recorder:
             self._now.frozen[index] = True
 
     def end(self, step: int, grad_norm: float | None) -> None:
-        """Complete what the step under way was sampled for; it was the ``step``-th."""
+        """Complete what a step was sampled for; it was the ``step``-th."""
         now, self._now = self._now, None
         before, self._awaits = self._awaits, None
-        is_first = self._count % self._every == 0
-        self._count += 1
         if now is None:
             return
+        if self.wants_gradients:
+            now.step, now.grad_norm = step, grad_norm
+            self._awaits = now
+        self._count += 1
         if before is not None:
             before.next_update = now.update
             self._finish(before)
-        if is_first:
-            now.step, now.grad_norm = step, grad_norm
-            self._awaits = now
+
+    def pass_by(self) -> None:
+        """Count a step that was not sampled."""
+        self._awaits = None
+        self._count += 1
 
     def abandon(self) -> None:
         """Forget the step under way, which was not made."""

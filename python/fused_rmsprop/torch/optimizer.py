@@ -304,7 +304,8 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
 
         Returns
         -------
-        The closure's loss, or None.
+        object
+            The closure's loss, or None.
 
         Raises
         ------
