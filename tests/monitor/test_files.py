@@ -62,8 +62,8 @@ def test_a_history_comes_back_as_it_was(
     write(history, path)
     back = read(path)
     assert repr(back.constants) == repr(history.constants)  # NaN differs from itself
-    constants = {"constants": {}}
-    assert_same(dataclasses.replace(back, **constants), dataclasses.replace(history, **constants))
+    bare = [dataclasses.replace(one, constants={}) for one in (back, history)]
+    assert_same(*bare)
     for line in path.read_text(encoding="utf-8").splitlines():
         json.loads(line, parse_constant=refuse)
 
@@ -73,16 +73,16 @@ def refuse(name: str) -> NoReturn:
 
 
 def test_a_real_training_comes_back(tmp_path: Path) -> None:
-    params = {"a": np.ones(3), "b": np.ones((2, 2), np.float32)}
-    groups = [
-        {"params": {"a": params["a"]}},
-        {"params": {"b": params["b"]}, "lr": 0.1, "name": "head"},
+    a, b = np.ones(3), np.ones((2, 2), np.float32)
+    groups: list[Any] = [
+        {"params": {"a": a}},
+        {"params": {"b": b}, "lr": 0.1, "name": "head"},
     ]
     opt = RMSProp(groups)
     monitor = Monitor(opt, every=3)
     for step in range(20):
-        opt.step([{"a": 2 * params["a"]}, {"b": None if step == 3 else 2 * params["b"]}])
-        monitor.log(loss=math.inf if step == 3 else float(params["a"].sum()))
+        opt.step([{"a": 2 * a}, {"b": None if step == 3 else 2 * b}])
+        monitor.log(loss=math.inf if step == 3 else float(a.sum()))
     history = monitor.history
     assert len(history.steps) == 7
     assert np.isnan(history["grad_rms"]).any()

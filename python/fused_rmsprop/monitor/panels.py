@@ -32,7 +32,7 @@ class Panel(NamedTuple):
 
     title: str
     steps: NDArray[np.int64]
-    curves: Sequence[Array]  # each has a value for each step
+    curves: Sequence[Array]  # each has a value for each step; the first's latest is in the title
     bounds: tuple[float, float] | None = None
 
 
@@ -50,22 +50,21 @@ def picture(history: History, heading: str, width: int, height: int) -> Text:
 
 def panels(history: History) -> Iterator[Panel]:
     """The panels of a history, the most telling first."""
-    logged = [Panel(name, *_series) for name, _series in _logged(history)]
+    names = sorted(history.logged, key=lambda name: "loss" not in name)  # the losses first
+    logged = [
+        Panel(name, history.logged[name].steps, [history.logged[name].values]) for name in names
+    ]
     yield from logged[:1]
     if "lr" in history.option_names:
         rates = list(history.option("lr").T)
-        yield Panel("lr" if len(rates) == 1 else f"lr of {len(rates)} groups", history.steps, rates)
+        yield Panel("lr" if len(rates) == 1 else "lr of groups", history.steps, rates)
     yield Panel("gradient rms", history.steps, [history.total("grad_rms")])
     yield Panel("update rms", history.steps, [history.total("update_rms")])
     bands = history.effective_lr()[:, :, -1].T
-    yield Panel("effective lr", history.steps, [bands[PERCENTILES.index(p)] for p in (50, 5, 95)])
+    bands_shown = [bands[PERCENTILES.index(p)] for p in (50, 5, 95)]
+    yield Panel("effective lr", history.steps, bands_shown)
     yield Panel("reversed updates", history.steps, [history.total("reversed")], (0, 1))
     yield from logged[1:]
-
-
-def _logged(history: History) -> Iterator[tuple[str, tuple[NDArray[np.int64], list[Array]]]]:
-    names = sorted(history.logged, key=lambda name: "loss" not in name)  # stable
-    return ((name, (history.logged[name].steps, [history.logged[name].values])) for name in names)
 
 
 def _is_known(panel: Panel) -> bool:
@@ -120,8 +119,7 @@ def _shape(count: int, width: int, height: int) -> tuple[int, int]:
 
 def _draw(panel: Panel, width: int, height: int) -> list[Text]:
     """A panel, in exactly so many columns and lines."""
-    values = [latest(curve) for curve in panel.curves]
-    now = "..".join(dict.fromkeys([number(min(values)), number(max(values))]))
+    now = number(latest(panel.curves[0]))
     lines = [Text.assemble(" ", (panel.title, "bold"), f" {now}")]
     steps, known = zip(*(_drawable(panel.steps, curve) for curve in panel.curves), strict=True)
     labels, curves = _scaled(known, panel.bounds, height - 4)

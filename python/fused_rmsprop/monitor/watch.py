@@ -24,7 +24,8 @@ def run(path: str, once: bool, seconds: float) -> int:
 
     In a terminal, the curves fill the screen and follow the training; the last ones stay when it
     ends, or at Ctrl-C. Elsewhere, each poll that finds something prints a line of the latest
-    values. The command waits for a file that does not exist yet.
+    values. The command waits for a file that does not exist yet. The effective learning rate has
+    three curves: the median and the percentiles 5 and 95.
 
     Parameters
     ----------
