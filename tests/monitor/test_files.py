@@ -135,7 +135,7 @@ def test_a_resumed_training_goes_on_in_its_file(tmp_path: Path) -> None:
     for step in (1, 11, 21):
         stream.point(a_point(store, step))
         stream.log(step, {"loss": 1.0, "old": 1.0})
-    stream = FileStream(store, path, "a", step=15)  # of the checkpoint
+    stream = FileStream(store, path, "a", step=11)  # of the checkpoint
     stream.log(16, {"loss": 3.0})
     stream.point(a_point(store, 31))
     stream.close()
