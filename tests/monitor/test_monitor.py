@@ -167,7 +167,7 @@ def test_an_optimizer_takes_several_monitors_and_lets_each_go() -> None:
     assert second.history.steps.tolist() == [1, 5, 9, 13]
     assert opt._watch is None
     assert "_watch" not in vars(opt)
-    assert not opt._stepper.observed
+    assert opt._stepper.unobserved == -1
 
 
 def test_a_subclass_is_observed_inside_its_own_step() -> None:
@@ -248,14 +248,14 @@ def test_another_thread_reads_while_the_training_goes_on() -> None:
 def test_a_monitor_that_fails_ends_with_a_warning_and_the_training_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for method in ("begin", "before", "after", "gradient", "end"):
+    for method in ("_values", "_params", "_averages", "_as_array", "_frozen", "_complete"):
         opt = RMSProp(np.ones(3), lr=0.1)
         monitor = Monitor(opt, every=1)
 
         def broken(*args: Any, **kwargs: Any) -> None:
             raise MemoryError("no memory")
 
-        monkeypatch.setattr(monitor._recorder, method, broken)
+        monkeypatch.setattr(monitor._observer, method, broken)
         with pytest.warns(
             RuntimeWarning, match="goes on without it: MemoryError: no memory"
         ) as seen:
@@ -274,14 +274,14 @@ def test_an_interrupt_after_the_step_leaves_it_made(monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(monitor._recorder, "after", interrupted)
+        patched.setattr(monitor._observer, "_averages", interrupted)
         with pytest.raises(KeyboardInterrupt):
             opt.step(np.ones(3))
     assert opt.step_count == 1
+    assert not len(monitor.history.steps)
     opt.step(np.ones(3))
     opt.step(np.ones(3))
-    assert opt.step_count == 3
-    assert opt._stepper.observed
+    assert monitor.history.steps.tolist() == [2]
 
 
 def step_often(opt: RMSProp, grads: Any) -> None:

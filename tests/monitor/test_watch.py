@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fused_rmsprop.__main__ import main
@@ -175,8 +175,9 @@ def test_without_the_extra_it_says_what_to_install(module: str) -> None:
     width=st.integers(10, 200),
     height=st.integers(1, 60),
 )
+@example(values=[1e308, -1e308], width=80, height=24)
 def test_any_numbers_can_be_drawn_in_any_size(values: list[float], width: int, height: int) -> None:
-    from fused_rmsprop.monitor.panels import picture
+    from fused_rmsprop.monitor.terminal import picture
 
     store = a_store()
     for step, value in enumerate(values, 1):
@@ -192,7 +193,7 @@ def test_any_numbers_can_be_drawn_in_any_size(values: list[float], width: int, h
 
 
 def test_panels_without_numbers_are_left_out(tmp_path: Path) -> None:
-    from fused_rmsprop.monitor.panels import picture
+    from fused_rmsprop.monitor.terminal import picture
 
     history = dataclasses.replace(a_run(), rows=np.full_like(a_run().rows, np.nan))
     text = picture(history, "", 160, 48).plain

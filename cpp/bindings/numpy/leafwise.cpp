@@ -162,7 +162,7 @@ void Leafwise::leave(bool counts) noexcept {
         stepper_.leaves_->threads.end();
     if (counts) {
         const GilLock lock(stepper_.mutex);
-        ++stepper_.step_count;
+        stepper_.count_step();
         stepper_.grad_norm.reset();
     }
     claim_.reset();

@@ -113,7 +113,7 @@ void NumpyStepper::bind(const py::object &grads) {
 }
 
 py::object NumpyStepper::step(const py::object &grads, double grad_scale, std::int64_t after) {
-    if (observed)
+    if (unobserved == 0)
         return py::bool_(true);
     const Claim claim(ownership);
     if (after >= 0 && after != step_count)
@@ -211,7 +211,7 @@ py::object NumpyStepper::run(double grad_scale) {
     if (outcome == Outcome::stepped) {
         {
             const GilLock lock(mutex);
-            ++step_count;
+            count_step();
         }
         for (std::size_t i = 0; i < slots_.size(); ++i)
             if (tensors_[i].grad != nullptr)
@@ -266,7 +266,6 @@ void register_numpy(py::module_ &m) {
              py::arg("since"))
         .def("bind", &NumpyStepper::bind, py::arg("grads"))
         .def_property_readonly("bound", &NumpyStepper::bound)
-        .def_readwrite("observed", &NumpyStepper::observed)
         .def("gradients", &NumpyStepper::gradients, py::arg("grads"))
         .def("step", &NumpyStepper::step, py::arg("grads") = py::none(),
              py::arg("grad_scale") = 1.0, py::arg("after") = -1)
@@ -299,6 +298,7 @@ void register_numpy(py::module_ &m) {
     };
     add_counter("accumulated", &NumpyStepper::accumulated);
     add_counter("step_count", &NumpyStepper::step_count);
+    add_counter("unobserved", &NumpyStepper::unobserved);
     add_counter("changes", &NumpyStepper::changes);
 
     m.def("is_sequence", [](py::handle nest) { return container_of(nest) == Container::sequence; });

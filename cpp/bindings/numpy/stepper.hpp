@@ -49,7 +49,7 @@ public:
     /// `after`, if it is not negative, is the number of steps that the options were set for:
     /// another number of steps is an error.
     ///
-    /// While `observed` is set it makes no step and returns True: the caller has to hand it over.
+    /// If `unobserved` is 0 it makes no step and returns True: a monitor has to make this one.
     py::object step(const py::object &grads, double grad_scale, std::int64_t after);
 
     /// Adds the gradients to every group's grad_sum; with None, the bound ones. All or nothing.
@@ -77,7 +77,7 @@ public:
     std::int64_t step_count = 0;
     std::int64_t accumulated = 0; ///< the number of gradients in the sums
     std::int64_t changes = 0;     ///< the number of changes of options or state
-    bool observed = false;        ///< there is a monitor
+    std::int64_t unobserved = -1; ///< steps until one is for a monitor; negative: there is none
 
     /// Warns no more of arrays that only the optimizer refers to: the user reads them here.
     void read_here() noexcept { warns_of_lost_ = false; }
@@ -118,6 +118,11 @@ private:
     py::object run(double grad_scale);
 
     void forget_sums();
+    void count_step() noexcept { // under the mutex
+        ++step_count;
+        if (unobserved > 0)
+            --unobserved;
+    }
 
     std::vector<HeldGroup> groups_;
     bool grouped_ = false;

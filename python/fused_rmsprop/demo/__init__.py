@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from fused_rmsprop import RMSProp
 from fused_rmsprop.demo.mlp import Array, Params, evaluate, init_params, loss_and_grads
+from fused_rmsprop.monitor import Monitor
 
 #: For training and for the test: images as float32 rows of 64 pixels from -1 to 1, and labels.
 Digits: TypeAlias = tuple[tuple[Array, Array], tuple[Array, Array]]
@@ -23,7 +24,6 @@ Digits: TypeAlias = tuple[tuple[Array, Array], tuple[Array, Array]]
 HIDDEN = (512, 512)
 BATCH = 64
 LR, ALPHA, EPS = 5e-4, 0.9, 1e-8
-PERCENTILES = (5, 25, 50, 75, 95)
 
 
 @dataclass
@@ -33,7 +33,6 @@ class History:
     params: Params
     train: list[tuple[float, float]] = field(default_factory=list)  # loss and accuracy per epoch
     test: list[tuple[float, float]] = field(default_factory=list)
-    effective_lr: list[Array] = field(default_factory=list)  # at PERCENTILES, per epoch; fused only
     seconds: list[tuple[float, float]] = field(default_factory=list)  # per iteration, in `step`
 
 
@@ -64,7 +63,12 @@ def load(seed: int) -> Digits:
 
 
 def fit(
-    params: Params, optimizer: RMSProp | NumpyExpression, digits: Digits, epochs: int, seed: int
+    params: Params,
+    optimizer: RMSProp | NumpyExpression,
+    digits: Digits,
+    epochs: int,
+    seed: int,
+    monitor: Monitor | None = None,
 ) -> History:
     """Train in place on shuffled batches, with a progress bar."""
     (images, labels), test = digits
@@ -87,18 +91,12 @@ def fit(
                 bar.update()
             history.train.append(evaluate(params, images, labels))
             history.test.append(evaluate(params, *test))
-            if isinstance(optimizer, RMSProp):
-                history.effective_lr.append(effective_lr(optimizer))
             loss, accuracy = history.train[-1][0], history.test[-1][1]
+            if monitor is not None:
+                test_loss = history.test[-1][0]
+                monitor.log(loss=loss, test_loss=test_loss, test_accuracy=accuracy)
             bar.set_postfix(loss=f"{loss:.4f}", test_accuracy=f"{accuracy:.1%}")
     return history
-
-
-def effective_lr(opt: RMSProp) -> Array:
-    """Return percentiles of ``lr / (sqrt(v) + eps)``."""
-    v = np.concatenate([state["square_avg"].ravel() for state in opt.state.values()])
-    # Skip weights that never had a gradient (corner pixels); their rate means nothing.
-    return np.asarray(np.percentile(opt.lr / (np.sqrt(v[v > 0]) + EPS), PERCENTILES))
 
 
 def print_summary(fused: History, plain: History) -> None:
@@ -115,45 +113,15 @@ def print_summary(fused: History, plain: History) -> None:
     print(f"parameters at end  {'bit-identical' if identical else 'DIFFERENT'}")
 
 
-def save_picture(history: History, out: str) -> None:
-    """Draw the learning curves and the effective learning rates of a run into a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, accuracy, rate = figure.subplots(1, 3)
-    epochs = np.arange(1, len(history.train) + 1)
-
-    for label, values in (("training", history.train), ("test", history.test)):
-        losses, accuracies = np.array(values).T
-        loss.plot(epochs, losses, label=label)
-        accuracy.plot(epochs, 100 * accuracies, label=label)
-    loss.set(title="Cross-entropy", yscale="log")
-    accuracy.set(title="Accuracy (%)", ylim=(90, 100.3))
-
-    by_percentile = np.array(history.effective_lr).T
-    middle = len(PERCENTILES) // 2
-    for i in range(middle):
-        label = f"{PERCENTILES[i]} to {PERCENTILES[-1 - i]} %"
-        bounds, alpha = (by_percentile[i], by_percentile[-1 - i]), 0.15 + 0.2 * i
-        rate.fill_between(epochs, *bounds, color="C2", alpha=alpha, linewidth=0, label=label)
-    rate.plot(epochs, by_percentile[middle], color="C2", label="median", linewidth=1.5)
-    rate.set(title=r"Effective learning rate  lr / ($\sqrt{v}$ + eps)", yscale="log")
-    for axes in (loss, accuracy, rate):
-        axes.set_xlabel("epoch")
-        axes.legend()
-        axes.grid(alpha=0.3)
-    figure.savefig(out, dpi=100)
-
-
 def run(epochs: int, seed: int, threads: int | None, out: str) -> None:
-    """Train with both optimizers, print a comparison and save the picture."""
+    """Train with both optimizers, print a comparison and a report, and save the picture."""
     digits = load(seed)
     ours, theirs = (init_params((64, *HIDDEN, 10), np.random.default_rng(seed)) for _ in range(2))
     opt = RMSProp(ours, lr=LR, alpha=ALPHA, eps=EPS, threads=threads)
-    fused = fit(ours, opt, digits, epochs, seed)
+    with Monitor(opt) as monitor:
+        fused = fit(ours, opt, digits, epochs, seed, monitor)
     plain = fit(theirs, NumpyExpression(theirs), digits, epochs, seed)
     print_summary(fused, plain)
-    save_picture(fused, out)
+    monitor.plot().savefig(out, dpi=100)
     print(f"picture            {out}")
+    print(f"report             {monitor.report()}")

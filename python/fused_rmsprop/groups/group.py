@@ -6,7 +6,7 @@ KeyboardInterrupt between two lines, leaves everything old or everything new.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,6 +89,11 @@ class Group:
     def state_nbytes(self) -> int:
         """The bytes of all state arrays, the sum of gradients included."""
         return sum(array.nbytes for arrays in self._arrays.values() for array in arrays)
+
+    @property
+    def averages(self) -> Sequence[Array]:
+        """The averages of squares of the parameters, or their variances."""
+        return self._arrays[KINDS[0].name]
 
     @property
     def frozen(self) -> list[str]:

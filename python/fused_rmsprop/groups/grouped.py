@@ -10,10 +10,12 @@ from typing import Any
 from fused_rmsprop import _core
 from fused_rmsprop.base import Optimizer, unknown_name, warn_the_caller
 from fused_rmsprop.groups.group import Group
+from fused_rmsprop.groups.html import optimizer_html
 from fused_rmsprop.groups.param_group import ParamGroup
 from fused_rmsprop.groups.specs import checked_container
 from fused_rmsprop.groups.state import KINDS, Array, rates
 from fused_rmsprop.groups.views import State
+from fused_rmsprop.introspection.html import or_none
 from fused_rmsprop.options import in_repr
 from fused_rmsprop.values import Number, Schedulable, as_factor, as_schedulable
 
@@ -287,6 +289,9 @@ class GroupedOptimizer(Optimizer):
             return f"RMSProp({self._groups[0]}; {rest})"
         groups = "".join(f"  {group.name!r}: {group}\n" for group in self._groups)
         return f"RMSProp({rest},\n{groups})"
+
+    def _repr_html_(self) -> str | None:
+        return or_none(optimizer_html, self)
 
 
 def matching(patterns: Sequence[str], names: Sequence[str]) -> set[str]:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from fused_rmsprop.groups.group import Group
+from fused_rmsprop.groups.html import group_html
 from fused_rmsprop.groups.views import State
+from fused_rmsprop.introspection.html import or_none
 from fused_rmsprop.options import GROUP_OPTIONS
 
 
@@ -75,6 +77,9 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"ParamGroup({self._group})"
+
+    def _repr_html_(self) -> str | None:
+        return or_none(group_html, self._group)
 
     def _ipython_key_completions_(self) -> list[str]:
         return [*self]

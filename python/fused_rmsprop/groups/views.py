@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from fused_rmsprop.base import unknown_name
+from fused_rmsprop.groups.html import param_state_html, state_html
+from fused_rmsprop.introspection.html import or_none
 
 Array: TypeAlias = NDArray[Any]
 
@@ -66,6 +68,9 @@ class ParamState(Mapping[str, Array]):
         ]
         return "\n".join([f"state of {self._name!r}", *lines])
 
+    def _repr_html_(self) -> str | None:
+        return or_none(param_state_html, self._name, self)
+
     def _ipython_key_completions_(self) -> list[str]:
         return [*self._arrays]
 
@@ -114,6 +119,9 @@ class State(Mapping[str, ParamState]):
 
         plural = "" if len(self) == 1 else "s"
         return f"state of {len(self)} parameter{plural}\n{_listed(self, line, chr(10), '{}')}"
+
+    def _repr_html_(self) -> str | None:
+        return or_none(state_html, self)
 
     def _ipython_key_completions_(self) -> list[str]:
         return [*self]

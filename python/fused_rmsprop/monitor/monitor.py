@@ -9,13 +9,19 @@ from types import TracebackType
 from typing import Any
 
 from fused_rmsprop.base import helps_with_options
+from fused_rmsprop.introspection.html import or_none
+from fused_rmsprop.monitor import plotting
 from fused_rmsprop.monitor.history import History, Store
+from fused_rmsprop.monitor.html import monitor_html
+from fused_rmsprop.monitor.live import Live
 from fused_rmsprop.monitor.observers import Observer
+from fused_rmsprop.monitor.report import Report
+from fused_rmsprop.monitor.rules import report
 from fused_rmsprop.monitor.sampling import Observation, Recorder
 from fused_rmsprop.monitor.statistics import Statistics
 from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.options import SCHEDULABLE
-from fused_rmsprop.values import as_count, as_number
+from fused_rmsprop.values import Number, as_count, as_number
 
 #: As many sampled elements, or observations, wait to be turned into points together: small models
 #: would pay most for NumPy's calls.
@@ -79,6 +85,7 @@ class Monitor:
     _recorder: Recorder | None
     _statistics: Statistics | None
     _waiting: list[Observation]
+    _live: Live | None
 
     @helps_with_options
     def __init__(
@@ -131,10 +138,78 @@ class Monitor:
         """
         if self._observer is None:
             raise RuntimeError("the monitor is detached: it observes no optimizer any more")
-        numbers = {
-            name: _logged(name, value) for name, value in {**(values or {}), **named}.items()
-        }
+        given = named if values is None else {**values, **named}
+        numbers = {name: _logged(name, value) for name, value in given.items()}
         self._store.log(self._observer.step_count, numbers)
+
+    def report(self) -> Report:
+        """Tell in words what is wrong with the training, the most urgent first.
+
+        Returns
+        -------
+        Report
+            A tuple of `Finding`, each with the name of its ``rule``, ``where`` (the name of a
+            parameter, or "" for all) and ``text``. It prints one line for each.
+        """
+        return report(self.history)
+
+    def plot(self, figure: Any = None) -> Any:
+        """Draw what was recorded as one Matplotlib figure.
+
+        It has logged values, the options that vary, percentiles of the effective learning rate,
+        the oscillation of the updates, and heat maps of the gradient, the update and its ratio to
+        the parameter, with a row for each parameter. Panels without data are left out. A single
+        parameter has lines in the place of heat maps. At most 1000 points are drawn, and no steps
+        that were undone by the load of an earlier checkpoint.
+
+        Parameters
+        ----------
+        figure : matplotlib.figure.Figure or None
+            A figure to clear and draw into, which keeps its size. None: a new one. If the program
+            has imported ``matplotlib.pyplot``, it is one of pyplot's: ``plt.show()`` shows it, and
+            it stays in memory until ``plt.close(figure)``. In notebooks with inline figures, and
+            without pyplot, it belongs to the caller alone.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Notebooks show it; ``monitor.plot().savefig("training.png")`` saves it.
+
+        Raises
+        ------
+        ImportError
+            Without Matplotlib.
+        """
+        return plotting.plot(self.history, figure)
+
+    def live(self, seconds: Number = 2.0) -> Live:
+        """Show the figure of `plot` in a notebook, and draw it anew while the training goes on.
+
+        It is drawn after observations, until its ``close()`` or `detach`.
+
+        Parameters
+        ----------
+        seconds : float
+            The least time between two drawings. They take at most a tenth of the time.
+
+        Returns
+        -------
+        Live
+            Its ``close()`` draws the figure for the last time.
+
+        Raises
+        ------
+        RuntimeError
+            Outside of a notebook, or if the monitor is detached.
+        ImportError
+            Without Matplotlib.
+        """
+        if self._observer is None:
+            raise RuntimeError("the monitor is detached: plot() draws what was recorded")
+        before, self._live = self._live, Live(lambda: self.history, as_number("seconds", seconds))
+        if before is not None:
+            before.close()
+        return self._live
 
     def detach(self) -> None:
         """End the observation; what was recorded stays."""
@@ -146,6 +221,8 @@ class Monitor:
             if self._recorder is not None:
                 self._recorder.flush()
             self._count()
+        if self._live is not None:
+            self._live.close()
 
     def __enter__(self) -> Monitor:
         return self
@@ -161,6 +238,11 @@ class Monitor:
     def __repr__(self) -> str:
         return f"<Monitor{' (detached)' * (self._observer is None)}: {self.history!r}>"
 
+    def _repr_html_(self) -> str | None:
+        return or_none(
+            lambda: monitor_html(self.history, self.report(), self._observer is not None)
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         """What was recorded: a copy observes nothing."""
         with self._lock:
@@ -175,6 +257,7 @@ class Monitor:
         self._lock = threading.RLock()
         self._waiting = []
         self._observer = self._recorder = self._statistics = None
+        self._live = None
 
     def _finish(self, observation: Observation) -> None:
         """Take an observation; the optimizer is in the middle of `step`."""
@@ -183,6 +266,8 @@ class Monitor:
             elements = len(self._waiting) * observation.update.size
             if len(self._waiting) >= _TOGETHER or elements >= _ELEMENTS_TOGETHER:
                 self._count()
+        if self._live is not None:
+            self._live.update()
 
     def _count(self) -> None:
         """Turn waiting observations into points; the lock is held."""
@@ -214,6 +299,8 @@ def _observer_of(opt: Any, names: Any) -> Observer:
 
 
 def _logged(name: str, value: Any) -> float:
+    if type(value) is float and type(name) is str:  # this may be called in each step
+        return value
     if not isinstance(name, str):
         raise TypeError(f"names of logged values are str, got {name!r}")
     if hasattr(value, "detach"):  # torch warns of tensors in a graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,10 @@ from torch.nn.parameter import is_lazy
 
 from fused_rmsprop.monitor.history import Leaf
 from fused_rmsprop.monitor.observers import Observer, constants_of, values_of
-from fused_rmsprop.monitor.sampling import Positions, Values
+from fused_rmsprop.monitor.sampling import Values
 from fused_rmsprop.torch import RMSprop
 
 _AS_NUMPY = (torch.float32, torch.float64)
-_CPU = torch.device("cpu")
 
 
 class TorchObserver(Observer):
@@ -46,7 +45,7 @@ class TorchObserver(Observer):
         self.groups = tuple(str(g) for g in range(len(optimizer.param_groups)))
         self.params = params
         self._index = {id(p): i for i, p in enumerate(params)}
-        self._steps = max((_steps_of(optimizer.state.get(p)) for p in params), default=0)
+        self.steps = max((_steps_of(optimizer.state.get(p)) for p in params), default=0)
 
     def attach(self) -> None:
         """Let the optimizer hand its steps over."""
@@ -64,8 +63,8 @@ class TorchObserver(Observer):
 
     @property
     def step_count(self) -> int:
-        """How many steps the optimizer has made, as its states and this observer tell."""
-        return self._steps
+        """How many steps the optimizer has made, as its states and the observed ones tell."""
+        return self.steps
 
     def constants(self) -> dict[str, Any]:
         """Options that hardly ever change."""
@@ -75,26 +74,23 @@ class TorchObserver(Observer):
         """The place of a parameter among the leaves."""
         return self._index.get(id(param))
 
-    def end(self) -> None:
-        """End a step that was made."""
-        self._steps += 1
-        super().end()
-
     def _values(self) -> Values:
         return values_of(self._optimizer.param_groups[: len(self.groups)], self._optimizer)
 
-    def _params(self) -> list[Any]:
-        return self.params
+    def _params(self) -> list[NDArray[Any]]:
+        return [_as_array(p) for p in self.params]
 
-    def _average(self, index: int) -> Any:
-        state = self._optimizer.state.get(self.params[index], {})
-        return state.get("variance", state.get("square_avg"))
+    def _averages(self, indices: Sequence[int]) -> list[NDArray[Any] | None]:
+        states = [self._optimizer.state.get(self.params[index], {}) for index in indices]
+        averages = [state.get("variance", state.get("square_avg")) for state in states]
+        return [None if average is None else _as_array(average) for average in averages]
 
-    def _elements(self, array: Any, positions: Positions) -> NDArray[Any]:
-        return _elements(array, positions)
+    def _as_array(self, grad: Any) -> NDArray[Any]:
+        return _as_array(grad)
 
-    def _frozen(self) -> Collection[int]:
-        return {i for i, p in enumerate(self.params) if not p.requires_grad and p.grad is None}
+    def _frozen(self) -> frozenset[int]:
+        pairs = enumerate(self.params)
+        return frozenset(i for i, p in pairs if not p.requires_grad and p.grad is None)
 
     def _grad_norm(self) -> float | None:
         return self._optimizer.grad_norm
@@ -105,14 +101,13 @@ class Watch:
 
     def __init__(self) -> None:
         self.observers: tuple[TorchObserver, ...] = ()
+        self._due: list[TorchObserver] = []  # in a round of updates during a backward pass
 
     def around(self, step: Callable[[], object]) -> None:
         """Make a step of all parameters together."""
-        observers = self.observers
-        due = [observer for observer in observers if observer.is_due]
+        due = [observer for observer in self.observers if observer.steps_to_due == 0]
         for observer in due:
             observer.begin()
-            observer.before(range(len(observer.leaves)))
         try:
             step()
         except BaseException:
@@ -120,32 +115,33 @@ class Watch:
                 observer.abandon()
             raise
         for observer in due:
-            pairs = enumerate(observer.params)
-            observer.after([(i, p.grad) for i, p in pairs if p.grad is not None])
-        for observer in observers:
-            observer.end()
+            observer.after_all([p.grad for p in observer.params])
+        self._end(due)
+
+    def _end(self, due: list[TorchObserver]) -> None:
+        for observer in self.observers:
+            observer.steps += 1
+            if observer in due:
+                observer.end()
+            else:
+                observer.pass_by(1)
 
     def begin(self) -> None:
         """Begin a round of updates during a backward pass."""
-        for observer in self.observers:
+        self._due = [observer for observer in self.observers if observer.steps_to_due == 0]
+        for observer in self._due:
             observer.begin()
 
-    def before(self, param: Any) -> None:
-        """Before an update of that round."""
-        for observer in self.observers:
-            if (index := observer.index_of(param)) is not None:
-                observer.before((index,))
-
     def after(self, param: Any) -> None:
-        """After it; the gradient is still there."""
-        for observer in self.observers:
+        """After an update of that round; the gradient is still there."""
+        for observer in self._due:
             if (index := observer.index_of(param)) is not None:
-                observer.after([(index, param.grad)])
+                observer.after(index, param.grad)
 
     def end(self) -> None:
         """End the round."""
-        for observer in self.observers:
-            observer.end()
+        due, self._due = self._due, []
+        self._end(due)
 
 
 def _given_names(names: Any) -> dict[int, str]:
@@ -170,19 +166,13 @@ def _local(tensor: Any) -> Any:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _elements(tensor: Any, positions: Positions) -> NDArray[Any]:
-    """The sampled elements of a tensor on any device, of any dtype."""
+def _as_array(tensor: Any) -> NDArray[Any]:
+    """A tensor of any kind as an array of float32 or float64; of most kinds its own memory."""
     tensor = tensor.detach()
-    if type(tensor) is torch.Tensor and tensor.dtype in _AS_NUMPY and not tensor.is_neg():
-        if tensor.device == _CPU and tensor.layout == torch.strided:
-            return positions.take(tensor.numpy())
-    tensor = _local(tensor)
-    if tensor.layout != torch.strided:
-        tensor = tensor.to_dense()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    flat = tensor.reshape(-1)
-    if positions.flat is not None:
-        flat = flat[torch.from_numpy(positions.flat).to(flat.device)]
-    taken: NDArray[Any] = flat.to("cpu", torch.float64).numpy()
-    return taken
+    if type(tensor) is not torch.Tensor or tensor.dtype not in _AS_NUMPY or tensor.is_neg():
+        tensor = _local(tensor)
+        if tensor.is_complex():
+            tensor = torch.view_as_real(tensor.resolve_conj())
+        tensor = tensor.to("cpu", torch.float64).resolve_neg()
+    array: NDArray[Any] = tensor.to("cpu").numpy()
+    return array

@@ -1,185 +1,247 @@
-"""Curves of a history as text, drawn with uniplot, in any width and height."""
+"""The panels with lines: each function returns one that draws into axes, or None without data."""
 
 from __future__ import annotations
 
-import importlib
-import math
-import textwrap
-from collections.abc import Iterator, Sequence
-from itertools import product
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from rich.text import Text
-from uniplot import plot_to_string
 
 from fused_rmsprop.monitor.history import PERCENTILES, Array, History
-from fused_rmsprop.monitor.tables import latest, number
 
-#: The least size of a panel: a title, the frame and an axis leave two lines for curves.
-_LEAST_WIDTH, _LEAST_HEIGHT = 26, 6
-#: Logarithmic from this ratio of the largest to the smallest value.
-_LOGARITHMIC_FROM = 20
-#: A terminal's cells are twice as high as wide; panels of this ratio look like the usual figures.
-_WIDTH_TO_HEIGHT = 3.5
-_LABEL = 9  # columns, with a space before the next panel
-_COLORS = ("cyan", "yellow", "green", "magenta", "red", "blue")
+#: Draws one panel into Matplotlib axes.
+Draw = Callable[[Any], None]
 
-
-class Panel(NamedTuple):
-    """Curves that share axes."""
-
-    title: str
-    steps: NDArray[np.int64]
-    curves: Sequence[Array]  # each has a value for each step; the first's latest is in the title
-    bounds: tuple[float, float] | None = None
+#: Okabe and Ito's colours, which colour-blind people tell apart; styles tell them apart in grey.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", "-.", ":")
+_MOST_LINES = 8
+_MOST = 1e200  # Matplotlib's arithmetic overflows near the largest numbers
 
 
-def picture(history: History, heading: str, width: int, height: int) -> Text:
-    """A heading, as many panels as fit, and the report, in at most so many columns and lines."""
-    found = _report_lines(history, width, max(1, height // 4)) if len(history.steps) else []
-    shown = [panel for panel in panels(history) if _is_known(panel)]
-    if not shown:
-        found = ["no step was observed yet"]
-    lines = [_fitted(Text(heading, "bold"), width)]
-    lines += _grid(shown, width, height - len(lines) - len(found))
-    lines += [_fitted(Text(line), width) for line in found]
-    return Text("\n").join(lines[:height])
+class Line(NamedTuple):
+    """A line of a panel."""
+
+    label: str
+    steps: Any  # (points,)
+    values: Array  # (points,)
 
 
-def panels(history: History) -> Iterator[Panel]:
-    """The panels of a history, the most telling first."""
-    names = sorted(history.logged, key=lambda name: "loss" not in name)  # the losses first
-    logged = [
-        Panel(name, history.logged[name].steps, [history.logged[name].values]) for name in names
-    ]
-    yield from logged[:1]
-    if "lr" in history.option_names:
-        rates = list(history.option("lr").T)
-        yield Panel("lr" if len(rates) == 1 else "lr of groups", history.steps, rates)
-    yield Panel("gradient rms", history.steps, [history.total("grad_rms")])
-    yield Panel("update rms", history.steps, [history.total("update_rms")])
-    bands = history.effective_lr()[:, :, -1].T
-    bands_shown = [bands[PERCENTILES.index(p)] for p in (50, 5, 95)]
-    yield Panel("effective lr", history.steps, bands_shown)
-    yield Panel("reversed updates", history.steps, [history.total("reversed")], (0, 1))
-    yield from logged[1:]
+def logged_values(history: History) -> Draw | None:
+    """The loss and other values that were logged: those unlike the loss have the right axis."""
+    lines = [Line(name, *series) for name, series in history.logged.items() if len(series.steps)]
+    if not lines:
+        return None
+    losses = ["loss" in line.label.lower() for line in lines]
+
+    def draw(axes: Any) -> None:
+        _two_scales(axes, history, "logged values", lines, losses)
+
+    return draw
 
 
-def _is_known(panel: Panel) -> bool:
-    return all(len(_drawable(panel.steps, curve)[0]) for curve in panel.curves)
+def varying_options(history: History) -> Draw | None:
+    """The options that are not constant; those other than lr have the right axis."""
+    lines: list[Line] = []
+    for name in history.option_names:
+        values = history.option(name)
+        varying = [i for i in range(values.shape[1]) if _varies(values[:, i])]
+        alike = all(np.array_equal(values[:, i], values[:, 0]) for i in range(values.shape[1]))
+        for i in varying[:1] if alike else varying:
+            label = name if alike else f"{name} of {history.groups[i] or i}"
+            lines.append(Line(label, history.steps, values[:, i]))
+    if _varies(factor := history.total("clip_factor")):
+        lines.append(Line("clip factor", history.steps, factor))
+    if not lines:
+        return None
+    rates = [line.label.split(" ")[0] == "lr" for line in lines]
+
+    def draw(axes: Any) -> None:
+        _two_scales(axes, history, "options", lines, rates)
+
+    return draw
 
 
-def _report_lines(history: History, width: int, most: int) -> list[str]:
-    """The report, wrapped, in at most so many lines."""
+def effective_lr(history: History) -> Draw | None:
+    """Percentiles of the effective learning rate of all elements, as bands."""
+    values = history.effective_lr()[:, :, -1]
+    values = positive(values)
+    if not np.isfinite(values).any():
+        return None
+
+    def draw(axes: Any) -> None:
+        color, middle = COLORS[2], len(PERCENTILES) // 2
+        handles: list[Any] = []
+        for i in range(middle):
+            label = f"{PERCENTILES[i]} to {PERCENTILES[-1 - i]} %"
+            low, high = values[:, i], values[:, -1 - i]
+            alpha = 0.2 + 0.2 * i
+            band = {"color": color, "alpha": alpha, "linewidth": 0, "label": label}
+            handles.append(axes.fill_between(history.steps, low, high, **band))
+            if len(history.steps) == 1:  # which has no width
+                axes.vlines(history.steps, low, high, color, alpha=alpha, linewidth=8)
+        median = Line("median", history.steps, values[:, middle])
+        handles.append(_draw_line(axes, median, color, "-"))
+        axes.set_yscale("log")
+        _finish(axes, history, "effective learning rate", handles)
+
+    return draw
+
+
+def oscillation(history: History) -> Draw | None:
+    """The share of updates that are reversed, and the cosine between successive ones."""
     lines = [
-        line
-        for finding in _report(history).splitlines()
-        for line in textwrap.wrap(finding, width, subsequent_indent="  ")
+        Line("cosine", history.steps, history.total("cosine")),
+        Line("share reversed", history.steps, history.total("reversed")),
     ]
-    left = len(lines) - most
-    return lines if left <= 0 else [*lines[: most - 1], f"  ... and {left + 1} more lines"]
+    lines = [line for line in lines if np.isfinite(line.values).any()]
+    if not lines:
+        return None
+
+    def draw(axes: Any) -> None:
+        axes.axhline(0, color="0.5", linewidth=0.8)
+        styles = zip(lines, COLORS, _STYLES, strict=False)
+        handles = [_draw_line(axes, *line_color_style) for line_color_style in styles]
+        axes.set_ylim(-1.05, 1.05)
+        _finish(axes, history, "successive updates", handles)
+
+    return draw
 
 
-def _report(history: History) -> str:
-    try:
-        rules = importlib.import_module("fused_rmsprop.monitor.rules")
-    except ModuleNotFoundError:
-        return ""
-    return str(rules.report(history))
+def sizes_of_one(history: History) -> Draw | None:
+    """The sizes of a single parameter, its gradient and update: a heat map would have one row."""
+    if len(history.leaves) != 1:
+        return None
+    names = {"gradient": "grad_rms", "update": "update_rms", "parameter": "param_rms"}
+    values = {label: history[name][:, 0] for label, name in names.items()}
+    lines = [
+        Line(label, history.steps, positive(of_one))
+        for label, of_one in values.items()
+        if (of_one > 0).any()
+    ]
+    if not lines:
+        return None
+
+    def draw(axes: Any) -> None:
+        styles = zip(lines, COLORS, _STYLES, strict=False)
+        handles = [_draw_line(axes, *line_color_style) for line_color_style in styles]
+        axes.set_yscale("log")
+        _finish(axes, history, "root mean squares", handles)
+
+    return draw
 
 
-def _grid(shown: list[Panel], width: int, height: int) -> list[Text]:
-    """Panels side by side and below each other."""
-    columns, rows = _shape(len(shown), width, height)
-    lines: list[Text] = []
-    for row in range(rows):
-        panels_of_row = shown[row * columns : (row + 1) * columns]
-        cells = [_draw(panel, width // columns, height // rows) for panel in panels_of_row]
-        lines += [Text.assemble(*line) for line in zip(*cells, strict=True)]
-    return lines
+def _two_scales(
+    axes: Any, history: History, title: str, lines: Sequence[Line], main: Sequence[bool]
+) -> None:
+    """Draw the main lines on the left axis, the others on a right one, the main ones first."""
+    main = main if any(main) else [i == 0 for i in range(len(lines))]
+    left = [line for line, is_main in zip(lines, main, strict=True) if is_main]
+    right = [line for line, is_main in zip(lines, main, strict=True) if not is_main]
+    hidden = max(0, len(lines) - _MOST_LINES)
+    left, right = left[:_MOST_LINES], right[: max(0, _MOST_LINES - len(left))]
+    handles: list[Any] = []
+    for part, on in ((left, axes), (right, axes.twinx() if right else axes)):
+        for line in part:
+            i = len(handles)
+            color, style = COLORS[i % len(COLORS)], _STYLES[i % len(_STYLES)]
+            handles.append(_draw_line(on, line, color, style))
+            _cross_nonfinite(on, line, color)
+        if part:
+            _scale(on, part)
+        if right:
+            label = ", ".join(line.label for line in part)
+            on.set_ylabel(shortened(label, 30), fontsize=8)
+            on.tick_params(labelsize=8)
+    _finish(axes, history, f"{title} ({hidden} more are not shown)" if hidden else title, handles)
 
 
-def _shape(count: int, width: int, height: int) -> tuple[int, int]:
-    """The columns and rows that show most panels, in the best proportion."""
-    most_columns = max(1, width // _LEAST_WIDTH)
-    most_rows = height // _LEAST_HEIGHT
-    if not count or most_rows < 1:
-        return 1, 0
-
-    def quality(shape: tuple[int, int]) -> tuple[int, float]:
-        columns, rows = shape
-        proportion = (width / columns) / (height / rows) / _WIDTH_TO_HEIGHT
-        return min(count, columns * rows), -abs(math.log(proportion))
-
-    shapes = product(range(1, most_columns + 1), range(1, most_rows + 1))
-    return max(shapes, key=quality)
+def _scale(axes: Any, lines: Sequence[Line]) -> None:
+    """Choose a logarithmic axis if half of the values would lie in an eighth of a linear one."""
+    values = np.concatenate([line.values[_is_drawn(line.values)] for line in lines])
+    if len(values) and values.min() > 0 and np.median(values) < values.max() / 8:
+        axes.set_yscale("log")
 
 
-def _draw(panel: Panel, width: int, height: int) -> list[Text]:
-    """A panel, in exactly so many columns and lines."""
-    now = number(latest(panel.curves[0]))
-    lines = [Text.assemble(" ", (panel.title, "bold"), f" {now}")]
-    steps, known = zip(*(_drawable(panel.steps, curve) for curve in panel.curves), strict=True)
-    labels, curves = _scaled(known, panel.bounds, height - 4)
-    inside = max(1, width - 3 - _LABEL)
-    first, last = min(one[0] for one in steps), max(one[-1] for one in steps)
-    along = [(one - first) / max(1, last - first) for one in steps]
-    frame = _plot(along, curves, inside, height - 4).splitlines()
-    for line, label in zip(frame, ("", *labels, ""), strict=True):
-        lines.append(Text.assemble(Text.from_ansi(line), " ", label))
-    ends = f"{first:,}", f"{last:,}"
-    lines.append(Text(f" {ends[0]}{ends[1]:>{max(0, inside - len(ends[0]))}}"))
-    return [_fitted(line, width) for line in lines]
-
-
-def _scaled(
-    curves: Sequence[Array], bounds: tuple[float, float] | None, height: int
-) -> tuple[list[str], list[Array]]:
-    """The labels of an axis, from above, and curves from 0, the bottom, to 1, the top."""
-    every = np.concatenate(curves)
-    low, high = bounds or (float(every.min()), float(every.max()))
-    labels = [""] * height
-    if low == high:
-        labels[height // 2] = number(low)
-        return labels, [np.full(len(curve), 0.5) for curve in curves]
-    if bounds is None and low > 0 and high / _LOGARITHMIC_FROM >= low:
-        labels[height // 2] = number(math.sqrt(low) * math.sqrt(high))
-        labels[0], labels[-1] = number(high), number(low)
-        low, high, curves = math.log(low), math.log(high), [np.log(curve) for curve in curves]
-    else:
-        labels[height // 2] = number((low + high) / 2)
-        labels[0], labels[-1] = number(high), number(low)
-    return labels, [np.clip((curve - low) / (high - low), 0, 1) for curve in curves]
-
-
-def _plot(along: Sequence[Array], curves: Sequence[Array], width: int, height: int) -> str:
-    """Curves from 0 to 1 in a frame."""
-    text: str = plot_to_string(
-        xs=list(along),
-        ys=list(curves),
-        lines=True,
-        color=[_COLORS[i % len(_COLORS)] for i in range(len(curves))],
-        character_set="braille",
-        width=width,
-        height=height,
-        x_labels=False,
-        y_labels=False,
-        x_gridlines=[],
-        y_gridlines=[],
-        **dict.fromkeys(("x_min", "y_min"), -0.001),
-        **dict.fromkeys(("x_max", "y_max"), 1.001),
+def _draw_line(axes: Any, line: Line, color: str, style: str) -> Any:
+    """Draw the finite values; points where there is no line between two."""
+    values = np.where(_is_drawn(line.values), line.values, np.nan)
+    marker = "." if np.isfinite(values).sum() < 3 else None
+    label = shortened(line.label, 24)
+    (handle,) = axes.plot(
+        line.steps, values, color=color, linestyle=style, linewidth=1.3, marker=marker, label=label
     )
-    return text
+    return handle
 
 
-def _drawable(steps: NDArray[np.int64], curve: Array) -> tuple[NDArray[np.int64], Array]:
-    """The points of a curve that are numbers, and not so large that axes overflow."""
-    known = np.abs(curve) < 1e100
-    return steps[known], curve[known]
+def _cross_nonfinite(axes: Any, line: Line, color: str) -> None:
+    """Draw crosses at the lower edge where values are NaN, infinite or nearly so."""
+    steps = line.steps[~_is_drawn(line.values)]
+    if len(steps):
+        at = np.full(len(steps), 0.04)
+        edge = axes.get_xaxis_transform()
+        axes.plot(steps, at, "x", transform=edge, color=color, markersize=4)
 
 
-def _fitted(line: Text, width: int) -> Text:
-    line.truncate(width, overflow="ellipsis", pad=True)
-    return line
+def _finish(axes: Any, history: History, title: str, handles: Sequence[Any]) -> None:
+    """Add a title, a legend between it and the axes, and ticks."""
+    columns = 3 if max(len(handle.get_label()) for handle in handles) < 14 else 2
+    axes.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncol=columns,
+        fontsize=7.5,
+        frameon=False,
+        borderaxespad=0.1,
+        columnspacing=1.2,
+        handlelength=2.2,
+    )
+    lines = -(-len(handles) // columns)
+    axes.set_title(title, loc="left", fontsize=9, fontweight="bold", pad=4 + 12 * lines)
+    axes.grid(alpha=0.3)
+    finish_steps(axes, history)
+
+
+def finish_steps(axes: Any, history: History) -> None:
+    """Give the axis of steps the limits of all panels, and ticks like 10k."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    steps = np.concatenate([history.steps, *(line.steps for line in history.logged.values())])
+    margin = max(0.5, 0.01 * (steps.max() - steps.min()))
+    axes.set_xlim(steps.min() - margin, steps.max() + margin)
+    axes.set_xlabel("step", fontsize=8, labelpad=1)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short_count))
+    axes.tick_params(labelsize=8)
+
+
+def _short_count(step: float, _: object = None) -> str:
+    """10k for 10,000 and 2M for 2,000,000."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(step) >= size:
+            return f"{step / size:.4g}{letter}"
+    return f"{step:.0f}"
+
+
+def positive(values: Array) -> Array:
+    """The numbers that have a logarithm, within what an axis can show, and NaN for the others."""
+    kept = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    return np.clip(kept, 1 / _MOST, _MOST)
+
+
+def _is_drawn(values: Array) -> Any:
+    return np.abs(values) <= _MOST  # not NaN
+
+
+def shortened(text: str, most: int) -> str:
+    """A text without its middle, if it is longer than that: its end tells more than its start."""
+    if len(text) <= most:
+        return text
+    start = most // 3
+    return f"{text[:start]}…{text[len(text) - most + start + 1 :]}"
+
+
+def _varies(values: Array) -> bool:
+    """Whether there are two different numbers."""
+    return len(np.unique(values[np.isfinite(values)])) > 1

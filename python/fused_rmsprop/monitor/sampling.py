@@ -1,14 +1,13 @@
 """Samples of a leaf's elements, taken around a step: what a monitor measures, before it measures.
 
-Nothing is computed here but differences. `statistics` turns observations into points.
+Nothing is computed here but differences. `statistics.py` turns observations into points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,38 +16,17 @@ from fused_rmsprop.monitor.history import Array, Leaf
 from fused_rmsprop.options import SCHEDULABLE
 
 
-class Positions:
-    """The places of a fixed random sample among an array's elements.
+def draw_positions(
+    shape: tuple[int, ...], most: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The places in C order of a random sample of an array's elements; of all, if they are few.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        The array's shape.
-    most : int
-        The largest number of elements; a smaller array is taken as a whole.
-    rng : numpy.random.Generator
-        Draws them.
+    In order, because memory is read faster so.
     """
-
-    def __init__(self, shape: tuple[int, ...], most: int, rng: np.random.Generator) -> None:
-        self._shape = shape
-        size = int(np.prod(shape, dtype=np.int64))
-        self.flat: NDArray[np.int64] | None = None
-        self._indices: tuple[NDArray[np.int64], ...] | None = None
-        if size > most:  # in order, because memory is read faster so
-            self.flat = np.sort(rng.choice(size, most, replace=False, shuffle=False))
-        self.count = min(size, most)
-
-    def take(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The sampled elements of an array of that shape, in any order of its axes."""
-        if array.flags.c_contiguous:
-            flat = array.reshape(-1)
-            return flat if self.flat is None else flat.take(self.flat)
-        if self.flat is None:
-            return array.ravel()
-        if self._indices is None:
-            self._indices = np.unravel_index(self.flat, self._shape)
-        return array[self._indices]
+    size = int(np.prod(shape, dtype=np.int64))
+    if size <= most:
+        return np.arange(size, dtype=np.int64)
+    return np.sort(rng.choice(size, most, replace=False, shuffle=False)).astype(np.int64)
 
 
 @dataclass
@@ -68,20 +46,23 @@ class Values:
         return rates
 
 
-@dataclass
 class Observation:
-    """Sampled elements of all leaves, one after the other, in one step."""
+    """Sampled elements of all leaves, one after the other, in one step.
 
-    values: Values
-    step: int = 0  # the number of steps with this one
-    grad_norm: float | None = None
-    param: Array = field(default_factory=lambda: np.empty(0))  # before the update
-    grad: Array = field(default_factory=lambda: np.empty(0))  # NaN throughout: there was none
-    average: Array = field(default_factory=lambda: np.empty(0))  # square_avg or variance, after it
-    update: Array = field(default_factory=lambda: np.empty(0))
-    next_update: Array | None = None
-    without_grad: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))  # (leaves,)
-    frozen: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))  # (leaves,)
+    The rows are `param` before the update, `grad`, `average` (of squares, or the variance) after
+    it, `update`, and the update of the next step. NaN: there is none.
+    """
+
+    def __init__(self, values: Values, size: int) -> None:
+        self.values = values
+        self.step = 0  # the number of steps with this one
+        self.grad_norm: float | None = None
+        self.rows = np.full((5, size), np.nan)
+        self.param, self.grad, self.average, self.update, self.next_update = self.rows
+        self.update.fill(0)
+        self.has_next = False
+        self.with_grad: set[int] = set()  # leaves
+        self.frozen: frozenset[int] = frozenset()
 
 
 class Recorder:
@@ -113,90 +94,55 @@ class Recorder:
         finish: Callable[[Observation], None],
     ) -> None:
         rng = np.random.default_rng(seed)
-        self.positions = [Positions(leaf.shape, most, rng) for leaf in leaves]
-        ends = np.cumsum([0, *(positions.count for positions in self.positions)])
+        self.positions = [draw_positions(leaf.shape, most, rng) for leaf in leaves]
+        ends = np.cumsum([0, *(len(positions) for positions in self.positions)])
         #: The places of each leaf's sample among those of all.
         self.slices = [slice(int(a), int(b)) for a, b in pairwise(ends)]
         self._every, self._finish = every, finish
-        self._count = 0  # of steps
+        self._wait = 0  # steps until the next of which not only the update counts
         self._size = int(ends[-1])
-        self._now: Observation | None = None  # the step under way
+        #: The step under way, if it is sampled.
+        self.now: Observation | None = None
         self._awaits: Observation | None = None  # the next update
 
     @property
-    def is_due(self) -> bool:
-        """Whether the next step is to be sampled."""
-        return self._awaits is not None or self._count % self._every == 0
-
-    @property
-    def is_sampling(self) -> bool:
-        """Whether the step under way is sampled."""
-        return self._now is not None
+    def steps_to_due(self) -> int:
+        """How many steps come before the next one to sample."""
+        return 0 if self._awaits is not None else self._wait
 
     @property
     def wants_gradients(self) -> bool:
-        """Whether it is the first of two steps, of which not only the update counts."""
-        return self._count % self._every == 0
+        """Whether the next step is the first of two, of which not only the update counts."""
+        return self._wait == 0
 
-    def begin(self, values: Values) -> None:
-        """Begin to sample a step with these options; no leaf has a gradient yet."""
-        leaves = len(self.positions)
-        now = Observation(values, without_grad=np.ones(leaves, bool), frozen=np.zeros(leaves, bool))
-        now.param, now.grad = np.full(self._size, np.nan), np.full(self._size, np.nan)
-        now.average, now.update = np.full(self._size, np.nan), np.zeros(self._size)
-        self._now = now
+    def pass_by(self, steps: int) -> None:
+        """Count steps that were not sampled."""
+        if steps > 0:
+            self._awaits = None
+            self._wait = max(self._wait - steps, 0)
 
-    def before(self, index: int, param: NDArray[Any]) -> None:
-        """Take the sampled elements of a parameter before its update."""
-        if self._now is not None:
-            self._now.param[self.slices[index]] = param
-
-    def after(self, index: int, param: NDArray[Any]) -> None:
-        """Take them after its update."""
-        if self._now is not None:
-            part = self.slices[index]
-            np.subtract(param, self._now.param[part], out=self._now.update[part])
-
-    def gradient(self, index: int, grad: NDArray[Any], scale: float) -> None:
-        """Take those of its gradient, times its factor."""
-        if (now := self._now) is not None:
-            now.without_grad[index] = False
-            now.grad[self.slices[index]] = grad
-            if scale != 1:
-                now.grad[self.slices[index]] *= scale
-
-    def average(self, index: int, average: NDArray[Any]) -> None:
-        """Take those of its average of squares, or variance, after the update."""
-        if self._now is not None:
-            self._now.average[self.slices[index]] = average
-
-    def freeze(self, index: int) -> None:
-        """Note that steps leave a leaf alone."""
-        if self._now is not None:
-            self._now.frozen[index] = True
+    def begin(self, values: Values) -> Observation:
+        """Begin to sample a step with these options."""
+        self.now = Observation(values, self._size)
+        return self.now
 
     def end(self, step: int, grad_norm: float | None) -> None:
         """Complete what a step was sampled for; it was the ``step``-th."""
-        now, self._now = self._now, None
+        now, self.now = self.now, None
         before, self._awaits = self._awaits, None
         if now is None:
             return
         if self.wants_gradients:
             now.step, now.grad_norm = step, grad_norm
-            self._awaits = now
-        self._count += 1
+            self._awaits, self._wait = now, self._every
+        self._wait -= 1
         if before is not None:
-            before.next_update = now.update
+            before.next_update[...], before.has_next = now.update, True
             self._finish(before)
-
-    def pass_by(self) -> None:
-        """Count a step that was not sampled."""
-        self._awaits = None
-        self._count += 1
 
     def abandon(self) -> None:
         """Forget the step under way, which was not made."""
-        self._now = None
+        self.now = None
 
     def flush(self) -> None:
         """Finish the observation that awaits another step, which will not come."""

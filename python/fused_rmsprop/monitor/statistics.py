@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ class Statistics:
 
     def points(self, observations: Sequence[Observation]) -> list[Point]:
         """One point of each."""
-        samples = _stacked(observations)
+        samples = _stacked(observations, len(self._leaves))
         rows = np.full((len(observations), len(QUANTITIES), len(self._leaves) + 1), np.nan)
         with np.errstate(all="ignore"):
             total = np.zeros(())
@@ -62,7 +63,7 @@ class Statistics:
             rows[:, _RATES, -1] = self._pooled_rates(samples)
             for point, o in zip(rows, observations, strict=True):
                 self._add_clip_factors(point[_ROW["clip_factor"]], point[_ROW["grad_rms"]], o)
-                point[:, :-1][:, o.frozen] = np.nan
+                point[:, :-1][:, [*o.frozen]] = np.nan
         pairs = zip(rows, observations, strict=True)
         return [Point(o.step, point, o.values.options) for point, o in pairs]
 
@@ -91,61 +92,73 @@ class Statistics:
 class _Samples:
     """The samples of several observations; the first axis is theirs."""
 
-    param: Array
-    grad: Array
-    average: Array
-    update: Array
-    next_update: Array
-    without_grad: NDArray[np.bool_]
+    rows: Array  # (observations, 5, elements), as those of an observation
+    has_next: NDArray[np.bool_]
+    with_grad: NDArray[np.bool_]  # (observations, leaves)
     frozen: NDArray[np.bool_]
-    lr: Array
+    lr: Array  # (observations, groups)
     eps: Array
     eps_inside_sqrt: NDArray[np.bool_]
 
+    @property
+    def average(self) -> Array:
+        """The averages of squares; shape (observations, elements)."""
+        return self.rows[:, 2]
 
-def _stacked(observations: Sequence[Observation]) -> _Samples:
-    unknown = np.full_like(observations[0].update, np.nan)
+
+def _stacked(observations: Sequence[Observation], leaves: int) -> _Samples:
     return _Samples(
-        np.stack([o.param for o in observations]),
-        np.stack([o.grad for o in observations]),
-        np.stack([o.average for o in observations]),
-        np.stack([o.update for o in observations]),
-        np.stack([unknown if o.next_update is None else o.next_update for o in observations]),
-        np.stack([o.without_grad for o in observations]),
-        np.stack([o.frozen for o in observations]),
+        np.stack([o.rows for o in observations]),
+        np.array([o.has_next for o in observations]),
+        _flags([o.with_grad for o in observations], leaves),
+        _flags([o.frozen for o in observations], leaves),
         np.stack([o.values.lr for o in observations]),
         np.stack([o.values.eps for o in observations]),
         np.stack([o.values.eps_inside_sqrt for o in observations]),
     )
 
 
+def _flags(chosen: Sequence[Set[int]], leaves: int) -> NDArray[np.bool_]:
+    """Which leaves are in each set; shape (sets, leaves)."""
+    flags = np.zeros((len(chosen), leaves), bool)
+    for row, indices in zip(flags, chosen, strict=True):
+        row[list(indices)] = True
+    return flags
+
+
 def _sums(samples: _Samples, part: slice, leaf: int) -> Array:
     """Sums over the sampled elements of a leaf; shape (sums, observations)."""
-    param, grad = samples.param[:, part], samples.grad[:, part]
-    update, following = samples.update[:, part], samples.next_update[:, part]
-    there = ~samples.frozen[:, leaf]
-    given = ~samples.without_grad[:, leaf]
-    finite = np.isfinite(grad)
-    if not finite.all():
-        grad = np.where(finite, grad, 0)
-    product = update * following
-    moving = grad != 0
+    param, grad, _, update, following = samples.rows[:, :, part].transpose(1, 0, 2)
+    there, given, has_next = (
+        ~samples.frozen[:, leaf],
+        samples.with_grad[:, leaf],
+        samples.has_next,
+    )
     counts = np.full(len(param), param.shape[1])
-    finites = _count(finite)
+    squares, finite = _dot(grad, grad), counts
+    if not np.isfinite(squares[given]).all():  # each pass over the elements counts
+        is_finite = np.isfinite(grad)
+        finite, grad = _count(is_finite), np.where(is_finite, grad, 0)
+        squares = _dot(grad, grad)
+    moving = _count(grad)
+    lost = counts - _count(update)
+    if lost.any():
+        lost = _count((update == 0) & (grad != 0))
+    product = update * following
     return np.stack(
         [
             there * counts,
             np.where(there, _dot(param, param), 0),
             _dot(update, update),
             given * counts,
-            given * finites,
-            given * _dot(grad, grad),
-            given * (finites - _count(moving & finite)),
-            given * _count(moving & finite & (update == 0)),
-            given * _count(moving & finite),
-            np.nan_to_num(_dot(following, following)),
-            np.nan_to_num(_dot(update, following)),
-            _count((product != 0) & (product == product)),
+            given * finite,
+            np.where(given, squares, 0),
+            given * (finite - moving),
+            given * lost,
+            given * moving,
+            np.where(has_next, _dot(following, following), 0),
+            np.where(has_next, product.sum(axis=1), 0),
+            has_next * _count(product),
             _count(product < 0),
         ]
     )
@@ -176,8 +189,9 @@ def _dot(a: Array, b: Array) -> Array:
     return np.asarray(np.einsum("ij,ij->i", a, b))
 
 
-def _count(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    return np.asarray(np.count_nonzero(flags, axis=1))
+def _count(elements: NDArray[Any]) -> NDArray[np.int64]:
+    """How many elements of each row are not zero."""
+    return np.asarray(np.count_nonzero(elements, axis=1))
 
 
 def _rates_of_leaf(samples: _Samples, part: slice, group: int) -> Array:

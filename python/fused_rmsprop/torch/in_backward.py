@@ -283,8 +283,6 @@ class _Update:
             return False
         before, self.round = self.round, owner.round  # first: an interrupt leaves the gradient
         try:
-            if (watch := optimizer._watch) is not None:
-                watch.before(p)
             done = self._step(optimizer, owner, group)
         except Exception:
             self.round = before
@@ -292,8 +290,8 @@ class _Update:
         if not done:
             self.round = before
             return False
-        if watch is not None:
-            watch.after(p)
+        if optimizer._watch is not None:
+            optimizer._watch.after(p)
         p.grad = None
         return True
 

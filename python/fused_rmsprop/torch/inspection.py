@@ -5,9 +5,11 @@ from __future__ import annotations
 import reprlib
 from typing import TYPE_CHECKING, Any
 
+from fused_rmsprop.introspection.html import or_none
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
 from fused_rmsprop.torch.attributes import no_attribute
 from fused_rmsprop.torch.explanation import Explanation, explanation
+from fused_rmsprop.torch.html import optimizer_html
 from fused_rmsprop.torch.plan import EXTRA_OPTIONS
 
 
@@ -59,6 +61,9 @@ class Inspected:
         if active:
             lines += ["All Groups", *(f"    {n}: {v}" for n, v in sorted(active.items()))]
         return "\n".join([*lines, ")"])
+
+    def _repr_html_(self) -> str | None:
+        return or_none(optimizer_html, self)
 
     if not TYPE_CHECKING:  # which knows the attributes that there are
 

@@ -1,0 +1,164 @@
+"""Time training iterations with a `Monitor` and without it.
+
+    python bench/python/monitor.py --json monitor.json
+
+Three trainings: the demo's MLP on digits, a convolutional network in torch on the same digits, and
+the smallest useful model, logistic regression on them in batches of 32. Each is trained twice from
+the same start; the parameters after some iterations must be equal in every bit. Then whole
+iterations are timed in turn, in blocks of ten observations at the default ``every=10``. Prints the
+median of an iteration without the monitor, and the median of what it adds within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fused_rmsprop import RMSProp
+from fused_rmsprop.demo import ALPHA, BATCH, HIDDEN, LR, load
+from fused_rmsprop.demo.mlp import init_params, loss_and_grads
+from fused_rmsprop.monitor import Monitor
+
+from report import environment, headline, with_unit
+
+CHECKED_ITERATIONS = 50
+ITERATIONS = 100  # of a block
+#: What a monitor may add to an iteration.
+BOUNDS = {"MLP": 0.01, "convolutional, torch": 0.01, "logistic regression": 0.05}
+
+
+@dataclass
+class Training:
+    """A training of which one call makes an iteration."""
+
+    iterate: Callable[[], float]  # returns the loss
+    optimizer: Any
+    parameters: Callable[[], list[bytes]]
+    monitor: Monitor | None = None
+
+    def block(self) -> float:
+        """Return the seconds of an iteration; the loss is logged in each."""
+        monitor = self.monitor
+        began = time.perf_counter()
+        for _ in range(ITERATIONS):
+            loss = self.iterate()
+            if monitor is not None:
+                monitor.log(loss=loss)
+        return (time.perf_counter() - began) / ITERATIONS
+
+
+def in_numpy(sizes: tuple[int, ...], batch: int) -> Training:
+    """Train a multilayer perceptron on digits."""
+    (images, labels), _ = load(0)
+    params = init_params(sizes, np.random.default_rng(0))
+    opt = RMSProp(params, lr=LR, alpha=ALPHA)
+    rng = np.random.default_rng(1)
+
+    def iterate() -> float:
+        rows = rng.integers(0, len(images), batch)
+        loss, grads = loss_and_grads(params, images[rows], labels[rows])
+        opt.step(grads)
+        return loss
+
+    return Training(iterate, opt, lambda: [p.tobytes() for layer in params for p in layer.values()])
+
+
+def in_torch() -> Training:
+    """Train two convolutions and a dense layer on digits."""
+    import torch
+
+    from fused_rmsprop.torch import RMSprop
+
+    torch.manual_seed(0)
+    (images, labels), _ = load(0)
+    x, y = torch.from_numpy(images).reshape(-1, 1, 8, 8), torch.from_numpy(labels)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 32, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32 * 64, 10),
+    )
+    optimizer = RMSprop(net.named_parameters(), lr=LR, alpha=ALPHA)
+    rng = torch.Generator().manual_seed(1)
+
+    def iterate() -> float:
+        rows = torch.randint(0, len(x), (BATCH,), generator=rng)
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(net(x[rows]), y[rows])
+        loss.backward()
+        optimizer.step()
+        return float(loss.item())
+
+    return Training(
+        iterate, optimizer, lambda: [p.detach().numpy().tobytes() for p in net.parameters()]
+    )
+
+
+TRAININGS: dict[str, Callable[[], Training]] = {
+    "MLP": lambda: in_numpy((64, *HIDDEN, 10), BATCH),
+    "convolutional, torch": in_torch,
+    "logistic regression": lambda: in_numpy((64, 10), 32),
+}
+
+
+def measure(make: Callable[[], Training], seconds: float) -> dict[str, float]:
+    """Check that the bits are equal, then time both in turn."""
+    plain, watched = make(), make()
+    watched.monitor = Monitor(watched.optimizer)
+    for training in (plain, watched):
+        for _ in range(CHECKED_ITERATIONS):
+            training.iterate()
+    if plain.parameters() != watched.parameters():
+        sys.exit("a monitor has changed the parameters")
+    times: list[tuple[float, float]] = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times) < 5:
+        first = len(times) % 2  # so that neither always follows the other
+        pair = [(plain, watched)[i ^ first].block() for i in range(2)]
+        times.append((pair[first], pair[1 - first]))
+    off, on = np.array(times).T
+    return {
+        "seconds": float(np.median(off)),
+        "added_seconds": float(np.median(on - off)),
+        "share": float(np.median(on / off) - 1),
+        "rounds": len(times),
+    }
+
+
+def main() -> None:
+    """Check, time, and print a table."""
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=30, help="for each training")
+    parser.add_argument("--json", type=Path, help="the file for the results")
+    parser.add_argument("--check", type=float, help="fail if a share is above so many bounds")
+    arguments = parser.parse_args()
+    about = environment(None)
+    print(headline(about))
+    print(f"{'training':24s} {'iteration':>12s} {'a monitor adds':>16s}")
+    results, missed = {}, []
+    for name, make in TRAININGS.items():
+        results[name] = found = measure(make, arguments.seconds)
+        share, added = found["share"], with_unit(max(found["added_seconds"], 0))
+        print(f"{name:24s} {with_unit(found['seconds']):>12s} {added:>9s} {share:>6.1%}")
+        if arguments.check and share > arguments.check * BOUNDS[name]:
+            missed.append(name)
+    if arguments.json:
+        text = json.dumps({"environment": about, "results": results}, indent=1)
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    if missed:
+        sys.exit(f"a monitor adds too much to: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
