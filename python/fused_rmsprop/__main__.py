@@ -1,8 +1,9 @@
-"""Train a demo, show how the package was built, or tell where its C and C++ library lies."""
+"""Train a demo, watch a training, show how the package was built and where its C++ library lies."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,23 +21,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(arguments.asked())
         return 0
     if arguments.command is None:
-        parser.error("give a command (demo, info) or one of the options (see --help)")
+        parser.error("give a command (demo, watch, info) or one of the options (see --help)")
     if arguments.command == "info":
         with suppress(Exception):  # without torch, or with one that does not start
             import fused_rmsprop.torch  # noqa: F401
         show_config()
         return 0
     try:
-        from fused_rmsprop.demo import run
-
-        run(arguments.epochs, arguments.seed, arguments.threads, arguments.out)
+        return run(arguments)
     except ModuleNotFoundError as error:
-        install = "run pip install 'fused-rmsprop[demo]'"
-        print(f"the demo needs the module {error.name}; {install}", file=sys.stderr)
-        return 1
+        install = f"run pip install 'fused-rmsprop[{arguments.command}]'"
+        print(f"{arguments.command} needs the module {error.name}; {install}", file=sys.stderr)
     except (OSError, ValueError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
+        print(f"{arguments.command}: {error}", file=sys.stderr)
+    return 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a command that needs an extra, and return the exit status."""
+    if arguments.command == "watch":
+        from fused_rmsprop.monitor import watch
+
+        return watch.run(arguments.path, arguments.once, arguments.seconds)
+    from fused_rmsprop import demo
+
+    demo.run(arguments.epochs, arguments.seed, arguments.threads, arguments.out)
     return 0
 
 
@@ -67,6 +76,15 @@ def make_parser() -> argparse.ArgumentParser:
         ("--out", png_path, "fused_rmsprop_demo.png", "the PNG file (default: %(default)s)"),
     ):
         demo.add_argument(flag, type=kind, default=default, help=text)
+    watch = commands.add_parser("watch", help="show the curves of a training from its file")
+    watch.add_argument("path", help="the file that the monitor writes, such as run.jsonl")
+    watch.add_argument("--once", action="store_true", help="print the curves once, and end")
+    watch.add_argument(
+        "--seconds",
+        type=positive,
+        default=1.0,
+        help="between two looks at the file (default: %(default)s)",
+    )
     return parser
 
 
@@ -74,6 +92,13 @@ def positive_int(text: str) -> int:
     """Argument type: an int of at least 1."""
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def positive(text: str) -> float:
+    """Argument type: a finite number above 0."""
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 

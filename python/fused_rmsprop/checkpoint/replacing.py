@@ -40,7 +40,7 @@ def replacing(target: str) -> Iterator[IO[bytes]]:
         raise OSError(f"{target!r} is not a regular file and will not be replaced")
     directory, name = os.path.split(target)
     if not os.path.isdir(directory):
-        raise FileNotFoundError(errno.ENOENT, "the checkpoint's folder does not exist", target)
+        raise FileNotFoundError(errno.ENOENT, "the folder of the file does not exist", target)
     stem = _stem(name)
     _remove_leftovers(directory, stem)
     with _temporary(directory, stem) as file:
