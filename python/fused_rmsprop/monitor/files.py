@@ -30,7 +30,7 @@ from itertools import repeat
 from typing import TypeAlias
 
 from fused_rmsprop.checkpoint.replacing import replacing
-from fused_rmsprop.monitor.history import History, Point, Store
+from fused_rmsprop.monitor.history import History, Store
 from fused_rmsprop.monitor.lines import (
     END,
     Described,
@@ -184,21 +184,7 @@ class Reader:
         described = (header.leaves, header.groups, header.option_names, header.constants)
         self._store, self._header, self.ended = Store(*described, self._most), header, False
         if old and header.step > 0:
-            _copy(old.history(), self._store, header.step)
-
-
-def _copy(history: History, store: Store, last: int) -> None:
-    """Copy points and logged values up to a step."""
-    store.add(point for point in _points(history) if point.step <= last)
-    for name, series in history.logged.items():
-        for step, value in zip(series.steps.tolist(), series.values.tolist(), strict=True):
-            if step <= last:
-                store.log(step, {name: value})
-
-
-def _points(history: History) -> Iterator[Point]:
-    steps = history.steps.tolist()
-    return map(Point, steps, history.rows, history.option_values)
+            self._store.take(old.history(), header.step)
 
 
 def different(one: Described, other: Described) -> str | None:
@@ -212,7 +198,7 @@ def different(one: Described, other: Described) -> str | None:
 
 def _lines(history: History) -> Iterator[bytes]:
     """The lines of points and logged values by their steps; names logged together share lines."""
-    observed = ((point.step, point_line(point, history.option_names)) for point in _points(history))
+    observed = ((point.step, point_line(point, history.option_names)) for point in history.points())
     streams: list[Iterator[tuple[int, bytes]]] = [observed]
     together: dict[bytes, list[str]] = {}
     for name, series in history.logged.items():

@@ -6,6 +6,7 @@ Knows no optimizer. Rules, pictures and files read a `History`.
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -141,6 +142,10 @@ class History(Mapping[str, Array]):
             raise KeyError(f"there is no option {name!r} in the history; there are {known}")
         return self.option_values[:, self.option_names.index(name)]
 
+    def points(self) -> Iterator[Point]:
+        """One point after the other."""
+        return map(Point, self.steps.tolist(), self.rows, self.option_values)
+
     def effective_lr(self) -> Array:
         """The percentiles of the effective learning rate; shape (points, 5, leaves + 1)."""
         first = _row(f"effective_lr_p{PERCENTILES[0]}")
@@ -231,6 +236,14 @@ class Store:
         self._points = _Points(max_points)
         self._logged: dict[str, _Means] = {}
         self._lock = threading.Lock()
+
+    def take(self, history: History, last: int = sys.maxsize) -> None:
+        """Append what a history has up to a step."""
+        self.add(point for point in history.points() if point.step <= last)
+        for name, series in history.logged.items():
+            for step, value in zip(series.steps.tolist(), series.values.tolist(), strict=True):
+                if step <= last:
+                    self.log(step, {name: value})
 
     def add(self, points: Iterable[Point]) -> None:
         """Append points."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from fused_rmsprop.base import helps_with_options
-from fused_rmsprop.introspection.html import or_none
-from fused_rmsprop.monitor import plotting
-from fused_rmsprop.monitor.history import History, Store
-from fused_rmsprop.monitor.html import monitor_html
+from fused_rmsprop.monitor.history import Point, Store
 from fused_rmsprop.monitor.live import Live
 from fused_rmsprop.monitor.observers import Observer
-from fused_rmsprop.monitor.report import Report
-from fused_rmsprop.monitor.rules import report
+from fused_rmsprop.monitor.record import Record
 from fused_rmsprop.monitor.sampling import Observation, Recorder
 from fused_rmsprop.monitor.statistics import Statistics
+from fused_rmsprop.monitor.streams import Callback, Streams, Writer, streams_to
 from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.options import SCHEDULABLE
 from fused_rmsprop.values import Number, as_count, as_number
@@ -29,7 +27,7 @@ _ELEMENTS_TOGETHER = 2**16
 _TOGETHER = 64
 
 
-class Monitor:
+class Monitor(Record):
     """Watches an optimizer: how large gradients and updates are, whether they reverse, and more.
 
     It observes from its construction until `detach`. Steps give the same bits with it and without.
@@ -53,12 +51,24 @@ class Monitor:
     names : iterable of (str, parameter), optional
         Names of torch's parameters, ``names=model.named_parameters()``, unless the optimizer was
         made with them.
+    path : str or path-like, optional
+        A file to append each point and each logged value to, at once: JSON lines, which `load`
+        reads and ``python -m fused_rmsprop watch`` follows.
+    mode : {"x", "a", "w"}
+        The file must not exist; go on in it, after a checkpoint was loaded; replace it.
+    writer : object with ``add_scalar(tag, value, step)``, optional
+        TensorBoard's ``SummaryWriter``, which the caller closes.
+    callback : callable, ``callback(step, values)``, optional
+        Given a dict of numbers at each point and each call of `log`: for Weights & Biases
+        ``lambda step, values: wandb.log(values, step=step)``.
 
     Raises
     ------
     TypeError, ValueError
         If `opt` is another optimizer, a number is out of bounds, or a parameter of torch is not
-        initialized yet.
+        initialized yet; with ``mode="a"``, if the file is of another run.
+    OSError
+        If the file cannot be written; a `FileExistsError` if it exists, with ``mode="x"``.
 
     Notes
     -----
@@ -97,6 +107,10 @@ class Monitor:
         max_points: int = 1000,
         seed: int = 0,
         names: Any = None,
+        path: str | os.PathLike[str] | None = None,
+        mode: Literal["x", "a", "w"] = "x",
+        writer: Writer | None = None,
+        callback: Callback | None = None,
     ) -> None:
         every = as_count("every", every, least=1)
         sample = as_count("sample", sample, least=16)
@@ -109,15 +123,14 @@ class Monitor:
         self._set_up(Store(leaves, observer.groups, SCHEDULABLE, constants, max_points))
         self._recorder = Recorder(leaves, every, sample, seed, self._finish)
         self._statistics = Statistics(leaves, self._recorder.slices)
+        self._streams = streams_to(self._store, path, mode, observer.step_count, writer, callback)
         self._observer = observer
         observer.observe(self._recorder)
 
     @property
-    def history(self) -> History:
-        """A copy of what was recorded so far; from any thread, at any time."""
-        with self._lock:
-            self._count()
-            return self._store.history()
+    def is_observing(self) -> bool:
+        """Whether it observes an optimizer."""
+        return self._observer is not None
 
     def log(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> None:
         """Record the loss, or other numbers, after a step.
@@ -140,47 +153,10 @@ class Monitor:
             raise RuntimeError("the monitor is detached: it observes no optimizer any more")
         given = named if values is None else {**values, **named}
         numbers = {name: _logged(name, value) for name, value in given.items()}
-        self._store.log(self._observer.step_count, numbers)
-
-    def report(self) -> Report:
-        """Tell in words what is wrong with the training, the most urgent first.
-
-        Returns
-        -------
-        Report
-            A tuple of `Finding`, each with the name of its ``rule``, ``where`` (the name of a
-            parameter, or "" for all) and ``text``. It prints one line for each.
-        """
-        return report(self.history)
-
-    def plot(self, figure: Any = None) -> Any:
-        """Draw what was recorded as one Matplotlib figure.
-
-        It has logged values, the options that vary, percentiles of the effective learning rate,
-        the oscillation of the updates, and heat maps of the gradient, the update and its ratio to
-        the parameter, with a row for each parameter. Panels without data are left out. A single
-        parameter has lines in the place of heat maps. At most 1000 points are drawn, and no steps
-        that were undone by the load of an earlier checkpoint.
-
-        Parameters
-        ----------
-        figure : matplotlib.figure.Figure or None
-            A figure to clear and draw into, which keeps its size. None: a new one. If the program
-            has imported ``matplotlib.pyplot``, it is one of pyplot's: ``plt.show()`` shows it, and
-            it stays in memory until ``plt.close(figure)``. In notebooks with inline figures, and
-            without pyplot, it belongs to the caller alone.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-            Notebooks show it; ``monitor.plot().savefig("training.png")`` saves it.
-
-        Raises
-        ------
-        ImportError
-            Without Matplotlib.
-        """
-        return plotting.plot(self.history, figure)
+        step = self._observer.step_count
+        self._store.log(step, numbers)
+        if self._streams:
+            self._streams.log(step, numbers)
 
     def live(self, seconds: Number = 2.0) -> Live:
         """Show the figure of `plot` in a notebook, and draw it anew while the training goes on.
@@ -217,10 +193,9 @@ class Monitor:
         if observer is None:
             return
         observer.detach()
-        with self._lock:
-            if self._recorder is not None:
-                self._recorder.flush()
-            self._count()
+        if self._recorder is not None:
+            self._recorder.flush()
+        self._streams.close()
         if self._live is not None:
             self._live.close()
 
@@ -235,27 +210,12 @@ class Monitor:
     ) -> None:
         self.detach()
 
-    def __repr__(self) -> str:
-        return f"<Monitor{' (detached)' * (self._observer is None)}: {self.history!r}>"
-
-    def _repr_html_(self) -> str | None:
-        history, observing = self.history, self._observer is not None
-        return or_none(lambda: monitor_html(history, report(history), observing))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What was recorded: a copy observes nothing."""
-        with self._lock:
-            self._count()
-            return {"_store": self._store}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._set_up(state["_store"])
-
     def _set_up(self, store: Store) -> None:
         self._store = store
         self._lock = threading.RLock()
         self._waiting = []
         self._observer = self._recorder = self._statistics = None
+        self._streams = Streams()
         self._live = None
 
     def _finish(self, observation: Observation) -> None:
@@ -263,16 +223,22 @@ class Monitor:
         with self._lock:
             self._waiting.append(observation)
             elements = len(self._waiting) * observation.update.size
-            if len(self._waiting) >= _TOGETHER or elements >= _ELEMENTS_TOGETHER:
-                self._count()
+            many = len(self._waiting) >= _TOGETHER or elements >= _ELEMENTS_TOGETHER
+            points = self._complete() if many or self._streams else []
+        for point in points if self._streams else ():
+            self._streams.point(point)
         if self._live is not None:
             self._live.update()
 
-    def _count(self) -> None:
-        """Turn waiting observations into points; the lock is held."""
-        waiting, self._waiting = self._waiting, []
-        if waiting and self._statistics is not None:
-            self._store.add(self._statistics.points(waiting))
+    def _complete(self) -> list[Point]:
+        """Turn waiting observations into points."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            if not waiting or self._statistics is None:
+                return []
+            points = self._statistics.points(waiting)
+            self._store.add(points)
+            return points
 
 
 def _observer_of(opt: Any, names: Any) -> Observer:

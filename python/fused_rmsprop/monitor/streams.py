@@ -226,3 +226,34 @@ def _prepare(path: str, described: Described, step: int) -> None:
 
 def _name(value: Any) -> str:
     return getattr(value, "__qualname__", None) or type(value).__qualname__
+
+
+def streams_to(
+    described: Described,
+    path: Path | None,
+    mode: Literal["x", "a", "w"],
+    step: int,
+    writer: Writer | None,
+    callback: Callback | None,
+) -> Streams:
+    """The streams of a monitor, as its arguments name them.
+
+    Raises
+    ------
+    TypeError
+        If the writer or the callback is none.
+    OSError, ValueError
+        As `FileStream`.
+    """
+    streams: list[Stream] = []
+    if callback is not None:
+        if not callable(callback):
+            raise TypeError(f"callback must be a function of a step and a dict, got {callback!r}")
+        streams.append(ScalarStream(described, callback))
+    if writer is not None:
+        if not hasattr(writer, "add_scalar"):
+            raise TypeError(f"writer must have add_scalar(tag, value, step), got {writer!r}")
+        streams.append(writer_stream(described, writer))
+    if path is not None:  # last, because it makes a file
+        streams.append(FileStream(described, path, mode, step))
+    return Streams(streams)
