@@ -75,11 +75,18 @@ def _report_lines(history: History, width: int, most: int) -> list[str]:
     """The report, wrapped, in at most so many lines."""
     lines = [
         line
-        for finding in str(report(history)).splitlines()
+        for finding in _findings(history).splitlines()
         for line in textwrap.wrap(finding, width, subsequent_indent="  ")
     ]
     left = len(lines) - most
     return lines if left <= 0 else [*lines[: most - 1], f"  ... and {left + 1} more lines"]
+
+
+def _findings(history: History) -> str:
+    try:
+        return str(report(history))
+    except Exception as error:  # a file may tell anything
+        return f"- no report ({type(error).__name__}: {error})"
 
 
 def _grid(shown: list[Panel], width: int, height: int) -> list[Text]:
