@@ -64,6 +64,7 @@ def test_curves_fit_the_terminal(
         for title in ("lr 0.", "gradient rms", "update rms", "effective lr", "reversed"):
             assert title in out
     if columns == 160:
+        assert len(shown) >= 44  # all of the screen
         assert shown[0].startswith("step 200, closed, 2 leaves, 24 elements, ")
 
 

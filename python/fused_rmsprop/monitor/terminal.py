@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -112,8 +111,8 @@ def _shape(count: int, width: int, height: int) -> tuple[int, int]:
         proportion = (width / columns) / (height / rows) / _WIDTH_TO_HEIGHT
         return min(count, columns * rows), -abs(math.log(proportion))
 
-    shapes = product(range(1, most_columns + 1), range(1, most_rows + 1))
-    return max(shapes, key=quality)
+    columns = range(1, min(count, most_columns) + 1)
+    return max(((c, min(-(-count // c), most_rows)) for c in columns), key=quality)
 
 
 def _draw(panel: Panel, width: int, height: int) -> list[Text]:
