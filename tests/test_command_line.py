@@ -41,6 +41,7 @@ def test_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert float(match[1]) >= 97
     assert "bit-identical" in captured.out
     assert "parameters         301,066" in captured.out
+    assert captured.out.endswith("report             nothing unusual was seen\n")
     assert "loss=" in captured.err
     assert picture.read_bytes().startswith(b"\x89PNG")
 

@@ -239,9 +239,8 @@ class Monitor:
         return f"<Monitor{' (detached)' * (self._observer is None)}: {self.history!r}>"
 
     def _repr_html_(self) -> str | None:
-        return or_none(
-            lambda: monitor_html(self.history, self.report(), self._observer is not None)
-        )
+        history, observing = self.history, self._observer is not None
+        return or_none(lambda: monitor_html(history, report(history), observing))
 
     def __getstate__(self) -> dict[str, Any]:
         """What was recorded: a copy observes nothing."""
