@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 
 from fused_rmsprop.__main__ import main
 from fused_rmsprop.monitor.files import write
+from fused_rmsprop.monitor.rules import report
 from fused_rmsprop.monitor.streams import FileStream
+from history_support import healthy, with_loss
 from runs_support import a_point, a_run, a_store
 from support import needs_posix, run_python
 
@@ -62,7 +64,8 @@ def test_curves_fit_the_terminal(
         for title in ("lr 0.", "gradient rms", "update rms", "effective lr", "reversed"):
             assert title in out
     if columns == 160:
-        assert "step 200, 2 leaves, 24 elements, closed" in shown[0]
+        assert len(shown) >= 44  # all of the screen
+        assert shown[0].startswith("step 200, closed, 2 leaves, 24 elements, ")
 
 
 def test_a_file_without_points_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,14 +182,14 @@ def test_without_the_extra_it_says_what_to_install(module: str) -> None:
 def test_any_numbers_can_be_drawn_in_any_size(values: list[float], width: int, height: int) -> None:
     from fused_rmsprop.monitor.terminal import picture
 
-    store = a_store()
-    for step, value in enumerate(values, 1):
-        point = a_point(store, step)
-        point.rows[:] = value
-        point.options[:] = value
-        store.add([point])
-        store.log(step, {"loss": value, "accuracy": 1.0})
-    lines = picture(store.history(), "heading", width, height).plain.split("\n")
+    history = healthy(points=len(values), every=1)
+    wild = np.array(values).reshape(-1, 1, 1)
+    history = dataclasses.replace(
+        with_loss(history, values),
+        rows=np.broadcast_to(wild, history.rows.shape),
+        option_values=np.broadcast_to(wild, history.option_values.shape),
+    )
+    lines = picture(history, "heading", width, height).plain.split("\n")
     assert len(lines) <= height
     assert all(len(line) <= width for line in lines)
     assert lines[0].startswith("heading")
@@ -199,3 +202,35 @@ def test_panels_without_numbers_are_left_out(tmp_path: Path) -> None:
     text = picture(history, "", 160, 48).plain
     assert "loss" in text
     assert "gradient" not in text
+
+
+def test_the_report_stands_below_the_curves() -> None:
+    from fused_rmsprop.monitor.terminal import picture
+
+    history = with_loss(healthy(), np.nan)
+    (finding,) = report(history)
+    for width, height in ((160, 48), (40, 30)):
+        lines = [line.rstrip() for line in picture(history, "", width, height).plain.split("\n")]
+        below = next(i for i, line in enumerate(lines) if line.startswith("- "))
+        shown = " ".join(line.strip() for line in lines[below:])
+        assert shown == f"- {finding}"
+        assert len(lines) <= height
+
+
+def test_a_long_report_leaves_room_for_curves() -> None:
+    from fused_rmsprop.monitor.terminal import picture
+
+    history = with_loss(healthy(), np.nan)
+    lines = picture(history, "", 26, 12).plain.split("\n")
+    assert sum(line.startswith("  ... and ") for line in lines) == 1
+    assert any("─" in line for line in lines)
+
+
+def test_curves_are_shown_without_a_report_if_that_fails() -> None:
+    from fused_rmsprop.monitor.terminal import picture
+
+    history = dataclasses.replace(healthy(), constants={})  # of a damaged file
+    history = dataclasses.replace(history, option_names=("a", "b", "c", "d"))
+    text = picture(history, "", 160, 48).plain
+    assert "- no report (" in text
+    assert "gradient rms 0.0100" in text

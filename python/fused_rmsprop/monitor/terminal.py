@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -75,11 +74,18 @@ def _report_lines(history: History, width: int, most: int) -> list[str]:
     """The report, wrapped, in at most so many lines."""
     lines = [
         line
-        for finding in str(report(history)).splitlines()
+        for finding in _findings(history).splitlines()
         for line in textwrap.wrap(finding, width, subsequent_indent="  ")
     ]
     left = len(lines) - most
     return lines if left <= 0 else [*lines[: most - 1], f"  ... and {left + 1} more lines"]
+
+
+def _findings(history: History) -> str:
+    try:
+        return str(report(history))
+    except Exception as error:  # a file may tell anything
+        return f"- no report ({type(error).__name__}: {error})"
 
 
 def _grid(shown: list[Panel], width: int, height: int) -> list[Text]:
@@ -105,8 +111,8 @@ def _shape(count: int, width: int, height: int) -> tuple[int, int]:
         proportion = (width / columns) / (height / rows) / _WIDTH_TO_HEIGHT
         return min(count, columns * rows), -abs(math.log(proportion))
 
-    shapes = product(range(1, most_columns + 1), range(1, most_rows + 1))
-    return max(shapes, key=quality)
+    columns = range(1, min(count, most_columns) + 1)
+    return max(((c, min(-(-count // c), most_rows)) for c in columns), key=quality)
 
 
 def _draw(panel: Panel, width: int, height: int) -> list[Text]:

@@ -91,10 +91,9 @@ class _Shown:
         history = self.reader.history
         if history is None:
             return Text(self._waiting)
-        leaves = (
-            f"{len(history.leaves)} leaves, {sum(leaf.size for leaf in history.leaves):,} elements"
-        )
-        heading = f"{self._path}: step {_last_step(history)}, {leaves}, {self._state()}"
+        size = sum(leaf.size for leaf in history.leaves)
+        of = f"{len(history.leaves)} leaves, {size:,} elements, {self._path}"
+        heading = f"step {_last_step(history):,}, {self._state()}, {of}"
         return picture(history, heading, width, height)
 
     def _state(self) -> str:
