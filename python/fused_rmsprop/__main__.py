@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Run a command that needs an extra, and return the exit status."""
     if arguments.command == "watch":
-        from fused_rmsprop.monitor import watch
+        from fused_rmsprop.monitor.terminal import watch
 
         return watch.run(arguments.path, arguments.once, arguments.seconds)
     from fused_rmsprop import demo

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from fused_rmsprop import RMSProp
 from fused_rmsprop.monitor import History, Leaf, Monitor
-from fused_rmsprop.monitor.files import Reader, read, write
+from fused_rmsprop.monitor.files.run_file import Reader, read, write
+from fused_rmsprop.monitor.files.streams import FileStream
 from fused_rmsprop.monitor.history import QUANTITIES, Point, Store
-from fused_rmsprop.monitor.streams import FileStream
 from runs_support import OPTIONS, a_point, a_run, a_store, assert_same
 
 numbers = st.floats() | st.sampled_from([math.nan, math.inf, -math.inf, 5e-324, -0.0, 1e308])

@@ -12,7 +12,7 @@ import pytest
 
 from fused_rmsprop import RMSProp, schedules
 from fused_rmsprop.monitor import Finding, Monitor, Report
-from fused_rmsprop.monitor.html import monitor_html
+from fused_rmsprop.monitor.pictures.html import monitor_html
 from pictures_support import history
 
 HOSTILE = "<script>alert('1')</script>&amp;"
@@ -129,7 +129,7 @@ def test_an_error_leaves_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
     opt, monitor = an_optimizer(), Monitor(an_optimizer())
     monkeypatch.setattr("fused_rmsprop.introspection.html.escaped", fail)
-    monkeypatch.setattr("fused_rmsprop.monitor.html.paragraph", fail)
+    monkeypatch.setattr("fused_rmsprop.monitor.pictures.html.paragraph", fail)
     for one in (opt, opt.param_groups[0], opt.state, opt.state["layer1.W"], monitor):
         assert one._repr_html_() is None
         assert len(repr(one)) > 20
@@ -218,7 +218,7 @@ def test_without_matplotlib_a_monitor_is_shown_without_the_picture(
     def fail(*_: object) -> bytes:
         raise ImportError
 
-    monkeypatch.setattr("fused_rmsprop.monitor.html.png", fail)
+    monkeypatch.setattr("fused_rmsprop.monitor.pictures.html.png", fail)
     text = monitor_html(history(), None, True)
     assert "img" not in Reader(text).tags
     assert "update_rms" in text

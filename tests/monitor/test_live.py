@@ -12,7 +12,7 @@ import pytest
 
 from fused_rmsprop import RMSProp
 from fused_rmsprop.monitor import History, Monitor
-from fused_rmsprop.monitor.live import Live
+from fused_rmsprop.monitor.pictures.live import Live
 from pictures_support import history
 from support import run_python
 
@@ -64,7 +64,7 @@ def test_the_figure_is_shown_once_and_updated_in_place(
 def test_drawing_takes_a_tenth_of_the_time_at_most(
     shown: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fused_rmsprop.monitor.live._image", repr)
+    monkeypatch.setattr("fused_rmsprop.monitor.pictures.live._image", repr)
     clock = Clock(monkeypatch, drawing=3.0)
     live = Live(clock.read, 2.0)
     for _ in range(100):
@@ -124,7 +124,7 @@ def test_a_figure_that_cannot_be_drawn_ends_with_a_warning(
     def fail(_: object) -> None:
         raise ZeroDivisionError("no picture")
 
-    monkeypatch.setattr("fused_rmsprop.monitor.live._image", fail)
+    monkeypatch.setattr("fused_rmsprop.monitor.pictures.live._image", fail)
     opt.step(p.copy())
     with pytest.warns(UserWarning, match="the live figure ends.*no picture"):
         opt.step(p.copy())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fused_rmsprop.monitor.history import Array, History
-from fused_rmsprop.monitor.plotting import plot, png
+from fused_rmsprop.monitor.pictures.plotting import plot, png
 from pictures_support import history
 from support import run_python
 
@@ -402,7 +402,7 @@ def test_pyplot_shows_the_figure_only_if_the_program_uses_it() -> None:
         sys.path.insert(0, "tests/support")
         import matplotlib
         matplotlib.use("agg")
-        from fused_rmsprop.monitor.plotting import plot, png
+        from fused_rmsprop.monitor.pictures.plotting import plot, png
         from pictures_support import history
         plot(history())
         assert "matplotlib.pyplot" not in sys.modules
@@ -420,7 +420,7 @@ def test_pyplot_shows_the_figure_only_if_the_program_uses_it() -> None:
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: Any) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "fused_rmsprop.monitor.figure", None)
-    monkeypatch.delattr("fused_rmsprop.monitor.figure", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "fused_rmsprop.monitor.pictures.figure", None)
+    monkeypatch.delattr("fused_rmsprop.monitor.pictures.figure", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'fused-rmsprop\[monitor\]'"):
         plot(history())

@@ -55,7 +55,7 @@ def test_tables_have_every_value(tmp_path: Path) -> None:
     frame = monitor.to_pandas()
     assert isinstance(frame, pandas.DataFrame)
     assert frame["grad_rms"]["W"].tolist() == [1.0, 3.0, 5.0]
-    assert monitor.postfix()["loss"] == "0.2"
+    assert monitor.postfix()["loss"] == "0.200"
 
 
 class Writer:

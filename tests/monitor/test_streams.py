@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fused_rmsprop.monitor.files import Reader, read
+from fused_rmsprop.monitor.files.run_file import Reader, read
+from fused_rmsprop.monitor.files.streams import FileStream, ScalarStream, Streams, writer_stream
 from fused_rmsprop.monitor.history import QUANTITIES, Point
-from fused_rmsprop.monitor.streams import FileStream, ScalarStream, Streams, writer_stream
 from runs_support import a_point, a_run, a_store, assert_same
 
 
@@ -208,7 +208,7 @@ def test_a_stream_keeps_its_file_when_the_folder_changes(
 
 
 def test_a_saved_history_goes_on_as_a_stream(tmp_path: Path) -> None:
-    from fused_rmsprop.monitor.files import write
+    from fused_rmsprop.monitor.files.run_file import write
 
     path, store = tmp_path / "run.jsonl", a_store()
     write(a_run(store), path)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fused_rmsprop.monitor.files.tables import number, postfix, to_csv, to_pandas
 from fused_rmsprop.monitor.history import QUANTITIES, Point, Store
-from fused_rmsprop.monitor.tables import number, postfix, to_csv, to_pandas
 from runs_support import a_point, a_run, a_store
 
 

@@ -19,9 +19,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fused_rmsprop.__main__ import main
-from fused_rmsprop.monitor.files import write
+from fused_rmsprop.monitor.files.run_file import write
+from fused_rmsprop.monitor.files.streams import FileStream
 from fused_rmsprop.monitor.rules import report
-from fused_rmsprop.monitor.streams import FileStream
 from history_support import healthy, with_loss
 from runs_support import a_point, a_run, a_store
 from support import needs_posix, run_python
@@ -180,7 +180,7 @@ def test_without_the_extra_it_says_what_to_install(module: str) -> None:
 )
 @example(values=[1e308, -1e308], width=80, height=24)
 def test_any_numbers_can_be_drawn_in_any_size(values: list[float], width: int, height: int) -> None:
-    from fused_rmsprop.monitor.terminal import picture
+    from fused_rmsprop.monitor.terminal.screen import picture
 
     history = healthy(points=len(values), every=1)
     wild = np.array(values).reshape(-1, 1, 1)
@@ -196,7 +196,7 @@ def test_any_numbers_can_be_drawn_in_any_size(values: list[float], width: int, h
 
 
 def test_panels_without_numbers_are_left_out(tmp_path: Path) -> None:
-    from fused_rmsprop.monitor.terminal import picture
+    from fused_rmsprop.monitor.terminal.screen import picture
 
     history = dataclasses.replace(a_run(), rows=np.full_like(a_run().rows, np.nan))
     text = picture(history, "", 160, 48).plain
@@ -205,7 +205,7 @@ def test_panels_without_numbers_are_left_out(tmp_path: Path) -> None:
 
 
 def test_the_report_stands_below_the_curves() -> None:
-    from fused_rmsprop.monitor.terminal import picture
+    from fused_rmsprop.monitor.terminal.screen import picture
 
     history = with_loss(healthy(), np.nan)
     (finding,) = report(history)
@@ -218,7 +218,7 @@ def test_the_report_stands_below_the_curves() -> None:
 
 
 def test_a_long_report_leaves_room_for_curves() -> None:
-    from fused_rmsprop.monitor.terminal import picture
+    from fused_rmsprop.monitor.terminal.screen import picture
 
     history = with_loss(healthy(), np.nan)
     lines = picture(history, "", 26, 12).plain.split("\n")
@@ -227,7 +227,7 @@ def test_a_long_report_leaves_room_for_curves() -> None:
 
 
 def test_curves_are_shown_without_a_report_if_that_fails() -> None:
-    from fused_rmsprop.monitor.terminal import picture
+    from fused_rmsprop.monitor.terminal.screen import picture
 
     history = dataclasses.replace(healthy(), constants={})  # of a damaged file
     history = dataclasses.replace(history, option_names=("a", "b", "c", "d"))

@@ -70,7 +70,7 @@ class Point(NamedTuple):
     options: Array  # (options, groups)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class History(Mapping[str, Array]):
     """A copy of what a monitor has recorded; a mapping from each quantity to an array.
 

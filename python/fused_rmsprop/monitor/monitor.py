@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any, Literal
 
 from fused_rmsprop.base import helps_with_options
+from fused_rmsprop.monitor.files.streams import Callback, Streams, Writer, streams_to
 from fused_rmsprop.monitor.history import Point, Store
-from fused_rmsprop.monitor.live import Live
-from fused_rmsprop.monitor.observers import Observer
+from fused_rmsprop.monitor.observation.observers import Observer
+from fused_rmsprop.monitor.observation.sampling import Observation, Recorder
+from fused_rmsprop.monitor.observation.statistics import Statistics
+from fused_rmsprop.monitor.pictures.live import Live
 from fused_rmsprop.monitor.record import Record
-from fused_rmsprop.monitor.sampling import Observation, Recorder
-from fused_rmsprop.monitor.statistics import Statistics
-from fused_rmsprop.monitor.streams import Callback, Streams, Writer, streams_to
 from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.options import SCHEDULABLE
 from fused_rmsprop.values import Number, as_count, as_number
@@ -245,12 +245,12 @@ def _observer_of(opt: Any, names: Any) -> Observer:
     if isinstance(opt, RMSProp):
         if names is not None:
             raise TypeError("names are for torch; the parameters of a NumPy optimizer have some")
-        from fused_rmsprop.monitor.of_numpy import NumpyObserver
+        from fused_rmsprop.monitor.observation.of_numpy import NumpyObserver
 
         return NumpyObserver(opt)
     drop_in = sys.modules.get("fused_rmsprop.torch")
     if drop_in is not None and isinstance(opt, drop_in.RMSprop):
-        from fused_rmsprop.monitor.of_torch import TorchObserver
+        from fused_rmsprop.monitor.observation.of_torch import TorchObserver
 
         return TorchObserver(opt, names)
     kind = type(opt)

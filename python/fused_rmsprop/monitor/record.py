@@ -8,9 +8,10 @@ from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
 from fused_rmsprop.introspection.html import or_none
-from fused_rmsprop.monitor import files, plotting, tables
+from fused_rmsprop.monitor.files import run_file, tables
 from fused_rmsprop.monitor.history import History, Store
-from fused_rmsprop.monitor.html import monitor_html
+from fused_rmsprop.monitor.pictures import plotting
+from fused_rmsprop.monitor.pictures.html import monitor_html
 from fused_rmsprop.monitor.report import Report
 from fused_rmsprop.monitor.rules import report
 
@@ -94,7 +95,7 @@ class Record(ABC):
         OSError
             If it cannot be written. An older file is as before.
         """
-        files.write(self.history, path)
+        run_file.write(self.history, path)
 
     @classmethod
     def load(cls: type[R], path: str | os.PathLike[str]) -> R:
@@ -110,7 +111,7 @@ class Record(ABC):
         OSError, ValueError
             If it cannot be read, or is no such file.
         """
-        history = files.read(path)
+        history = run_file.read(path)
         described = (history.leaves, history.groups, history.option_names, history.constants)
         store = Store(*described, sys.maxsize)
         store.take(history)

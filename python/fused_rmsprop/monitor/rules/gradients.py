@@ -186,6 +186,7 @@ def dying_units(history: History) -> Iterator[Finding]:
 def always_clipped(history: History) -> Iterator[Finding]:
     """Clipping that acts in nearly all steps and leaves little of the gradient."""
     factor = history["clip_factor"]
+    factor = np.where(factor > 0, factor, np.nan)  # 0 is of an infinite norm
     found = [i for i in range(len(history.leaves)) if share(factor[:, i] < CLIP_FACTOR) >= CLIPPED]
     if not found:
         return

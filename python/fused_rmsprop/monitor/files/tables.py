@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fused_rmsprop.checkpoint.replacing import replacing
-from fused_rmsprop.monitor.files import Path
+from fused_rmsprop.monitor.files.lines import Described
+from fused_rmsprop.monitor.files.run_file import Path
 from fused_rmsprop.monitor.history import QUANTITIES, Array, History
-from fused_rmsprop.monitor.lines import Described
 
 Names = list[tuple[str, str]]
 

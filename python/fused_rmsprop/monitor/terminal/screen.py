@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from rich.text import Text
 from uniplot import plot_to_string
 
+from fused_rmsprop.monitor.files.tables import latest, number
 from fused_rmsprop.monitor.history import PERCENTILES, Array, History
 from fused_rmsprop.monitor.rules import report
-from fused_rmsprop.monitor.tables import latest, number
 
 #: The least size of a panel: a title, the frame and an axis leave two lines for curves.
 _LEAST_WIDTH, _LEAST_HEIGHT = 26, 6

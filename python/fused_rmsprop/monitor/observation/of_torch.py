@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch.nn.parameter import is_lazy
 
 from fused_rmsprop.monitor.history import Leaf
-from fused_rmsprop.monitor.observers import Observer, constants_of, values_of
-from fused_rmsprop.monitor.sampling import Values
+from fused_rmsprop.monitor.observation.observers import Observer, constants_of, values_of
+from fused_rmsprop.monitor.observation.sampling import Values
 from fused_rmsprop.torch import RMSprop
 
 _AS_NUMPY = (torch.float32, torch.float64)

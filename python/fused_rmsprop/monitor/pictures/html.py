@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from fused_rmsprop.introspection.html import block, escaped, or_none, paragraph, table
 from fused_rmsprop.monitor.history import QUANTITIES, History
-from fused_rmsprop.monitor.plotting import png
+from fused_rmsprop.monitor.pictures.plotting import png
 from fused_rmsprop.monitor.report import Report
 
 _DPI = 80.0

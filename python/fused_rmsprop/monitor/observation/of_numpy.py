@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from fused_rmsprop import _core
 from fused_rmsprop.monitor.history import Leaf
-from fused_rmsprop.monitor.observers import Observer, constants_of, values_of
-from fused_rmsprop.monitor.sampling import Values
+from fused_rmsprop.monitor.observation.observers import Observer, constants_of, values_of
+from fused_rmsprop.monitor.observation.sampling import Values
 from fused_rmsprop.optimizer import RMSProp
 
 

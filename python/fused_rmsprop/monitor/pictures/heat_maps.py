@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fused_rmsprop.monitor.history import Array, History
-from fused_rmsprop.monitor.panels import finish_steps, positive, shortened
+from fused_rmsprop.monitor.pictures.panels import finish_steps, positive, shortened
 
 _MOST_DECADES = 12  # that the colours span
 _BAR_HEIGHT = 0.12  # in inches
@@ -54,7 +54,7 @@ def draw_maps(
     history: History, maps: Sequence[HeatMap], height: float, figure: Any, place: Any
 ) -> None:
     """Draw maps side by side, each under its colour bar; the first has the names of the rows."""
-    from fused_rmsprop.monitor.figure import name_rows
+    from fused_rmsprop.monitor.pictures.figure import name_rows
 
     grid = place.subgridspec(2, len(maps), height_ratios=[_BAR_HEIGHT, height])
     for i, one in enumerate(maps):

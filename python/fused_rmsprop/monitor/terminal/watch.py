@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from fused_rmsprop.monitor.files import Reader
+from fused_rmsprop.monitor.files.run_file import Reader
+from fused_rmsprop.monitor.files.tables import postfix
 from fused_rmsprop.monitor.history import History
-from fused_rmsprop.monitor.tables import postfix
-from fused_rmsprop.monitor.terminal import picture
+from fused_rmsprop.monitor.terminal.screen import picture
 
 #: More points than that are not to be told apart in a terminal.
 _MAX_POINTS = 1000

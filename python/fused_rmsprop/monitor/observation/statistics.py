@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fused_rmsprop.groups.state import rates
 from fused_rmsprop.monitor.history import PERCENTILES, QUANTITIES, Array, Leaf, Point
-from fused_rmsprop.monitor.sampling import Observation
+from fused_rmsprop.monitor.observation.sampling import Observation
 
 #: The number of elements that the percentiles of all leaves together are taken from.
 _POOL = 1024

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fused_rmsprop import _core
 from fused_rmsprop.base import warn_the_caller
 from fused_rmsprop.monitor.history import Leaf
-from fused_rmsprop.monitor.sampling import Recorder, Values
+from fused_rmsprop.monitor.observation.sampling import Recorder, Values
 from fused_rmsprop.options import SCHEDULABLE
 
 

@@ -30,8 +30,7 @@ from itertools import repeat
 from typing import TypeAlias
 
 from fused_rmsprop.checkpoint.replacing import replacing
-from fused_rmsprop.monitor.history import History, Store
-from fused_rmsprop.monitor.lines import (
+from fused_rmsprop.monitor.files.lines import (
     END,
     Described,
     Header,
@@ -44,6 +43,7 @@ from fused_rmsprop.monitor.lines import (
     point_line,
     point_of,
 )
+from fused_rmsprop.monitor.history import History, Store
 
 Path: TypeAlias = str | os.PathLike[str]
 

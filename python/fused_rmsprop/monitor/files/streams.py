@@ -12,10 +12,10 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from fused_rmsprop.base import warn_the_caller
 from fused_rmsprop.checkpoint.replacing import replacing
-from fused_rmsprop.monitor.files import Path, Reader, different
+from fused_rmsprop.monitor.files.lines import Described, end_line, header_line, log_line, point_line
+from fused_rmsprop.monitor.files.run_file import Path, Reader, different
+from fused_rmsprop.monitor.files.tables import option_names, quantity_names, tag
 from fused_rmsprop.monitor.history import Point
-from fused_rmsprop.monitor.lines import Described, end_line, header_line, log_line, point_line
-from fused_rmsprop.monitor.tables import option_names, quantity_names, tag
 
 Callback: TypeAlias = Callable[[int, dict[str, float]], object]
 

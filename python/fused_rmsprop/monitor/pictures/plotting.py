@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fused_rmsprop.monitor.heat_maps import draw_legend, draw_maps, heat_maps, legend
 from fused_rmsprop.monitor.history import History, Series
-from fused_rmsprop.monitor.panels import (
+from fused_rmsprop.monitor.pictures.heat_maps import draw_legend, draw_maps, heat_maps, legend
+from fused_rmsprop.monitor.pictures.panels import (
     Draw,
     effective_lr,
     logged_values,
@@ -54,7 +54,7 @@ def png(history: History, dpi: float = 100.0) -> bytes:
 
 def _figures() -> Any:
     try:
-        from fused_rmsprop.monitor import figure
+        from fused_rmsprop.monitor.pictures import figure
     except ImportError as error:
         raise ImportError(
             "a picture of a training needs Matplotlib: pip install 'fused-rmsprop[monitor]'"

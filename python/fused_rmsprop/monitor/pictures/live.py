@@ -9,7 +9,7 @@ from typing import Any
 
 from fused_rmsprop.base import warn_the_caller
 from fused_rmsprop.monitor.history import History
-from fused_rmsprop.monitor.plotting import png
+from fused_rmsprop.monitor.pictures.plotting import png
 
 #: Drawing takes at most one part in so many of the time.
 _SHARE = 10

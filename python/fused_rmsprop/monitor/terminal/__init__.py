@@ -1,0 +1,1 @@
+"""A history as curves in a terminal."""
