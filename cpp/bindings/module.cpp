@@ -20,7 +20,7 @@ PYBIND11_MODULE(_core_checked, m, py::mod_gil_not_used(),
     register_options(m);
     register_stepper(m);
     register_single(m);
-    register_gather(m);
+    register_sampling(m);
     register_numpy(m);
     register_torch(m);
 }

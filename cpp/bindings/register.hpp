@@ -13,7 +13,7 @@ void register_fp_environment(py::module_ &m);
 void register_options(py::module_ &m);
 void register_stepper(py::module_ &m); // before those that derive from it
 void register_single(py::module_ &m);
-void register_gather(py::module_ &m);
+void register_sampling(py::module_ &m);
 void register_numpy(py::module_ &m);
 void register_torch(py::module_ &m);
 

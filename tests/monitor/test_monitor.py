@@ -248,7 +248,7 @@ def test_another_thread_reads_while_the_training_goes_on() -> None:
 def test_a_monitor_that_fails_ends_with_a_warning_and_the_training_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for method in ("_values", "_params", "_averages", "_as_array", "_frozen", "_complete"):
+    for method in ("_values", "_params", "_averages", "_as_array", "_frozen", "_grad_norm"):
         opt = RMSProp(np.ones(3), lr=0.1)
         monitor = Monitor(opt, every=1)
 

@@ -103,7 +103,7 @@ class Monitor(Record):
         opt: Any,
         every: int = 10,
         *,
-        sample: int = 1024,
+        sample: int = 256,
         max_points: int = 1000,
         seed: int = 0,
         names: Any = None,
@@ -122,7 +122,7 @@ class Monitor(Record):
         constants |= observer.constants()
         self._set_up(Store(leaves, observer.groups, SCHEDULABLE, constants, max_points))
         self._recorder = Recorder(leaves, every, sample, seed, self._finish)
-        self._statistics = Statistics(leaves, self._recorder.slices)
+        self._statistics = Statistics(leaves, self._recorder.ends)
         self._streams = streams_to(self._store, path, mode, observer.step_count, writer, callback)
         self._observer = observer
         observer.observe(self._recorder)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fused_rmsprop import _core
 from fused_rmsprop.base import warn_the_caller
 from fused_rmsprop.monitor.history import Leaf
-from fused_rmsprop.monitor.observation.sampling import Recorder, Values
+from fused_rmsprop.monitor.observation.sampling import Arrays, Recorder, Values
 from fused_rmsprop.options import SCHEDULABLE
 
 
@@ -29,6 +28,7 @@ class Observer(ABC):
 
     def __init__(self) -> None:
         self._recorder: Recorder | None = None
+        self._guard = _Guard(self)
 
     @abstractmethod
     def attach(self) -> None:
@@ -52,11 +52,11 @@ class Observer(ABC):
         """The options of the next step."""
 
     @abstractmethod
-    def _params(self) -> list[NDArray[Any]]:
+    def _params(self) -> Arrays:
         """The parameters, for a moment."""
 
     @abstractmethod
-    def _averages(self, indices: Sequence[int]) -> list[NDArray[Any] | None]:
+    def _averages(self, indices: Sequence[int]) -> Arrays:
         """The averages of squares of these parameters, or their variances."""
 
     @abstractmethod
@@ -86,80 +86,66 @@ class Observer(ABC):
         if self._recorder is not None:
             self._recorder.pass_by(steps)
 
-    def begin(self) -> None:
-        """Sample all leaves before a step that is due."""
-        self._guarded(self._gather_before)
+    def begin(self, leaf_by_leaf: bool = False) -> None:
+        """Begin a step that is due; before anything has changed."""
+        if (recorder := self._recorder) is not None and recorder.is_first:
+            with self._guard:
+                recorder.begin(self._values(), self._params(), leaf_by_leaf)
 
-    def after_all(self, grads: Sequence[Any], scale: float = 1.0) -> None:
-        """Sample all leaves after their update; None is no gradient."""
-        self._guarded(lambda recorder: self._gather_all(recorder, grads, scale))
+    def take_gradients(self, grads: Sequence[Any], scale: float = 1.0) -> None:
+        """Sample the gradients of all leaves after the step; None is no gradient."""
+        if (recorder := self._recorder) is not None and recorder.now is not None:
+            with self._guard:
+                arrays = [None if grad is None else self._as_array(grad) for grad in grads]
+                recorder.take_gradients(arrays, self._averages(range(len(arrays))), scale)
 
-    def after(self, index: int, grad: Any, scale: float = 1.0) -> None:
-        """Sample one leaf after its update."""
-        self._guarded(lambda recorder: self._gather_one(recorder, index, grad, scale))
+    def take_gradient(self, index: int, grad: Any, scale: float = 1.0) -> None:
+        """Sample the gradient of one leaf after its update."""
+        if (recorder := self._recorder) is not None and recorder.now is not None:
+            with self._guard:
+                (average,) = self._averages([index])
+                recorder.take_gradient(index, self._as_array(grad), average, scale)
 
     def end(self) -> None:
         """End a step that was made."""
-        self._guarded(self._complete)
+        if (recorder := self._recorder) is not None:
+            with self._guard:
+                if (now := recorder.now) is not None:
+                    now.step, now.grad_norm = self.step_count, self._grad_norm()
+                    now.frozen = self._frozen()
+                recorder.end(self._params())
 
     def abandon(self) -> None:
         """End a step that was not made."""
-        self._guarded(Recorder.abandon)
+        if self._recorder is not None:
+            self._recorder.abandon()
 
-    def _gather_before(self, recorder: Recorder) -> None:
-        now = recorder.begin(self._values())
-        _core.gather([*self._params()], recorder.positions, now.param)
+    def fail(self, error: Exception) -> None:
+        """End the observation."""
+        self._recorder = None
+        self.detach()
+        warn_the_caller(
+            f"the monitor ends, and the training goes on without it: {type(error).__name__}: "
+            f"{error}",
+            RuntimeWarning,
+        )
 
-    def _gather_all(self, recorder: Recorder, grads: Sequence[Any], scale: float) -> None:
-        if (now := recorder.now) is None:
-            return
-        _core.gather([*self._params()], recorder.positions, now.update)
-        now.update -= now.param
-        if recorder.wants_gradients:
-            arrays = [None if grad is None else self._as_array(grad) for grad in grads]
-            _core.gather(arrays, recorder.positions, now.grad)
-            if scale != 1:
-                now.grad *= scale
-            indices = range(len(self.leaves))
-            _core.gather(self._averages(indices), recorder.positions, now.average)
-            now.with_grad = {index for index in indices if arrays[index] is not None}
 
-    def _gather_one(self, recorder: Recorder, index: int, grad: Any, scale: float) -> None:
-        if (now := recorder.now) is None:
-            return
-        positions, part = [recorder.positions[index]], recorder.slices[index]
-        _core.gather([self._params()[index]], positions, now.update[part])
-        now.update[part] -= now.param[part]
-        if recorder.wants_gradients:
-            _core.gather([self._as_array(grad)], positions, now.grad[part])
-            now.grad[part] *= scale
-            _core.gather(self._averages([index]), positions, now.average[part])
-            now.with_grad.add(index)
+class _Guard:
+    """Lets an observer end with a warning where its own code fails."""
 
-    def _complete(self, recorder: Recorder) -> None:
-        if (now := recorder.now) is None:
-            return
-        now.frozen = self._frozen()
-        for index, part in enumerate(recorder.slices):
-            if index in now.frozen:
-                now.param[part] = now.grad[part] = now.average[part] = np.nan
-                now.update[part] = 0
-        recorder.end(self.step_count, self._grad_norm())
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
 
-    def _guarded(self, action: Callable[[Recorder], object]) -> None:
-        if self._recorder is None:
-            return
-        try:
-            with np.errstate(all="ignore"):
-                action(self._recorder)
-        except Exception as error:
-            self._recorder = None
-            self.detach()
-            warn_the_caller(
-                f"the monitor ends, and the training goes on without it: {type(error).__name__}: "
-                f"{error}",
-                RuntimeWarning,
-            )
+    def __enter__(self) -> None:
+        self._errors = np.seterr(all="ignore")
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        np.seterr(**self._errors)
+        if isinstance(error, Exception):
+            self._observer.fail(error)
+            return True
+        return False
 
 
 def values_of(groups: Sequence[Mapping[str, Any]], opt: Any) -> Values:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fused_rmsprop import _core
 from fused_rmsprop.monitor.history import Leaf
 from fused_rmsprop.monitor.observation.observers import Observer, constants_of, values_of
-from fused_rmsprop.monitor.observation.sampling import Values
+from fused_rmsprop.monitor.observation.sampling import Arrays, Values
 from fused_rmsprop.optimizer import RMSProp
 
 
@@ -66,11 +66,11 @@ class NumpyObserver(Observer):
             self._known = options, limits, values
         return values
 
-    def _params(self) -> list[NDArray[Any]]:
+    def _params(self) -> Arrays:
         # Nobody may keep them: by references the optimizer tells whether a variable was rebound.
         return [array for group in self._groups for array in group.core.arrays]
 
-    def _averages(self, indices: Sequence[int]) -> list[NDArray[Any] | None]:
+    def _averages(self, indices: Sequence[int]) -> Arrays:
         places = self._places
         return [places[index][0].averages[places[index][1]] for index in indices]
 
@@ -142,7 +142,7 @@ class Watch:
     def _end(self, due: list[NumpyObserver], gradients: list[Any], scale: float) -> None:
         for observer in self.observers:
             if observer in due:
-                observer.after_all(gradients[: len(observer.leaves)], scale)
+                observer.take_gradients(gradients[: len(observer.leaves)], scale)
                 observer.end()
             else:
                 observer.pass_by(1)
@@ -182,7 +182,7 @@ class ObservedBlock(AbstractContextManager["ObservedBlock"]):
         self._watch._count()
         self._due = [o for o in self._watch.observers if o.steps_to_due == 0]
         for observer in self._due:
-            observer.begin()
+            observer.begin(leaf_by_leaf=True)
         opt._stepper.unobserved = -1
         return self
 
@@ -194,7 +194,7 @@ class ObservedBlock(AbstractContextManager["ObservedBlock"]):
         self._updated = True
         given = grad if grad is not None or not self._bound else self._bound[index]
         for observer in observers:
-            observer.after(index, given, self._scale)
+            observer.take_gradient(index, given, self._scale)
 
     def __exit__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from fused_rmsprop.monitor.history import Leaf
 from fused_rmsprop.monitor.observation.observers import Observer, constants_of, values_of
-from fused_rmsprop.monitor.observation.sampling import Values
+from fused_rmsprop.monitor.observation.sampling import Arrays, Values
 from fused_rmsprop.torch import RMSprop
 
 _AS_NUMPY = (torch.float32, torch.float64)
@@ -77,10 +78,10 @@ class TorchObserver(Observer):
     def _values(self) -> Values:
         return values_of(self._optimizer.param_groups[: len(self.groups)], self._optimizer)
 
-    def _params(self) -> list[NDArray[Any]]:
+    def _params(self) -> Arrays:
         return [_as_array(p) for p in self.params]
 
-    def _averages(self, indices: Sequence[int]) -> list[NDArray[Any] | None]:
+    def _averages(self, indices: Sequence[int]) -> Arrays:
         states = [self._optimizer.state.get(self.params[index], {}) for index in indices]
         averages = [state.get("variance", state.get("square_avg")) for state in states]
         return [None if average is None else _as_array(average) for average in averages]
@@ -115,7 +116,7 @@ class Watch:
                 observer.abandon()
             raise
         for observer in due:
-            observer.after_all([p.grad for p in observer.params])
+            observer.take_gradients([p.grad for p in observer.params])
         self._end(due)
 
     def _end(self, due: list[TorchObserver]) -> None:
@@ -130,13 +131,13 @@ class Watch:
         """Begin a round of updates during a backward pass."""
         self._due = [observer for observer in self.observers if observer.steps_to_due == 0]
         for observer in self._due:
-            observer.begin()
+            observer.begin(leaf_by_leaf=True)
 
     def after(self, param: Any) -> None:
         """After an update of that round; the gradient is still there."""
         for observer in self._due:
             if (index := observer.index_of(param)) is not None:
-                observer.after(index, param.grad)
+                observer.take_gradient(index, param.grad)
 
     def end(self) -> None:
         """End the round."""
@@ -168,11 +169,14 @@ def _local(tensor: Any) -> Any:
 
 def _as_array(tensor: Any) -> NDArray[Any]:
     """A tensor of any kind as an array of float32 or float64; of most kinds its own memory."""
+    array: NDArray[Any]
     tensor = tensor.detach()
-    if type(tensor) is not torch.Tensor or tensor.dtype not in _AS_NUMPY or tensor.is_neg():
-        tensor = _local(tensor)
-        if tensor.is_complex():
-            tensor = torch.view_as_real(tensor.resolve_conj())
-        tensor = tensor.to("cpu", torch.float64).resolve_neg()
-    array: NDArray[Any] = tensor.to("cpu").numpy()
+    if type(tensor) is torch.Tensor and tensor.dtype in _AS_NUMPY:
+        with suppress(RuntimeError, TypeError):  # on another device, or seen as its negative
+            array = tensor.numpy()
+            return array
+    tensor = _local(tensor)
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    array = tensor.to("cpu", torch.float64).resolve_neg().numpy()
     return array

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fused_rmsprop import _core
 from fused_rmsprop.monitor.history import Array, Leaf
 from fused_rmsprop.options import SCHEDULABLE
+
+#: An array for each leaf, or None.
+Arrays: TypeAlias = list[NDArray[Any] | None]
+
+_RUN = 4
 
 
 def draw_positions(
@@ -21,12 +27,15 @@ def draw_positions(
 ) -> NDArray[np.int64]:
     """The places in C order of a random sample of an array's elements; of all, if they are few.
 
-    In order, because memory is read faster so.
+    They are random runs of four neighbours, which lie in one line of the cache: most of the time
+    goes into waiting for memory.
     """
     size = int(np.prod(shape, dtype=np.int64))
     if size <= most:
         return np.arange(size, dtype=np.int64)
-    return np.sort(rng.choice(size, most, replace=False, shuffle=False)).astype(np.int64)
+    runs = rng.choice(size // _RUN, most // _RUN, replace=False, shuffle=False)
+    starts = _RUN * np.sort(runs) + rng.integers(size % _RUN + 1)
+    return (starts[:, None] + np.arange(_RUN)).ravel().astype(np.int64)
 
 
 @dataclass
@@ -40,6 +49,11 @@ class Values:
     max_grad_norm_per_array: float | None = None
 
     @property
+    def is_limited(self) -> bool:
+        """Whether gradients are clipped."""
+        return self.max_grad_norm is not None or self.max_grad_norm_per_array is not None
+
+    @property
     def lr(self) -> Array:
         """The learning rate of each group."""
         rates: Array = self.options[SCHEDULABLE.index("lr")]
@@ -49,17 +63,17 @@ class Values:
 class Observation:
     """Sampled elements of all leaves, one after the other, in one step.
 
-    The rows are `param` before the update, `grad`, `average` (of squares, or the variance) after
-    it, `update`, and the update of the next step. NaN: there is none.
+    The rows are `param` before the update, `grad` and `average` (of squares, or the variance), the
+    parameter `after` the update, `update`, and `next_update`, what the next step has made of it.
+    NaN: there is none.
     """
 
     def __init__(self, values: Values, size: int) -> None:
         self.values = values
         self.step = 0  # the number of steps with this one
         self.grad_norm: float | None = None
-        self.rows = np.full((5, size), np.nan)
-        self.param, self.grad, self.average, self.update, self.next_update = self.rows
-        self.update.fill(0)
+        self.rows = np.empty((6, size))
+        self.param, self.grad, self.average, self.after, self.update, self.next_update = self.rows
         self.has_next = False
         self.with_grad: set[int] = set()  # leaves
         self.frozen: frozenset[int] = frozenset()
@@ -95,13 +109,13 @@ class Recorder:
     ) -> None:
         rng = np.random.default_rng(seed)
         self.positions = [draw_positions(leaf.shape, most, rng) for leaf in leaves]
-        ends = np.cumsum([0, *(len(positions) for positions in self.positions)])
-        #: The places of each leaf's sample among those of all.
-        self.slices = [slice(int(a), int(b)) for a, b in pairwise(ends)]
+        counts = [len(positions) for positions in self.positions]
+        #: The end of each leaf's sample among those of all.
+        self.ends = np.cumsum(counts, dtype=np.int64)
         self._every, self._finish = every, finish
         self._wait = 0  # steps until the next of which not only the update counts
-        self._size = int(ends[-1])
-        #: The step under way, if it is sampled.
+        self._size = sum(counts)
+        #: The step under way, if more than its update counts.
         self.now: Observation | None = None
         self._awaits: Observation | None = None  # the next update
 
@@ -111,7 +125,7 @@ class Recorder:
         return 0 if self._awaits is not None else self._wait
 
     @property
-    def wants_gradients(self) -> bool:
+    def is_first(self) -> bool:
         """Whether the next step is the first of two, of which not only the update counts."""
         return self._wait == 0
 
@@ -121,24 +135,51 @@ class Recorder:
             self._awaits = None
             self._wait = max(self._wait - steps, 0)
 
-    def begin(self, values: Values) -> Observation:
-        """Begin to sample a step with these options."""
-        self.now = Observation(values, self._size)
-        return self.now
+    def begin(self, values: Values, params: Arrays, leaf_by_leaf: bool) -> None:
+        """Begin the first of two steps, with these options: before anything has changed."""
+        now = Observation(values, self._size)
+        _core.gather(params, self.positions, now.param)
+        if leaf_by_leaf:
+            now.grad.fill(np.nan)
+            now.average.fill(np.nan)
+        self.now = now
 
-    def end(self, step: int, grad_norm: float | None) -> None:
-        """Complete what a step was sampled for; it was the ``step``-th."""
+    def take_gradients(self, grads: Arrays, averages: Arrays, scale: float) -> None:
+        """Take the gradients of all leaves, times their factor, and their averages after it."""
+        if (now := self.now) is not None:
+            _core.gather(grads, self.positions, now.grad)
+            _core.gather(averages, self.positions, now.average)
+            if scale != 1:
+                now.grad *= scale
+            now.with_grad = {index for index, grad in enumerate(grads) if grad is not None}
+
+    def take_gradient(self, index: int, grad: Any, average: Any, scale: float) -> None:
+        """Take those of one leaf."""
+        if (now := self.now) is not None:
+            positions = [self.positions[index]]
+            part = slice(self.ends[index] - len(positions[0]), self.ends[index])
+            _core.gather([grad], positions, now.grad[part])
+            _core.gather([average], positions, now.average[part])
+            now.grad[part] *= scale
+            now.with_grad.add(index)
+
+    def end(self, params: Arrays) -> Observation | None:
+        """End a step that was due; the observation of it, if it was the first of two."""
         now, self.now = self.now, None
         before, self._awaits = self._awaits, None
-        if now is None:
-            return
-        if self.wants_gradients:
-            now.step, now.grad_norm = step, grad_norm
+        if now is not None:
+            _core.gather(params, self.positions, now.after)
+            np.subtract(now.after, now.param, out=now.update)
             self._awaits, self._wait = now, self._every
-        self._wait -= 1
+        self._wait = max(self._wait - 1, 0)
         if before is not None:
-            before.next_update[...], before.has_next = now.update, True
+            if now is None:
+                _core.gather(params, self.positions, before.next_update, before.after)
+            else:
+                before.next_update[...] = now.update
+            before.has_next = True
             self._finish(before)
+        return now
 
     def abandon(self) -> None:
         """Forget the step under way, which was not made."""
@@ -148,4 +189,5 @@ class Recorder:
         """Finish the observation that awaits another step, which will not come."""
         before, self._awaits = self._awaits, None
         if before is not None:
+            before.next_update.fill(np.nan)
             self._finish(before)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fused_rmsprop import _core
 from fused_rmsprop.groups.state import rates
 from fused_rmsprop.monitor.history import PERCENTILES, QUANTITIES, Array, Leaf, Point
 from fused_rmsprop.monitor.observation.sampling import Observation
 
-#: The number of elements that the percentiles of all leaves together are taken from.
-_POOL = 1024
+#: The number of elements that percentiles are taken from: of a leaf, and of all together.
+_OF_LEAF, _OF_ALL = 256, 512
 
 _ROW = {name: i for i, name in enumerate(QUANTITIES)}
 _RATES = slice(_ROW[f"effective_lr_p{PERCENTILES[0]}"], None)
 #: The quantities before those, and the clip factor.
 _SUMMED = slice(0, _ROW["clip_factor"])
+#: The sums that `_core.sum_leaves` makes.
+_SUMS = (
+    "params", "updates", "squares", "following", "products", "finite", "moving", "lost",
+    "compared", "reversals",
+)  # fmt: skip
 
 
 class Statistics:
@@ -29,51 +34,88 @@ class Statistics:
     ----------
     leaves : sequence of Leaf
         The parameters.
-    slices : sequence of slice
-        The places of each leaf's sample among those of all.
+    ends : ndarray of int64
+        The end of each leaf's sample among those of all.
     """
 
-    def __init__(self, leaves: Sequence[Leaf], slices: Sequence[slice]) -> None:
-        self._leaves, self._slices = leaves, slices
+    def __init__(self, leaves: Sequence[Leaf], ends: NDArray[np.int64]) -> None:
+        self._leaves, self._ends = leaves, ends
+        self._groups = np.array([leaf.group for leaf in leaves])
         self._sizes = np.array([leaf.size for leaf in leaves])
-        counts = np.array([part.stop - part.start for part in slices])
-        self._weights = self._sizes / np.maximum(counts, 1)  # what a sampled element stands for
-        shares = np.ceil(_POOL * self._sizes / max(self._sizes.sum(), 1))
-        shares = np.minimum(shares, counts).astype(np.int64)
-        self._pool = np.concatenate(
-            [
-                np.linspace(part.start, part.stop - 1, share).astype(np.int64)
-                for part, share in zip(slices, shares, strict=True)
-            ]
-        )
-        self._pool_groups = np.repeat([leaf.group for leaf in leaves], shares)
+        self._counts = np.diff(ends, prepend=0)
+        self._weights = self._sizes / np.maximum(self._counts, 1)  # elements for each sampled one
+        width = int(min(self._counts.max(initial=1), _OF_LEAF))
+        of_leaf = np.minimum(self._counts, width)
+        step = self._counts / np.maximum(of_leaf, 1)
+        places = (np.arange(width) * step[:, None]).astype(np.int64)
+        self._is_there = np.arange(width) < of_leaf[:, None]  # others are padding
+        self._places = np.where(self._is_there, places + (ends - self._counts)[:, None], 0)
+        shares = np.ceil(_OF_ALL * self._sizes / max(self._sizes.sum(), 1))
+        shares = np.minimum(shares, of_leaf)
+        pooled = self._is_there & (np.arange(width) < shares[:, None])
+        self._pool = self._places[pooled]
+        self._pool_groups = np.broadcast_to(self._groups[:, None], pooled.shape)[pooled]
 
     def points(self, observations: Sequence[Observation]) -> list[Point]:
         """One point of each."""
-        samples = _stacked(observations, len(self._leaves))
-        rows = np.full((len(observations), len(QUANTITIES), len(self._leaves) + 1), np.nan)
+        leaves = len(self._leaves)
+        rows = np.full((len(observations), len(QUANTITIES), leaves + 1), np.nan)
         with np.errstate(all="ignore"):
-            total = np.zeros(())
-            for i, (leaf, part) in enumerate(zip(self._leaves, self._slices, strict=True)):
-                sums = _sums(samples, part, i)
-                total = total + self._weights[i] * sums
-                rows[:, _SUMMED, i] = _quantities(sums)
-                rows[:, _RATES, i] = _rates_of_leaf(samples, part, leaf.group)
-            rows[:, _SUMMED, -1] = _quantities(total)
-            rows[:, _RATES, -1] = self._pooled_rates(samples)
+            sums = self._sums(observations)
+            total = {name: (self._weights * values).sum(axis=1) for name, values in sums.items()}
+            for name, row in _ROW.items():
+                if row < _SUMMED.stop:
+                    rows[:, row, :-1] = _QUANTITY[name](sums)
+                    rows[:, row, -1] = _QUANTITY[name](total)
+            average = np.stack([o.average for o in observations])
+            rows[:, _RATES, :-1] = self._rates(average, observations).transpose(0, 2, 1)
+            rows[:, _RATES, -1] = self._pooled_rates(average, observations)
             for point, o in zip(rows, observations, strict=True):
-                self._add_clip_factors(point[_ROW["clip_factor"]], point[_ROW["grad_rms"]], o)
-                point[:, :-1][:, [*o.frozen]] = np.nan
+                if o.values.is_limited:
+                    self._add_clip_factors(point[_ROW["clip_factor"]], point[_ROW["grad_rms"]], o)
+                if o.frozen:
+                    point[:, :-1][:, [*o.frozen]] = np.nan
         pairs = zip(rows, observations, strict=True)
         return [Point(o.step, point, o.values.options) for point, o in pairs]
 
-    def _pooled_rates(self, samples: _Samples) -> Array:
-        groups, v = self._pool_groups, samples.average[:, self._pool]
-        of_each = rates(
-            samples.lr[:, groups], v, samples.eps[:, groups], samples.eps_inside_sqrt[:, groups]
-        )
+    def _sums(self, observations: Sequence[Observation]) -> dict[str, Array]:
+        """Sums over the sampled elements of each leaf; arrays (observations, leaves)."""
+        leaves = len(self._leaves)
+        made = np.empty((len(observations), leaves, len(_SUMS)))
+        for out, o in zip(made, observations, strict=True):
+            _core.sum_leaves(o.rows, self._ends, out)
+        sums = dict(zip(_SUMS, made.transpose(2, 0, 1), strict=True))
+        given = _flags([o.with_grad for o in observations], leaves)
+        there = ~_flags([o.frozen for o in observations], leaves)
+        has_next = np.array([o.has_next for o in observations])[:, None]
+        for names, known in (
+            (("squares", "finite", "moving", "lost"), given),
+            (("params",), there),
+            (("following", "products", "compared"), has_next),
+        ):
+            for name in names:
+                sums[name] = np.where(known, sums[name], 0)
+        sums["elements"] = np.where(there, self._counts, 0.0)
+        sums["grads"] = np.where(given, self._counts, 0.0)
+        return sums
+
+    def _rates(self, average: Array, observations: Sequence[Observation]) -> Array:
+        """Percentiles of the effective learning rate; (observations, leaves, percentiles)."""
+        v = average[:, self._places]
+        v[~(self._is_there & (v > 0))] = np.nan
+        v.sort(axis=-1)
+        lr, eps, inside = _options(observations, self._groups)
+        falling = _nearest(v, from_end=True)  # the rate falls with v
+        return rates(lr[:, :, None], falling, eps[:, :, None], inside[:, :, None])
+
+    def _pooled_rates(self, average: Array, observations: Sequence[Observation]) -> Array:
+        """The same of all leaves together; (observations, percentiles)."""
+        v = average[:, self._pool]
+        lr, eps, inside = _options(observations, self._pool_groups)
+        of_each = rates(lr, v, eps, inside)
         of_each[~(v > 0)] = np.nan
-        return _nearest(np.sort(of_each, axis=1), np.zeros(len(v), np.int64))
+        of_each.sort(axis=-1)
+        return _nearest(of_each)
 
     def _add_clip_factors(self, factors: Array, grad_rms: Array, o: Observation) -> None:
         """Set those of each leaf and of all; NaN where nothing is clipped."""
@@ -88,34 +130,17 @@ class Statistics:
             factors[:-1] = factors[-1] * (1 if of_leaves is None else of_leaves)
 
 
-@dataclass
-class _Samples:
-    """The samples of several observations; the first axis is theirs."""
-
-    rows: Array  # (observations, 5, elements), as those of an observation
-    has_next: NDArray[np.bool_]
-    with_grad: NDArray[np.bool_]  # (observations, leaves)
-    frozen: NDArray[np.bool_]
-    lr: Array  # (observations, groups)
-    eps: Array
-    eps_inside_sqrt: NDArray[np.bool_]
-
-    @property
-    def average(self) -> Array:
-        """The averages of squares; shape (observations, elements)."""
-        return self.rows[:, 2]
-
-
-def _stacked(observations: Sequence[Observation], leaves: int) -> _Samples:
-    return _Samples(
-        np.stack([o.rows for o in observations]),
-        np.array([o.has_next for o in observations]),
-        _flags([o.with_grad for o in observations], leaves),
-        _flags([o.frozen for o in observations], leaves),
-        np.stack([o.values.lr for o in observations]),
-        np.stack([o.values.eps for o in observations]),
-        np.stack([o.values.eps_inside_sqrt for o in observations]),
-    )
+_QUANTITY: Mapping[str, Callable[[Mapping[str, Array]], Array]] = {
+    "grad_rms": lambda s: np.sqrt(s["squares"] / np.where(s["grads"] > 0, s["finite"], np.nan)),
+    "update_rms": lambda s: np.sqrt(s["updates"] / s["elements"]),
+    "param_rms": lambda s: np.sqrt(s["params"] / s["elements"]),
+    "update_ratio": lambda s: np.sqrt(s["updates"] / s["params"]),
+    "reversed": lambda s: s["reversals"] / s["compared"],
+    "cosine": lambda s: s["products"] / np.sqrt(s["updates"] * s["following"]),
+    "zero_grad": lambda s: (s["finite"] - s["moving"]) / s["grads"],
+    "nonfinite_grad": lambda s: (s["grads"] - s["finite"]) / s["grads"],
+    "lost_update": lambda s: s["lost"] / s["moving"],
+}
 
 
 def _flags(chosen: Sequence[Set[int]], leaves: int) -> NDArray[np.bool_]:
@@ -126,90 +151,22 @@ def _flags(chosen: Sequence[Set[int]], leaves: int) -> NDArray[np.bool_]:
     return flags
 
 
-def _sums(samples: _Samples, part: slice, leaf: int) -> Array:
-    """Sums over the sampled elements of a leaf; shape (sums, observations)."""
-    param, grad, _, update, following = samples.rows[:, :, part].transpose(1, 0, 2)
-    there, given, has_next = (
-        ~samples.frozen[:, leaf],
-        samples.with_grad[:, leaf],
-        samples.has_next,
-    )
-    counts = np.full(len(param), param.shape[1])
-    squares, finite = _dot(grad, grad), counts
-    if not np.isfinite(squares[given]).all():  # each pass over the elements counts
-        is_finite = np.isfinite(grad)
-        finite, grad = _count(is_finite), np.where(is_finite, grad, 0)
-        squares = _dot(grad, grad)
-    moving = _count(grad)
-    lost = counts - _count(update)
-    if lost.any():
-        lost = _count((update == 0) & (grad != 0))
-    product = update * following
-    return np.stack(
-        [
-            there * counts,
-            np.where(there, _dot(param, param), 0),
-            _dot(update, update),
-            given * counts,
-            given * finite,
-            np.where(given, squares, 0),
-            given * (finite - moving),
-            given * lost,
-            given * moving,
-            np.where(has_next, _dot(following, following), 0),
-            np.where(has_next, product.sum(axis=1), 0),
-            has_next * _count(product),
-            _count(product < 0),
-        ]
+def _options(observations: Sequence[Observation], groups: NDArray[np.int64]) -> tuple[Any, ...]:
+    """lr, eps and eps_inside_sqrt of these groups; arrays (observations, groups)."""
+    values = [o.values for o in observations]
+    return (
+        np.stack([v.lr for v in values])[:, groups],
+        np.stack([v.eps for v in values])[:, groups],
+        np.stack([v.eps_inside_sqrt for v in values])[:, groups],
     )
 
 
-def _quantities(sums: Array) -> Array:
-    """The quantities before the clip factor; shape (observations, quantities)."""
-    (
-        elements, params, updates, grads, finite, squares, zeros, lost, moving, following, products,
-        compared, reversals,
-    ) = sums  # fmt: skip
-    update_rms, param_rms = np.sqrt(updates / elements), np.sqrt(params / elements)
-    values = {
-        "grad_rms": np.sqrt(squares / np.where(grads > 0, finite, np.nan)),
-        "update_rms": update_rms,
-        "param_rms": param_rms,
-        "update_ratio": update_rms / param_rms,
-        "reversed": reversals / compared,
-        "cosine": products / np.sqrt(updates * following),
-        "zero_grad": zeros / grads,
-        "nonfinite_grad": (grads - finite) / grads,
-        "lost_update": lost / moving,
-    }
-    return np.stack([values[name] for name in [*QUANTITIES][_SUMMED]], axis=1)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return np.asarray(np.einsum("ij,ij->i", a, b))
-
-
-def _count(elements: NDArray[Any]) -> NDArray[np.int64]:
-    """How many elements of each row are not zero."""
-    return np.asarray(np.count_nonzero(elements, axis=1))
-
-
-def _rates_of_leaf(samples: _Samples, part: slice, group: int) -> Array:
-    """Percentiles of the effective learning rate; shape (observations, percentiles)."""
-    v = np.sort(samples.average[:, part], axis=1)[:, ::-1]  # the rate falls with v
-    unknown = _count(np.isnan(v))
-    chosen = _nearest(np.where(v > 0, v, np.nan), unknown)
-    lr, eps = samples.lr[:, group, None], samples.eps[:, group, None]
-    return rates(lr, chosen, eps, samples.eps_inside_sqrt[:, group, None])
-
-
-def _nearest(ordered: Array, first: NDArray[np.int64]) -> Array:
-    """The elements at `PERCENTILES` of each row: those from ``first`` on, up to the first NaN."""
-    known = _count(~np.isnan(ordered))
-    beyond = np.array(PERCENTILES) / 100 * np.maximum(known - 1, 0)[:, None]
-    places = first[:, None] + np.rint(beyond).astype(np.int64)
-    if ordered.shape[1] == 0:
+def _nearest(ordered: Array, from_end: bool = False) -> Array:
+    """The elements at the nearest places to `PERCENTILES` on the last axis, which ends with NaN."""
+    known = np.count_nonzero(~np.isnan(ordered), axis=-1)[..., None]
+    last = np.maximum(known - 1, 0)
+    places = np.rint(np.array(PERCENTILES) / 100 * last).astype(np.int64)
+    places = last - places if from_end else places
+    if ordered.shape[-1] == 0:
         return np.full(places.shape, np.nan)
-    last = ordered.shape[1] - 1
-    found = np.take_along_axis(ordered, np.minimum(places, last), axis=1)
-    return np.where(known[:, None] > 0, found, np.nan)
+    return np.take_along_axis(ordered, places, axis=-1)
