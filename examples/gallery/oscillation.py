@@ -5,7 +5,7 @@ Oscillation and what cures it
 Near a minimum the gradient shrinks, but RMSProp divides by its root mean square, so the step stays
 about as long as ``lr``. If that is longer than the way to the minimum, the next step goes back: the
 parameters swing, and the loss stays where it is. The sign to look for is the share of parameters
-whose update has changed its direction since the step before.
+whose next update goes the other way, which a ``Monitor`` records.
 
 The problem is convex and has no noise: linear regression on the ten features of scikit-learn's
 diabetes data, with the gradient over all rows.
@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.datasets import load_diabetes
 
 from fused_rmsprop import RMSProp
+from fused_rmsprop.monitor import Monitor
 from fused_rmsprop.schedules import Cosine
 
 x, y = load_diabetes(return_X_y=True)
@@ -28,14 +29,13 @@ def train(**options):
     """Return the loss above its minimum and the share of reversed updates, by step."""
     w = np.zeros(x.shape[1])
     opt = RMSProp(w, **options)
-    losses, path = [], [w.copy()]
-    for _ in range(STEPS):
-        error = x @ w - y
-        losses.append(0.5 * np.mean(error**2) - least)
-        opt.step(x.T @ error / len(y))
-        path.append(w.copy())
-    updates = np.diff(path, axis=0)
-    return np.array(losses), (updates[1:] * updates[:-1] < 0).mean(axis=1)
+    losses = []
+    with Monitor(opt, every=1, max_points=STEPS + 1) as monitor:
+        for _ in range(STEPS):
+            error = x @ w - y
+            losses.append(0.5 * np.mean(error**2) - least)
+            opt.step(x.T @ error / len(y))
+    return np.array(losses), monitor.history.total("reversed")[:-1]  # the last has no next
 
 
 # %%

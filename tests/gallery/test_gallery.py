@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-import runpy
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from support import ROOT, needs
-
-matplotlib = needs("matplotlib", reason="the gallery draws with matplotlib")
-matplotlib.use("Agg")
-plt = needs("matplotlib.pyplot")
-
-GALLERY = ROOT / "examples/gallery"
-Names = dict[str, Any]
-Run = Callable[[str], Names]
+from gallery_support import GALLERY, Run
+from support import needs
 
 pytestmark = pytest.mark.slow
-
-
-def check_figure(figure: Any, file: Path) -> None:
-    """A figure has data in all its axes and fits a page; it can be saved and is not blank."""
-    figure.savefig(file)
-    assert figure.get_axes()
-    assert all(axes.has_data() for axes in figure.get_axes())
-    height, width, _ = (image := plt.imread(file)).shape
-    assert width <= 800
-    assert height <= 800
-    assert 0.01 < (image[..., :3].min(axis=2) < 0.9).mean() < 0.6, "share of inked pixels"
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """A function that runs a script, checks its only figure and returns the script's names."""
-    monkeypatch.syspath_prepend(GALLERY)  # as for a script that is run by its path
-    monkeypatch.setattr(plt, "show", lambda: None)  # with a display it warns about Agg
-
-    def run_script(name: str) -> Names:
-        plt.close("all")
-        names = runpy.run_path(str(GALLERY / name))
-        (number,) = plt.get_fignums()
-        check_figure(plt.figure(number), tmp_path / "figure.png")
-        return names
-
-    return run_script
 
 
 def test_scripts_are_short_and_open_with_a_title() -> None:
@@ -62,7 +25,7 @@ def test_scripts_are_short_and_open_with_a_title() -> None:
 
 
 def test_from_scratch(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    names = run("from_scratch.py")
+    names = run("from_scratch")
     assert names["identical"]
     assert names["params"].tobytes() == names["p"].tobytes()
     assert names["fused_losses"][-1] < 0.01 * names["fused_losses"][0]
@@ -70,7 +33,7 @@ def test_from_scratch(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_observation_window(run: Run) -> None:
-    names = run("observation_window.py")
+    names = run("observation_window")
     shares = {alpha: f"{share:.0%}" for alpha, share in names["share_in_window"].items()}
     assert shares == {0.7: "70%", 0.9: "65%", 0.99: "63%"}
     divisors, size = names["divisors"], names["size"]
@@ -84,7 +47,7 @@ def test_observation_window(run: Run) -> None:
 
 
 def test_trajectories(run: Run) -> None:
-    names = run("trajectories.py")
+    names = run("trajectories")
     paths, final = names["paths"], names["final"]
     # The figures that the chapter of Dive into Deep Learning prints.
     np.testing.assert_allclose(paths["RMSProp"][-1], [-0.010599, 0.0], rtol=0, atol=5e-7)
@@ -108,7 +71,7 @@ def test_trajectories(run: Run) -> None:
 
 
 def test_trajectories_animated(run: Run, tmp_path: Path) -> None:
-    names = run("trajectories_animated.py")
+    names = run("trajectories_animated")
     image = needs("PIL.Image", reason="pillow writes the animation")
     file = tmp_path / "animation.gif"
     names["animation"].save(file, writer="pillow")
@@ -121,7 +84,7 @@ def test_trajectories_animated(run: Run, tmp_path: Path) -> None:
 
 
 def test_trajectories_hard(run: Run) -> None:
-    names = run("trajectories_hard.py")
+    names = run("trajectories_hard")
     reached = {name: np.isfinite(steps).sum() for name, steps in names["needed"].items()}
     assert reached["SGD"] == 0
     assert reached["Momentum"] <= 1
@@ -141,7 +104,7 @@ def test_trajectories_hard(run: Run) -> None:
 
 def test_schedule(run: Run) -> None:
     needs("sklearn", reason="the digits are scikit-learn's")
-    names = run("schedule.py")
+    names = run("schedule")
     final, runs = names["final"], names["runs"]
     constant = [value for name, value in final.items() if "constant" in name]
     falling = [value for name, value in final.items() if "constant" not in name]

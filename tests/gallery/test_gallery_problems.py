@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fused_rmsprop import PRESETS
-from support import ROOT, needs
+from gallery_support import Run
+from support import needs
 
-matplotlib = needs("matplotlib", reason="the gallery draws with matplotlib")
-matplotlib.use("Agg")
-plt = needs("matplotlib.pyplot")
 needs("sklearn", reason="most of the data are scikit-learn's")
 needs("tqdm", reason="the demo, whose network is used, needs it")
 
-GALLERY = ROOT / "examples/gallery"
-Names = dict[str, Any]
 Arrays = dict[Any, Any]
-Run = Callable[[str], Names]
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """A function that runs a script, checks its only figure and returns the script's names."""
-    monkeypatch.syspath_prepend(GALLERY)  # as for a script that is run by its path
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plt, "show", lambda: None)  # with a display it warns about Agg
-
-    def run_script(name: str) -> Names:
-        plt.close("all")
-        names = runpy.run_path(str(GALLERY / f"{name}.py"))
-        (number,) = plt.get_fignums()
-        figure = plt.figure(number)
-        assert figure.get_axes()
-        assert all(axes.has_data() for axes in figure.get_axes())
-        figure.savefig("figure.png")
-        height, width, _ = (image := plt.imread("figure.png")).shape
-        assert max(height, width) <= 800
-        assert (image[..., :3].min(axis=2) < 0.9).mean() > 0.01, "share of inked pixels"
-        return names
-
-    return run_script
 
 
 def check_gradients(loss: Callable[[Arrays], float], params: Arrays, grads: Arrays) -> None:
