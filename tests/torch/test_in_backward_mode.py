@@ -68,7 +68,7 @@ def test_small_parameters_have_no_trials_of_threads(monkeypatch: pytest.MonkeyPa
     opt = RMSprop(params, in_backward=True)
     owner: Any = opt._in_backward
     monkeypatch.setattr(owner, "_series", None)  # which would be asked
-    monkeypatch.setattr(owner, "_end_round", lambda: setattr(owner, "_open", False))
+    monkeypatch.setattr(owner, "_end_round", lambda _: setattr(owner, "_open", False))
     for _ in range(3):
         torch.stack([p.sum() for p in params]).sum().backward()
         opt.step()

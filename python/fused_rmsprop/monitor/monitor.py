@@ -21,10 +21,11 @@ from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.options import SCHEDULABLE
 from fused_rmsprop.values import Number, as_count, as_number
 
-#: As many sampled elements, or observations, wait to be turned into points together: small models
-#: would pay most for NumPy's calls.
+#: As many sampled elements, observations or logged values wait to be stored together: small models
+#: would pay most for the calls.
 _ELEMENTS_TOGETHER = 2**16
 _TOGETHER = 64
+_LOGS_TOGETHER = 1000
 
 
 class Monitor(Record):
@@ -95,6 +96,7 @@ class Monitor(Record):
     _recorder: Recorder | None
     _statistics: Statistics | None
     _waiting: list[Observation]
+    _logs: list[tuple[int, dict[str, float]]]
     _live: Live | None
 
     @helps_with_options
@@ -149,14 +151,20 @@ class Monitor(Record):
         RuntimeError
             If the monitor is detached.
         """
-        if self._observer is None:
+        if (observer := self._observer) is None:
             raise RuntimeError("the monitor is detached: it observes no optimizer any more")
-        given = named if values is None else {**values, **named}
-        numbers = {name: _logged(name, value) for name, value in given.items()}
-        step = self._observer.step_count
-        self._store.log(step, numbers)
+        if values is not None:
+            named = {**values, **named}
+        for name, value in named.items():
+            if type(value) is not float or type(name) is not str:  # it may be called in each step
+                named = {name: _logged(name, value) for name, value in named.items()}
+                break
+        step = observer.step_count
+        self._logs.append((step, named))
+        if len(self._logs) >= _LOGS_TOGETHER:
+            self._complete()
         if self._streams:
-            self._streams.log(step, numbers)
+            self._streams.log(step, named)
 
     def live(self, seconds: Number = 2.0) -> Live:
         """Show the figure of `plot` in a notebook, and draw it anew while the training goes on.
@@ -213,7 +221,7 @@ class Monitor(Record):
     def _set_up(self, store: Store) -> None:
         self._store = store
         self._lock = threading.RLock()
-        self._waiting = []
+        self._waiting, self._logs = [], []
         self._observer = self._recorder = self._statistics = None
         self._streams = Streams()
         self._live = None
@@ -231,8 +239,11 @@ class Monitor(Record):
             self._live.update()
 
     def _complete(self) -> list[Point]:
-        """Turn waiting observations into points."""
+        """Turn waiting observations into points, and store what was logged."""
         with self._lock:
+            logs, self._logs = self._logs, []
+            for step, values in logs:
+                self._store.log(step, values)
             waiting, self._waiting = self._waiting, []
             if not waiting or self._statistics is None:
                 return []
@@ -264,8 +275,6 @@ def _observer_of(opt: Any, names: Any) -> Observer:
 
 
 def _logged(name: str, value: Any) -> float:
-    if type(value) is float and type(name) is str:  # this may be called in each step
-        return value
     if not isinstance(name, str):
         raise TypeError(f"names of logged values are str, got {name!r}")
     if hasattr(value, "detach"):  # torch warns of tensors in a graph

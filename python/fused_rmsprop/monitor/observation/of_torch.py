@@ -46,26 +46,27 @@ class TorchObserver(Observer):
         self.groups = tuple(str(g) for g in range(len(optimizer.param_groups)))
         self.params = params
         self._index = {id(p): i for i, p in enumerate(params)}
-        self.steps = max((_steps_of(optimizer.state.get(p)) for p in params), default=0)
+        steps = max((_steps_of(optimizer.state.get(p)) for p in params), default=0)
+        self._watch: Watch = optimizer._watch or Watch()
+        self._before = steps - self._watch.made
 
     def attach(self) -> None:
         """Let the optimizer hand its steps over."""
-        watch = self._optimizer._watch or Watch()
-        watch.observers = (*watch.observers, self)
-        self._optimizer.__dict__["_watch"] = watch
+        self._watch.take((*self._watch.observers, self))
+        self._optimizer.__dict__["_watch"] = self._watch
 
     def detach(self) -> None:
         """End that, unless there is another monitor."""
         watch = self._optimizer._watch
         if watch is not None:
-            watch.observers = tuple(o for o in watch.observers if o is not self)
+            watch.take(tuple(o for o in watch.observers if o is not self))
             if not watch.observers:
                 self._optimizer.__dict__.pop("_watch", None)
 
     @property
     def step_count(self) -> int:
         """How many steps the optimizer has made, as its states and the observed ones tell."""
-        return self.steps
+        return self._before + self._watch.made
 
     def constants(self) -> dict[str, Any]:
         """Options that hardly ever change."""
@@ -102,36 +103,53 @@ class Watch:
 
     def __init__(self) -> None:
         self.observers: tuple[TorchObserver, ...] = ()
-        self._due: list[TorchObserver] = []  # in a round of updates during a backward pass
+        self.made = 0  # steps
+        self._planned = self._left = 0  # steps before the next one for a monitor; when planned
+        self._due: list[TorchObserver] = []  # those of the step under way
+
+    def take(self, observers: tuple[TorchObserver, ...]) -> None:
+        """Have these observers from now on."""
+        self._count()
+        self.observers = observers
+        self._plan()
+
+    def _count(self) -> None:
+        """Tell the observers how many steps were made without them."""
+        for observer in self.observers:
+            observer.pass_by(self._planned - self._left)
+        self._planned = self._left
+
+    def _plan(self) -> None:
+        steps = [n for o in self.observers if (n := o.steps_to_due) is not None]
+        self._planned = self._left = min(steps, default=0)
 
     def around(self, step: Callable[[], object]) -> None:
         """Make a step of all parameters together."""
-        due = [observer for observer in self.observers if observer.steps_to_due == 0]
-        for observer in due:
-            observer.begin()
+        if self._left > 0:
+            step()
+            self._left -= 1
+            self.made += 1
+            return
+        self._begin(False)
         try:
             step()
         except BaseException:
-            for observer in due:
+            for observer in self._due:
                 observer.abandon()
             raise
-        for observer in due:
+        for observer in self._due:
             observer.take_gradients([p.grad for p in observer.params])
-        self._end(due)
+        self.end()
 
-    def _end(self, due: list[TorchObserver]) -> None:
-        for observer in self.observers:
-            observer.steps += 1
-            if observer in due:
-                observer.end()
-            else:
-                observer.pass_by(1)
+    def _begin(self, leaf_by_leaf: bool) -> None:
+        self._count()
+        self._due = [observer for observer in self.observers if observer.steps_to_due == 0]
+        for observer in self._due:
+            observer.begin(leaf_by_leaf)
 
     def begin(self) -> None:
         """Begin a round of updates during a backward pass."""
-        self._due = [observer for observer in self.observers if observer.steps_to_due == 0]
-        for observer in self._due:
-            observer.begin(leaf_by_leaf=True)
+        self._begin(True)
 
     def after(self, param: Any) -> None:
         """After an update of that round; the gradient is still there."""
@@ -140,9 +158,15 @@ class Watch:
                 observer.take_gradient(index, param.grad)
 
     def end(self) -> None:
-        """End the round."""
+        """End the round, or a step that monitors sample."""
         due, self._due = self._due, []
-        self._end(due)
+        self.made += 1
+        for observer in self.observers:
+            if observer in due:
+                observer.end()
+            else:
+                observer.pass_by(1)
+        self._plan()
 
 
 def _given_names(names: Any) -> dict[int, str]:
