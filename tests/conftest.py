@@ -6,6 +6,7 @@ because it computes the expected values once for all.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -54,6 +55,14 @@ def each_way(restored: None) -> Callable[[], Iterator[str]]:
 def draws_of_its_own() -> None:
     """The arrays that a test draws do not depend on the tests before it."""
     restart_draws()
+
+
+@pytest.fixture(autouse=True)
+def figures_are_closed() -> Iterator[None]:
+    """Pyplot keeps figures, and warns when they are many."""
+    yield
+    if (pyplot := sys.modules.get("matplotlib.pyplot")) is not None:
+        pyplot.close("all")
 
 
 # A busy machine is no failure.

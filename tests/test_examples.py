@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-from typing import Any
 
 import pytest
 
@@ -51,18 +50,9 @@ def test_numba_loop(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the step by Numba gives the same bits" in capsys.readouterr().out
 
 
-def test_the_page_names_every_example_and_its_code_runs() -> None:
+def test_the_page_names_every_example() -> None:
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"python examples/(\w+\.py)", page))
     assert named == {path.name for path in EXAMPLES.glob("*.py")}
     for target in re.findall(r"\]\(([^)#]+)", page):
         assert target.startswith("http") or (EXAMPLES / target).exists(), target
-
-    needs("scipy", reason="the page shows a method of SciPy's minimize")
-    autograd_block, scipy_block = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    names: dict[str, Any] = {"grad": lambda x, i: x, "init_params": 1.0, "callback": None}
-    exec(autograd_block, names)
-    assert abs(names["params"]) < 0.1
-    names |= {"value_and_gradient": lambda x: (float(x @ x), 2 * x), "x0": [1.0, -2.0]}
-    exec(scipy_block, names)
-    assert names["result"].success

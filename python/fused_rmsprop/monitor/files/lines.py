@@ -42,7 +42,7 @@ def header_line(described: Described, step: int = 0) -> bytes:
             "format": FORMAT,
             "version": VERSION,
             "step": step,
-            "leaves": [leaf._asdict() for leaf in described.leaves],
+            "leaves": [dict(zip(Leaf._fields, leaf, strict=True)) for leaf in described.leaves],
             "groups": described.groups,
             "quantities": list(QUANTITIES),
             "options": described.option_names,
