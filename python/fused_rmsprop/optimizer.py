@@ -271,7 +271,9 @@ class RMSProp(LeafwiseOptimizer, Saving):
             nonfinite = self._stepper.step(grads, scale, after)
         if nonfinite is not None:
             if nonfinite is True:  # there is a monitor
-                self._watch.step(grads, grad_scale)
+                watch = self._watch  # another thread may end it at any time
+                step = RMSProp.step if watch is None else watch.step
+                step(self, grads, grad_scale)
                 return
             if self.on_nonfinite == "propagate":
                 warn_of_spreading(nonfinite[0], self._stepper)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
+import os
 import pickle
+import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 
 from fused_rmsprop import RMSProp, rmsprop_step, schedules
 from fused_rmsprop.monitor import Monitor
-from support import Array, both_dtypes, draw, halved
+from support import Array, both_dtypes, draw, halved, needs_fork
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -354,3 +356,134 @@ def test_no_warning_comes_from_odd_numbers() -> None:
 def test_the_plain_function_has_no_monitor() -> None:
     with pytest.raises(TypeError, match="observes"):
         Monitor(rmsprop_step)
+
+
+def test_a_rebound_gradient_is_still_warned_of() -> None:
+    g = np.ones(3)
+    opt = RMSProp({"W": np.ones(3)}, grads={"W": g})
+    monitor = Monitor(opt, every=1)
+    opt.step()
+    opt.step()
+    g = g * 2
+    with pytest.warns(UserWarning, match="a bound gradient that only the optimizer refers to"):
+        step_often(opt, None)
+    assert g[0] == 2
+    monitor.detach()
+
+
+def test_gradients_are_read_once() -> None:
+    class Grads(Mapping[str, Array]):
+        made = 0
+
+        def __getitem__(self, key: str) -> Array:
+            self.made += 1
+            return np.full(3, float(self.made))
+
+        def __iter__(self) -> Any:
+            return iter(["W"])
+
+        def __len__(self) -> int:
+            return 1
+
+        def __contains__(self, key: object) -> bool:
+            return key == "W"
+
+    opt, grads = RMSProp({"W": np.ones(3)}), Grads()
+    with Monitor(opt, every=1) as monitor:
+        for _ in range(3):
+            opt.step(grads)
+    assert grads.made == 3
+    assert monitor.history["grad_rms"].ravel().tolist() == [1, 2, 3]
+
+
+def test_a_thread_may_detach_at_any_time() -> None:
+    opt, errors = RMSProp(np.ones(3)), list[BaseException]()
+    done = threading.Event()
+
+    def attach() -> None:
+        try:
+            while not done.is_set():
+                Monitor(opt, every=1).detach()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=attach)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for _ in range(3000):
+            opt.step(np.ones(3))
+    finally:
+        done.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert not errors
+    assert opt.step_count == 3000
+
+
+def test_skipped_steps_have_places_of_their_own() -> None:
+    opt = RMSProp(np.ones(2), on_nonfinite="skip")
+    with Monitor(opt, every=1) as monitor:
+        for g in (1.0, np.nan, np.nan, 1.0):
+            opt.step(np.full(2, g))
+    assert monitor.history.steps.tolist() == [1, 2, 3, 4]
+    assert monitor.history["nonfinite_grad"].ravel().tolist() == [0, 1, 1, 0]
+
+
+def test_detaching_within_a_block_leaves_the_others_their_schedule() -> None:
+    opt = RMSProp({"W": np.ones(3)})
+    first, second = Monitor(opt, every=10), Monitor(opt, every=10)
+    for step in range(25):
+        with opt.leafwise() as update:
+            update("W", np.ones(3))
+            if step == 0:
+                second.detach()
+    assert first.history.steps.tolist() == [1, 11, 21]
+
+
+def test_errors_of_an_update_are_those_without_a_monitor() -> None:
+    messages = []
+    for observed in (False, True):
+        opt = RMSProp({"W": np.ones(3)})
+        monitor = Monitor(opt) if observed else None
+        with opt.leafwise() as update:
+            for arguments in (("W", np.ones(3), 1.0), ("V", np.ones(3)), ("W",), (), (1,)):
+                with pytest.raises((TypeError, KeyError, ValueError)) as raised:
+                    update(*arguments)
+                messages.append(str(raised.value))
+        assert monitor is None or monitor.is_observing
+    assert messages[:5] == messages[5:]
+
+
+@needs_fork
+def test_a_child_steps_though_a_thread_was_reading() -> None:
+    opt = RMSProp(np.ones(3))
+    monitor = Monitor(opt, every=1)
+    opt.step(np.ones(3))
+    with monitor._lock, monitor._store._lock:
+        child = os.fork()
+        if child == 0:  # its locks are its own
+            opt.step(np.ones(3))
+            opt.step(np.ones(3))
+            os._exit(0 if len(monitor.history.steps) else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_the_error_state_of_numpy_is_the_users() -> None:
+    before = np.geterr()
+    opt = RMSProp(np.ones(3), lr=0.1)
+    monitor = Monitor(opt, every=1)
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    for method in ("_values", "_params", "_averages", "_frozen", "_grad_norm"):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(monitor._observer, method, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                opt.step(np.ones(3))
+        assert np.geterr() == before
+        opt.step(np.ones(3))
+        assert opt._stepper.unobserved == 0

@@ -224,3 +224,72 @@ def test_squares_neither_overflow_nor_vanish_in_float32() -> None:
         with Monitor(opt, every=1) as monitor:
             opt.step(np.full(4, size, np.float32))
         np.testing.assert_allclose(monitor.history["grad_rms"][0, 0], size, rtol=1e-6)
+
+
+def test_the_rates_of_all_leaves_are_those_of_all_elements() -> None:
+    """Leaves of one size, of which many are tiny, and one leaf that is only sampled."""
+    rng = np.random.default_rng(5)
+    for shapes in ([(10, 20)] * 8, [(1000,)] * 4, [(300, 300), *[(10,)] * 100]):
+        scales = np.exp(rng.standard_normal(len(shapes)))
+        params = [np.ones(shape) for shape in shapes]
+        opt = RMSProp(params, lr=0.1, alpha=0.9)
+        with Monitor(opt, every=1) as monitor:
+            opt.step(
+                [s * rng.standard_normal(p.shape) for s, p in zip(scales, params, strict=True)]
+            )
+        every = np.concatenate([opt.effective_lr(str(i)).ravel() for i in range(len(params))])
+        found = monitor.history.effective_lr()[0, :, -1]
+        # The ranks of what is found, among all elements.
+        ranks = 100 * np.searchsorted(np.sort(every), found) / every.size
+        np.testing.assert_allclose(ranks, PERCENTILES, atol=6)
+
+
+def test_a_sample_is_like_the_whole() -> None:
+    rng = np.random.default_rng(6)
+    w, g = rng.standard_normal((2, 500, 400))
+    g[g < 0.5] = 0
+    opt = RMSProp(w, lr=0.1)
+    with Monitor(opt, every=1, sample=4096) as monitor:
+        opt.step(g)
+    h = monitor.history
+    np.testing.assert_allclose(h["grad_rms"][0, 0], rms(g), rtol=0.1)
+    np.testing.assert_allclose(h["zero_grad"][0, 0], np.mean(g == 0), atol=0.05)
+
+
+def test_what_happens_between_two_steps_is_no_update() -> None:
+    p = np.ones(4)
+    opt = RMSProp(p, lr=0.01)
+    with Monitor(opt, every=10) as monitor:
+        for _ in range(11):
+            opt.step(np.ones(4))
+            p *= 0.5  # a user's decay, the other way
+    assert (monitor.history.total("cosine")[0] > 0.99).all()
+    assert monitor.history.total("reversed")[0] == 0
+
+
+def test_a_limited_gradient_is_clipped_by_what_is_left_of_it() -> None:
+    opt = RMSProp(np.ones(4), max_grad_value=1.0, max_grad_norm_per_array=0.5)
+    with Monitor(opt, every=1) as monitor:
+        opt.step(np.array([10.0, -10.0, 0.1, 0.0]))
+    limited = np.array([1.0, -1.0, 0.1, 0.0])
+    np.testing.assert_allclose(
+        monitor.history["clip_factor"][0, 0], 0.5 / np.sqrt((limited**2).sum())
+    )
+
+
+def test_a_frozen_leaf_counts_nowhere() -> None:
+    opt = RMSProp({"a": np.ones(2), "b": np.ones(2)})
+    opt.freeze("b")
+    with Monitor(opt, every=1) as monitor:
+        opt.step({"a": np.ones(2), "b": np.full(2, 1000.0)})
+        with opt.leafwise() as update:
+            update("b", np.ones(2))
+            update("a", np.ones(2))
+    assert monitor.history.total("grad_rms").tolist() == [1.0, 1.0]
+
+
+def test_an_empty_leaf_is_no_problem() -> None:
+    opt = RMSProp(np.ones(0))
+    with Monitor(opt, every=1) as monitor:
+        opt.step(np.ones(0))
+    assert np.isnan(monitor.history["grad_rms"]).all()

@@ -52,15 +52,17 @@ const void *NumpyStepper::gradient(Slot &slot, const py::object &grad) {
     return data_in_order_of(p.array, array, slot.ordered_grad);
 }
 
-py::list NumpyStepper::gradients(const py::object &grads) {
-    const Claim claim(ownership);
-    const py::object nest = grads.is_none() ? bound() : grads;
-    std::vector<py::object> found;
-    flatten(nest, found, grads.is_none());
-    py::list listed;
-    for (const py::object &grad : found)
-        listed.append(grad ? grad : py::none());
-    return listed;
+void NumpyStepper::keep_gradients() {
+    py::list kept;
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+        if (tensors_[i].grad == nullptr)
+            kept.append(py::none());
+        else if (accumulated > 0)
+            kept.append(slots_[i].parameter().state[grad_sum]);
+        else
+            kept.append(given_[i]);
+    }
+    kept_ = std::move(kept);
 }
 
 /// Asks for what gradient() will read of later leaves: their arrays lie anywhere, and a step over

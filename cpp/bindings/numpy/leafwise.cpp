@@ -134,6 +134,8 @@ void Leafwise::update(const py::object &name, const py::object &grad) {
     slot.group->count_step(slot.index);
     updated_[i] = true;
     ++updates_;
+    if (stepper_.keeps_gradients)
+        stepper_.keep_gradient(given);
 }
 
 Leafwise::Turn::~Turn() {

@@ -42,10 +42,10 @@ void gather_from(const py::array &array, const Positions &positions, double *out
     }
 }
 
-/// Writes the elements at these positions in C order one after the other, less those that are
-/// given; NaN for those of None.
+/// Writes the elements at these positions in C order one after the other, times a factor, or less
+/// those that are given; NaN for those of None.
 void gather(const py::list &arrays, const py::list &positions, Elements &out,
-            const std::optional<Elements> &less) {
+            const std::optional<Elements> &less, double factor) {
     double *const elements = out.mutable_data();
     py::ssize_t done = 0;
     if (arrays.size() != positions.size())
@@ -66,8 +66,8 @@ void gather(const py::list &arrays, const py::list &positions, Elements &out,
     }
     if (less && less->size() != done)
         throw py::value_error("gather needs as many elements to subtract");
-    for (py::ssize_t i = 0; less && i < done; ++i)
-        elements[i] -= less->data()[i];
+    for (py::ssize_t i = 0; i < done; ++i)
+        elements[i] = less ? elements[i] - less->data()[i] : elements[i] * factor;
 }
 
 /// The sums over the sampled elements of a leaf, in the order of statistics.py.
@@ -96,15 +96,15 @@ std::array<double, 10> sums_of(const double *param, const double *grad, const do
 }
 
 /// Writes the sums of each leaf into the rows of `out`; `ends` are those of the leaves' samples in
-/// the six rows of an observation.
+/// the five rows of an observation.
 void sum_leaves(const Elements &rows, const Positions &ends, Elements &out) {
     constexpr py::ssize_t
-        row_count = 6,
+        row_count = 5,
         sum_count = std::tuple_size_v<decltype(sums_of(nullptr, nullptr, nullptr, nullptr, 0))>;
     const py::ssize_t size = rows.ndim() == 2 ? rows.shape(1) : -1;
     if (size < 0 || rows.shape(0) != row_count || out.ndim() != 2 || out.shape(0) != ends.size() ||
         out.shape(1) != sum_count)
-        throw py::value_error("sum_leaves needs six rows, and a row of sums for each leaf");
+        throw py::value_error("sum_leaves needs five rows, and a row of sums for each leaf");
     const double *const from = rows.data();
     double *to = out.mutable_data();
     std::int64_t begin = 0;
@@ -113,7 +113,7 @@ void sum_leaves(const Elements &rows, const Positions &ends, Elements &out) {
         if (end < begin || end > size)
             throw py::value_error("sum_leaves needs ascending ends within the rows");
         const auto row = [&](py::ssize_t index) { return from + index * size + begin; };
-        std::ranges::copy(sums_of(row(0), row(1), row(4), row(5), end - begin), to);
+        std::ranges::copy(sums_of(row(0), row(1), row(3), row(4), end - begin), to);
         begin = end;
     }
 }
@@ -122,7 +122,7 @@ void sum_leaves(const Elements &rows, const Positions &ends, Elements &out) {
 
 void register_sampling(py::module_ &m) {
     m.def("gather", &gather, py::arg("arrays"), py::arg("positions"), py::arg("out").noconvert(),
-          py::arg("less").noconvert() = py::none());
+          py::arg("less").noconvert() = py::none(), py::arg("factor") = 1.0);
     m.def("sum_leaves", &sum_leaves, py::arg("rows").noconvert(), py::arg("ends"),
           py::arg("out").noconvert());
 }

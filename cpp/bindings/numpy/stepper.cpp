@@ -206,6 +206,8 @@ py::object NumpyStepper::run(double grad_scale) {
                                   slot.parameter().state[grad_sum]);
         return py::make_tuple(slot.grad_what, given_[nonfinite()]);
     }
+    if (keeps_gradients)
+        keep_gradients();
     if (accumulated > 0)
         forget_sums();
     if (outcome == Outcome::stepped) {
@@ -224,6 +226,7 @@ void NumpyStepper::traverse(Visitor &visit) const {
     for (const HeldGroup &group : groups_)
         visit(group.object);
     visit(bound_);
+    visit(kept_);
     visit.each(given_);
     for (const Slot &slot : slots_)
         visit(slot.ordered_grad);
@@ -242,6 +245,7 @@ void NumpyStepper::clear() {
         std::swap(bound_, bound);
     }
     const auto given = std::exchange(given_, {});
+    const auto kept = std::exchange(kept_, py::list());
     tensors_.clear();
     layouts_.clear();
 }
@@ -266,7 +270,8 @@ void register_numpy(py::module_ &m) {
              py::arg("since"))
         .def("bind", &NumpyStepper::bind, py::arg("grads"))
         .def_property_readonly("bound", &NumpyStepper::bound)
-        .def("gradients", &NumpyStepper::gradients, py::arg("grads"))
+        .def_readwrite("keeps_gradients", &NumpyStepper::keeps_gradients)
+        .def("take_gradients", &NumpyStepper::take_gradients)
         .def("step", &NumpyStepper::step, py::arg("grads") = py::none(),
              py::arg("grad_scale") = 1.0, py::arg("after") = -1)
         .def("accumulate", &NumpyStepper::accumulate, py::arg("grads") = py::none())

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../series_threads.hpp"
@@ -64,9 +65,9 @@ public:
         accumulated = other.accumulated;
     }
 
-    /// The gradient of each parameter in turn, None where there is none, as a step would read them:
-    /// from this nest, or from the bound one if it is None.
-    py::list gradients(const py::object &grads);
+    /// The gradient of each parameter that the last step has read, or the sum; None where there was
+    /// none. Only once, and only if `keeps_gradients` was set. A list that is empty: no step.
+    py::list take_gradients() { return std::exchange(kept_, py::list()); }
 
     py::object bound() const {
         const GilLock lock(mutex);
@@ -77,6 +78,7 @@ public:
     std::int64_t step_count = 0;
     std::int64_t accumulated = 0; ///< the number of gradients in the sums
     std::int64_t changes = 0;     ///< the number of changes of options or state
+    bool keeps_gradients = false;
     std::int64_t unobserved = -1; ///< steps until one is for a monitor; negative: there is none
 
     /// Warns no more of arrays that only the optimizer refers to: the user reads them here.
@@ -118,6 +120,11 @@ private:
     py::object run(double grad_scale);
 
     void forget_sums();
+    void keep_gradients();
+    void keep_gradient(const py::object &gradient) {
+        kept_ = py::list();
+        kept_.append(gradient);
+    }
     void count_step() noexcept { // under the mutex
         ++step_count;
         if (unobserved > 0)
@@ -134,6 +141,7 @@ private:
     py::object bound_ = py::none();
     Holders grad_holders_; ///< of the bound gradients
     bool warns_of_lost_ = true;
+    py::list kept_;                 ///< the gradients of a step that a monitor observes
     std::vector<py::object> given_; ///< of the step under way; kept for its capacity
     std::vector<Sum> sums_;         ///< likewise
 };

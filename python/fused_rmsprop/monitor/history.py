@@ -259,6 +259,10 @@ class Store:
                     self._logged[name] = _Means(self.max_points)
                 self._logged[name].append(step, value)
 
+    def renew_lock(self) -> None:
+        """In a forked child, forget a thread that does not exist here."""
+        self._lock = threading.Lock()
+
     def history(self) -> History:
         """A copy of all."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal
@@ -123,11 +124,12 @@ class Monitor(Record):
         constants = {"kind": observer.kind, "every": every, "sample": sample}
         constants |= observer.constants()
         self._set_up(Store(leaves, observer.groups, SCHEDULABLE, constants, max_points))
-        self._recorder = Recorder(leaves, every, sample, seed, self._finish)
+        self._recorder = Recorder(leaves, every, sample, seed)
         self._statistics = Statistics(leaves, self._recorder.ends)
         self._streams = streams_to(self._store, path, mode, observer.step_count, writer, callback)
         self._observer = observer
-        observer.observe(self._recorder)
+        observer.observe(self._recorder, self._finish, self.detach)
+        _living.add(self)
 
     @property
     def is_observing(self) -> bool:
@@ -201,8 +203,8 @@ class Monitor(Record):
         if observer is None:
             return
         observer.detach()
-        if self._recorder is not None:
-            self._recorder.flush()
+        if self._recorder is not None and (last := self._recorder.flush()) is not None:
+            self._finish(last)
         self._streams.close()
         if self._live is not None:
             self._live.close()
@@ -250,6 +252,20 @@ class Monitor(Record):
             points = self._statistics.points(waiting)
             self._store.add(points)
             return points
+
+
+_living: weakref.WeakSet[Monitor] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked child, forget the threads that do not exist here."""
+    for monitor in _living:
+        monitor._lock = threading.RLock()
+        monitor._store.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _observer_of(opt: Any, names: Any) -> Observer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fused_rmsprop.base import warn_the_caller
 from fused_rmsprop.monitor.history import Leaf
-from fused_rmsprop.monitor.observation.sampling import Arrays, Recorder, Values
+from fused_rmsprop.monitor.observation.sampling import Arrays, Observation, Recorder, Values
 from fused_rmsprop.options import SCHEDULABLE
 
 
@@ -28,6 +28,8 @@ class Observer(ABC):
 
     def __init__(self) -> None:
         self._recorder: Recorder | None = None
+        self._finish: Callable[[Observation], None] | None = None
+        self._failed: Callable[[], None] | None = None
         self._guard = _Guard(self)
 
     @abstractmethod
@@ -71,9 +73,14 @@ class Observer(ABC):
     def _grad_norm(self) -> float | None:
         """The norm of all gradients of the last step, if it was measured."""
 
-    def observe(self, recorder: Recorder) -> None:
-        """Begin to observe for a recorder."""
-        self._recorder = recorder
+    def observe(
+        self,
+        recorder: Recorder,
+        finish: Callable[[Observation], None],
+        failed: Callable[[], None],
+    ) -> None:
+        """Begin to observe for a recorder; give away observations that are complete."""
+        self._recorder, self._finish, self._failed = recorder, finish, failed
         self.attach()
 
     @property
@@ -88,9 +95,10 @@ class Observer(ABC):
 
     def begin(self, leaf_by_leaf: bool = False) -> None:
         """Begin a step that is due; before anything has changed."""
-        if (recorder := self._recorder) is not None and recorder.is_first:
+        if (recorder := self._recorder) is not None:
             with self._guard:
-                recorder.begin(self._values(), self._params(), leaf_by_leaf)
+                values = self._values() if recorder.is_first else None
+                recorder.begin(self._params(), values, leaf_by_leaf)
 
     def take_gradients(self, grads: Sequence[Any], scale: float = 1.0) -> None:
         """Sample the gradients of all leaves after the step; None is no gradient."""
@@ -108,12 +116,16 @@ class Observer(ABC):
 
     def end(self) -> None:
         """End a step that was made."""
-        if (recorder := self._recorder) is not None:
-            with self._guard:
-                if (now := recorder.now) is not None:
-                    now.step, now.grad_norm = self.step_count, self._grad_norm()
-                    now.frozen = self._frozen()
-                recorder.end(self._params())
+        if (recorder := self._recorder) is None:
+            return
+        complete = None
+        with self._guard:
+            if (now := recorder.now) is not None:
+                now.step, now.grad_norm = self.step_count, self._grad_norm()
+                now.frozen = self._frozen()
+            complete = recorder.end(self._params())
+        if complete is not None and self._finish is not None:
+            self._finish(complete)
 
     def abandon(self) -> None:
         """End a step that was not made."""
@@ -123,7 +135,8 @@ class Observer(ABC):
     def fail(self, error: Exception) -> None:
         """End the observation."""
         self._recorder = None
-        self.detach()
+        if self._failed is not None:
+            self._failed()
         warn_the_caller(
             f"the monitor ends, and the training goes on without it: {type(error).__name__}: "
             f"{error}",
@@ -138,10 +151,9 @@ class _Guard:
         self._observer = observer
 
     def __enter__(self) -> None:
-        self._errors = np.seterr(all="ignore")
+        pass
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
-        np.seterr(**self._errors)
         if isinstance(error, Exception):
             self._observer.fail(error)
             return True
@@ -156,6 +168,7 @@ def values_of(groups: Sequence[Mapping[str, Any]], opt: Any) -> Values:
         np.array([bool(group["eps_inside_sqrt"]) for group in groups]),
         opt.max_grad_norm,
         opt.max_grad_norm_per_array,
+        opt.max_grad_value,
     )
 
 

@@ -27,6 +27,7 @@ class NumpyObserver(Observer):
         super().__init__()
         self._opt = opt
         self._groups = opt._groups[:]
+        self._skipped = opt.skipped_steps
         self._known: tuple[list[Any], tuple[Any, ...], Values] | None = None
         self.leaves = tuple(
             Leaf(name, array.shape, str(array.dtype), index)
@@ -48,8 +49,8 @@ class NumpyObserver(Observer):
 
     @property
     def step_count(self) -> int:
-        """How many steps the optimizer has made."""
-        return self._opt.step_count
+        """How many steps the optimizer has made, and skipped since the monitor was made."""
+        return self._opt.step_count + self._opt.skipped_steps - self._skipped
 
     def constants(self) -> dict[str, Any]:
         """Options that hardly ever change."""
@@ -57,7 +58,7 @@ class NumpyObserver(Observer):
 
     def _values(self) -> Values:
         opt, options = self._opt, [group.options for group in self._groups]
-        limits = (opt.max_grad_norm, opt.max_grad_norm_per_array)
+        limits = (opt.max_grad_norm, opt.max_grad_norm_per_array, opt.max_grad_value)
         known = self._known  # options are replaced, not changed; the values cost more than a leaf
         if known and all(map(is_, known[0], options)) and known[1] == limits:
             return known[2]
@@ -93,6 +94,7 @@ class Watch:
 
     def __init__(self, opt: RMSProp) -> None:
         self._opt = opt
+        self._stepping = False  # whether a step is under way
         self._planned = 0  # steps up to the next one for a monitor, when they were last counted
         self.observers: tuple[NumpyObserver, ...] = ()
 
@@ -104,12 +106,14 @@ class Watch:
             vars(self._opt)["_watch"] = self
         else:
             vars(self._opt).pop("_watch", None)
-        self._plan()
+        if not self._stepping:
+            self._plan()
 
     def _count(self) -> None:
         """Tell the observers how many steps were made without them."""
-        stepper = self._opt._stepper
-        passed = self._planned - max(stepper.unobserved, 0)
+        if self._stepping:
+            return
+        passed = self._planned - max(self._opt._stepper.unobserved, 0)
         self._planned -= passed
         for observer in self.observers:
             observer.pass_by(passed)
@@ -120,44 +124,51 @@ class Watch:
         self._planned = min(steps, default=0)
         self._opt._stepper.unobserved = self._planned if steps else -1
 
-    def step(self, grads: object, grad_scale: Any) -> None:
+    def step(self, opt: RMSProp, grads: object, grad_scale: Any) -> None:
         """Make a step that an observer samples."""
-        self._count()
-        opt = self._opt
-        due = [observer for observer in self.observers if observer.steps_to_due == 0]
-        gradients, scale = self._gradients(grads, grad_scale)
-        for observer in due:
-            observer.begin()
-        opt._stepper.unobserved = -1
+        stepper = opt._stepper
+        due = self.begin(leaf_by_leaf=False)
+        scale = 1 / stepper.accumulated if stepper.accumulated > 0 else 1.0
+        made, sampled = False, list[NumpyObserver]()
         try:
+            stepper.keeps_gradients = True
             RMSProp.step(opt, grads, grad_scale)
-            self._end(due, gradients, scale)
-        except BaseException:
+            made = True
+            gradients = stepper.take_gradients()
             for observer in due:
-                observer.abandon()
-            raise
+                of_leaves = gradients[: len(observer.leaves)]
+                observer.take_gradients(of_leaves, scale * float(grad_scale))
+                sampled.append(observer)
         finally:
-            self._plan()
+            stepper.keeps_gradients = False
+            self.end(sampled, made)
 
-    def _end(self, due: list[NumpyObserver], gradients: list[Any], scale: float) -> None:
-        for observer in self.observers:
-            if observer in due:
-                observer.take_gradients(gradients[: len(observer.leaves)], scale)
-                observer.end()
-            else:
-                observer.pass_by(1)
-
-    def _gradients(self, grads: object, grad_scale: Any) -> tuple[list[Any], float]:
-        """The gradient of each leaf, or None, and the factor of all; the step raises any error."""
-        stepper = self._opt._stepper
+    def begin(self, leaf_by_leaf: bool) -> list[NumpyObserver]:
+        """Begin a step; the observers that sample it."""
+        self._count()
+        self._stepping = True
+        due = [observer for observer in self.observers if observer.steps_to_due == 0]
         try:
-            if grads is None and stepper.accumulated > 0:
-                sums = {k: v for group in self._opt._groups for k, v in group.grad_sums().items()}
-                found = [sums.get(name) for name in self._opt.state]
-                return found, float(grad_scale) / stepper.accumulated
-            return stepper.gradients(grads), float(grad_scale)
-        except Exception:
-            return [None] * len(self._opt.state), 1.0
+            for observer in due:
+                observer.begin(leaf_by_leaf)
+            self._opt._stepper.unobserved = -1
+        except BaseException:
+            self.end(due, False)
+            raise
+        return due
+
+    def end(self, due: list[NumpyObserver], made: bool) -> None:
+        """End a step, whether it was made or not."""
+        try:
+            for observer in self.observers:
+                if made and observer in due:
+                    observer.end()
+                else:
+                    observer.abandon()
+                    observer.pass_by(int(made))
+        finally:
+            self._stepping = False
+            self._plan()
 
     def leafwise(self, block: _core.Leafwise, grad_scale: float) -> ObservedBlock:
         """The same step leaf by leaf, observed."""
@@ -169,32 +180,29 @@ class ObservedBlock(AbstractContextManager["ObservedBlock"]):
 
     def __init__(self, block: _core.Leafwise, watch: Watch, grad_scale: float) -> None:
         self._block, self._watch, self._scale = block, watch, grad_scale
+        self._opt = watch._opt
         self._due: list[NumpyObserver] = []
-        self._indices: dict[str, int] = {}
-        self._bound: list[Any] = []
-        self._updated = False
+        self._steps = -1  # of the optimizer, at the beginning
+        names = enumerate(self._opt.state)
+        self._leaves = {name: index for index, name in names}
 
     def __enter__(self) -> ObservedBlock:
-        opt = self._watch._opt
-        self._bound = [] if opt._stepper.bound is None else opt._stepper.gradients(None)
-        self._indices = {name: i for i, name in enumerate(opt.state)}
         self._block.__enter__()
-        self._watch._count()
-        self._due = [o for o in self._watch.observers if o.steps_to_due == 0]
-        for observer in self._due:
-            observer.begin(leaf_by_leaf=True)
-        opt._stepper.unobserved = -1
+        self._steps = self._opt.step_count
+        self._opt._stepper.keeps_gradients = True
+        self._due = self._watch.begin(leaf_by_leaf=True)
         return self
 
-    def __call__(self, name: str, grad: Any = None) -> None:
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Update a leaf; see `RMSProp.leafwise`."""
-        index = self._indices.get(name, -1) if isinstance(name, str) else -1
-        observers = [o for o in self._due if 0 <= index < len(o.leaves)]
-        self._block(name, grad)
-        self._updated = True
-        given = grad if grad is not None or not self._bound else self._bound[index]
-        for observer in observers:
-            observer.take_gradient(index, given, self._scale)
+        self._block(*args, **kwargs)
+        name = kwargs["name"] if "name" in kwargs else args[0]
+        taken = self._opt._stepper.take_gradients()
+        index = self._leaves[name]
+        if taken and taken[0] is not None:
+            for observer in self._due:
+                if index < len(observer.leaves):
+                    observer.take_gradient(index, taken[0], self._scale)
 
     def __exit__(
         self,
@@ -202,14 +210,10 @@ class ObservedBlock(AbstractContextManager["ObservedBlock"]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._block.__exit__(kind, error, traceback)
-        counts = kind is None or self._updated
-        for observer in self._watch.observers:
-            if observer not in self._due:
-                observer.pass_by(int(counts))
-            elif counts:
-                observer.end()
-            else:
-                observer.abandon()
-        self._due, self._bound = [], []
-        self._watch._plan()
+        try:
+            self._block.__exit__(kind, error, traceback)
+        finally:
+            if self._steps >= 0:
+                self._opt._stepper.keeps_gradients = False
+                self._watch.end(self._due, self._opt.step_count > self._steps)
+                self._steps = -1

@@ -46,9 +46,9 @@ class TorchObserver(Observer):
         self.groups = tuple(str(g) for g in range(len(optimizer.param_groups)))
         self.params = params
         self._index = {id(p): i for i, p in enumerate(params)}
-        steps = max((_steps_of(optimizer.state.get(p)) for p in params), default=0)
         self._watch: Watch = optimizer._watch or Watch()
-        self._before = steps - self._watch.made
+        self._skipped = optimizer.skipped_steps
+        self._count_steps()
 
     def attach(self) -> None:
         """Let the optimizer hand its steps over."""
@@ -65,8 +65,20 @@ class TorchObserver(Observer):
 
     @property
     def step_count(self) -> int:
-        """How many steps the optimizer has made, as its states and the observed ones tell."""
+        """How many steps the optimizer has made, and skipped since the monitor was made."""
         return self._before + self._watch.made
+
+    def _count_steps(self) -> None:
+        """Follow the states, which may have been loaded."""
+        states = map(self._optimizer.state.get, self.params)
+        made = max((int(state.get("step", 0)) for state in states if state), default=0)
+        made += self._optimizer.skipped_steps - self._skipped
+        self._before = made - self._watch.made
+
+    def begin(self, leaf_by_leaf: bool = False) -> None:
+        """Begin a step that is due."""
+        self._count_steps()
+        super().begin(leaf_by_leaf)
 
     def constants(self) -> dict[str, Any]:
         """Options that hardly ever change."""
@@ -131,15 +143,17 @@ class Watch:
             self.made += 1
             return
         self._begin(False)
+        made = False
         try:
             step()
-        except BaseException:
+            made = True
             for observer in self._due:
-                observer.abandon()
+                observer.take_gradients([p.grad for p in observer.params])
+        except BaseException:
+            self._due = []
             raise
-        for observer in self._due:
-            observer.take_gradients([p.grad for p in observer.params])
-        self.end()
+        finally:
+            self.end(made)
 
     def _begin(self, leaf_by_leaf: bool) -> None:
         self._count()
@@ -157,16 +171,19 @@ class Watch:
             if (index := observer.index_of(param)) is not None:
                 observer.take_gradient(index, param.grad)
 
-    def end(self) -> None:
+    def end(self, made: bool = True) -> None:
         """End the round, or a step that monitors sample."""
         due, self._due = self._due, []
-        self.made += 1
-        for observer in self.observers:
-            if observer in due:
-                observer.end()
-            else:
-                observer.pass_by(1)
-        self._plan()
+        self.made += int(made)
+        try:
+            for observer in self.observers:
+                if made and observer in due:
+                    observer.end()
+                else:
+                    observer.abandon()
+                    observer.pass_by(int(made))
+        finally:
+            self._plan()
 
 
 def _given_names(names: Any) -> dict[int, str]:
@@ -180,10 +197,6 @@ def _given_names(names: Any) -> dict[int, str]:
         raise TypeError(
             "names are pairs of a name and a parameter: names=model.named_parameters()"
         ) from None
-
-
-def _steps_of(state: Any) -> int:
-    return int(state.get("step", 0)) if state else 0
 
 
 def _local(tensor: Any) -> Any:

@@ -5,7 +5,7 @@ Nothing is computed here but differences. `statistics.py` turns observations int
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -47,6 +47,7 @@ class Values:
     eps_inside_sqrt: NDArray[np.bool_]  # (groups,)
     max_grad_norm: float | None = None
     max_grad_norm_per_array: float | None = None
+    max_grad_value: float | None = None
 
     @property
     def is_limited(self) -> bool:
@@ -63,17 +64,16 @@ class Values:
 class Observation:
     """Sampled elements of all leaves, one after the other, in one step.
 
-    The rows are `param` before the update, `grad` and `average` (of squares, or the variance), the
-    parameter `after` the update, `update`, and `next_update`, what the next step has made of it.
-    NaN: there is none.
+    The rows are `param` before the update, `grad`, `average` (of squares, or the variance) after
+    it, `update`, and the update of the next step. NaN: there is none.
     """
 
     def __init__(self, values: Values, size: int) -> None:
         self.values = values
         self.step = 0  # the number of steps with this one
         self.grad_norm: float | None = None
-        self.rows = np.empty((6, size))
-        self.param, self.grad, self.average, self.after, self.update, self.next_update = self.rows
+        self.rows = np.empty((5, size))
+        self.param, self.grad, self.average, self.update, self.next_update = self.rows
         self.has_next = False
         self.with_grad: set[int] = set()  # leaves
         self.frozen: frozenset[int] = frozenset()
@@ -95,8 +95,6 @@ class Recorder:
         The largest number of sampled elements of a leaf.
     seed : int
         Of the random samples.
-    finish : callable
-        Takes each observation when it is complete.
     """
 
     def __init__(
@@ -105,16 +103,16 @@ class Recorder:
         every: int,
         most: int,
         seed: int,
-        finish: Callable[[Observation], None],
     ) -> None:
         rng = np.random.default_rng(seed)
         self.positions = [draw_positions(leaf.shape, most, rng) for leaf in leaves]
         counts = [len(positions) for positions in self.positions]
         #: The end of each leaf's sample among those of all.
         self.ends = np.cumsum(counts, dtype=np.int64)
-        self._every, self._finish = every, finish
+        self._every = every
         self._wait = 0  # steps until the next of which not only the update counts
         self._size = sum(counts)
+        self._before = np.zeros(self._size)  # parameters before the step under way
         #: The step under way, if more than its update counts.
         self.now: Observation | None = None
         self._awaits: Observation | None = None  # the next update
@@ -135,22 +133,25 @@ class Recorder:
             self._awaits = None
             self._wait = max(self._wait - steps, 0)
 
-    def begin(self, values: Values, params: Arrays, leaf_by_leaf: bool) -> None:
-        """Begin the first of two steps, with these options: before anything has changed."""
-        now = Observation(values, self._size)
-        _core.gather(params, self.positions, now.param)
-        if leaf_by_leaf:
-            now.grad.fill(np.nan)
-            now.average.fill(np.nan)
-        self.now = now
+    def begin(self, params: Arrays, values: Values | None, leaf_by_leaf: bool) -> None:
+        """Begin a step that is due, with these options: before anything has changed.
+
+        Without values only its update counts, as the second of two.
+        """
+        _core.gather(params, self.positions, self._before)
+        if values is not None:
+            now = Observation(values, self._size)
+            now.param[...] = self._before
+            if leaf_by_leaf:
+                now.grad.fill(np.nan)
+                now.average.fill(np.nan)
+            self.now = now
 
     def take_gradients(self, grads: Arrays, averages: Arrays, scale: float) -> None:
         """Take the gradients of all leaves, times their factor, and their averages after it."""
         if (now := self.now) is not None:
-            _core.gather(grads, self.positions, now.grad)
+            _core.gather(grads, self.positions, now.grad, factor=scale)
             _core.gather(averages, self.positions, now.average)
-            if scale != 1:
-                now.grad *= scale
             now.with_grad = {index for index, grad in enumerate(grads) if grad is not None}
 
     def take_gradient(self, index: int, grad: Any, average: Any, scale: float) -> None:
@@ -158,36 +159,34 @@ class Recorder:
         if (now := self.now) is not None:
             positions = [self.positions[index]]
             part = slice(self.ends[index] - len(positions[0]), self.ends[index])
-            _core.gather([grad], positions, now.grad[part])
+            _core.gather([grad], positions, now.grad[part], factor=scale)
             _core.gather([average], positions, now.average[part])
-            now.grad[part] *= scale
             now.with_grad.add(index)
 
     def end(self, params: Arrays) -> Observation | None:
-        """End a step that was due; the observation of it, if it was the first of two."""
+        """End a step that was due; the observation that it completes, if any."""
         now, self.now = self.now, None
         before, self._awaits = self._awaits, None
+        update = before.next_update if now is None and before is not None else None
+        update = now.update if now is not None else update
+        if update is not None:
+            _core.gather(params, self.positions, update, self._before)
         if now is not None:
-            _core.gather(params, self.positions, now.after)
-            np.subtract(now.after, now.param, out=now.update)
             self._awaits, self._wait = now, self._every
+            if before is not None:
+                before.next_update[...] = now.update
         self._wait = max(self._wait - 1, 0)
         if before is not None:
-            if now is None:
-                _core.gather(params, self.positions, before.next_update, before.after)
-            else:
-                before.next_update[...] = now.update
             before.has_next = True
-            self._finish(before)
-        return now
+        return before
 
     def abandon(self) -> None:
         """Forget the step under way, which was not made."""
         self.now = None
 
-    def flush(self) -> None:
-        """Finish the observation that awaits another step, which will not come."""
+    def flush(self) -> Observation | None:
+        """The observation that awaits another step, which will not come."""
         before, self._awaits = self._awaits, None
         if before is not None:
             before.next_update.fill(np.nan)
-            self._finish(before)
+        return before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,8 @@ from fused_rmsprop.groups.state import rates
 from fused_rmsprop.monitor.history import PERCENTILES, QUANTITIES, Array, Leaf, Point
 from fused_rmsprop.monitor.observation.sampling import Observation
 
-#: The number of elements that percentiles are taken from: of a leaf, and of all together.
-_OF_LEAF, _OF_ALL = 256, 512
+#: The number of a leaf's elements that percentiles are taken from.
+_OF_LEAF = 256
 
 _ROW = {name: i for i, name in enumerate(QUANTITIES)}
 _RATES = slice(_ROW[f"effective_lr_p{PERCENTILES[0]}"], None)
@@ -44,17 +43,16 @@ class Statistics:
         self._sizes = np.array([leaf.size for leaf in leaves])
         self._counts = np.diff(ends, prepend=0)
         self._weights = self._sizes / np.maximum(self._counts, 1)  # elements for each sampled one
-        width = int(min(self._counts.max(initial=1), _OF_LEAF))
+        width = int(min(self._counts.max(initial=0), _OF_LEAF))
         of_leaf = np.minimum(self._counts, width)
         step = self._counts / np.maximum(of_leaf, 1)
         places = (np.arange(width) * step[:, None]).astype(np.int64)
         self._is_there = np.arange(width) < of_leaf[:, None]  # others are padding
         self._places = np.where(self._is_there, places + (ends - self._counts)[:, None], 0)
-        shares = np.ceil(_OF_ALL * self._sizes / max(self._sizes.sum(), 1))
-        shares = np.minimum(shares, of_leaf)
-        pooled = self._is_there & (np.arange(width) < shares[:, None])
-        self._pool = self._places[pooled]
-        self._pool_groups = np.broadcast_to(self._groups[:, None], pooled.shape)[pooled]
+        #: How many elements each of those places stands for.
+        self._stand_for = np.where(
+            self._is_there, (self._sizes / np.maximum(of_leaf, 1))[:, None], 0
+        )
 
     def points(self, observations: Sequence[Observation]) -> list[Point]:
         """One point of each."""
@@ -68,8 +66,8 @@ class Statistics:
                     rows[:, row, :-1] = _QUANTITY[name](sums)
                     rows[:, row, -1] = _QUANTITY[name](total)
             average = np.stack([o.average for o in observations])
-            rows[:, _RATES, :-1] = self._rates(average, observations).transpose(0, 2, 1)
-            rows[:, _RATES, -1] = self._pooled_rates(average, observations)
+            of_leaves, of_all = self._rates(average, observations)
+            rows[:, _RATES, :-1], rows[:, _RATES, -1] = of_leaves.transpose(0, 2, 1), of_all
             for point, o in zip(rows, observations, strict=True):
                 if o.values.is_limited:
                     self._add_clip_factors(point[_ROW["clip_factor"]], point[_ROW["grad_rms"]], o)
@@ -85,8 +83,8 @@ class Statistics:
         for out, o in zip(made, observations, strict=True):
             _core.sum_leaves(o.rows, self._ends, out)
         sums = dict(zip(_SUMS, made.transpose(2, 0, 1), strict=True))
-        given = _flags([o.with_grad for o in observations], leaves)
         there = ~_flags([o.frozen for o in observations], leaves)
+        given = there & _flags([o.with_grad for o in observations], leaves)
         has_next = np.array([o.has_next for o in observations])[:, None]
         for names, known in (
             (("squares", "finite", "moving", "lost"), given),
@@ -99,35 +97,46 @@ class Statistics:
         sums["grads"] = np.where(given, self._counts, 0.0)
         return sums
 
-    def _rates(self, average: Array, observations: Sequence[Observation]) -> Array:
-        """Percentiles of the effective learning rate; (observations, leaves, percentiles)."""
-        v = average[:, self._places]
-        v[~(self._is_there & (v > 0))] = np.nan
-        v.sort(axis=-1)
-        lr, eps, inside = _options(observations, self._groups)
-        falling = _nearest(v, from_end=True)  # the rate falls with v
-        return rates(lr[:, :, None], falling, eps[:, :, None], inside[:, :, None])
+    def _rates(self, average: Array, observations: Sequence[Observation]) -> tuple[Array, Array]:
+        """Percentiles of the effective learning rate, of each leaf and of all together.
 
-    def _pooled_rates(self, average: Array, observations: Sequence[Observation]) -> Array:
-        """The same of all leaves together; (observations, percentiles)."""
-        v = average[:, self._pool]
-        lr, eps, inside = _options(observations, self._pool_groups)
+        Arrays of shapes (observations, leaves, percentiles) and (observations, percentiles).
+        """
+        v = average[:, self._places] if average.shape[1] else np.empty((len(average), 0, 0))
+        v = np.where(self._is_there & (v > 0), v, np.nan) if v.size else v
+        options = [o.values for o in observations]
+        lr = np.stack([o.lr for o in options])[:, self._groups, None]
+        eps = np.stack([o.eps for o in options])[:, self._groups, None]
+        inside = np.stack([o.eps_inside_sqrt for o in options])[:, self._groups, None]
+        if not v.size:
+            none = np.full((len(average), len(self._leaves), len(PERCENTILES)), np.nan)
+            return none, np.full(none.shape[::2], np.nan)
         of_each = rates(lr, v, eps, inside)
-        of_each[~(v > 0)] = np.nan
+        of_all = [_weighted(values.ravel(), self._stand_for.ravel()) for values in of_each]
         of_each.sort(axis=-1)
-        return _nearest(of_each)
+        return _nearest(of_each), np.stack(of_all)
 
     def _add_clip_factors(self, factors: Array, grad_rms: Array, o: Observation) -> None:
         """Set those of each leaf and of all; NaN where nothing is clipped."""
         norm, of_leaves = o.grad_norm, None
         if (limit := o.values.max_grad_norm_per_array) is not None:
-            norms = grad_rms[:-1] * np.sqrt(self._sizes)
+            norms = self._limited_rms(grad_rms[:-1], o) * np.sqrt(self._sizes)
             of_leaves = np.minimum(1, limit / norms)
             factors[:-1] = of_leaves
             norm = float(np.sqrt(np.nansum((norms * of_leaves) ** 2)))  # max_grad_norm comes later
         if (limit := o.values.max_grad_norm) is not None and norm is not None:
             factors[-1] = min(1.0, limit / norm) if norm > 0 else 1.0
             factors[:-1] = factors[-1] * (1 if of_leaves is None else of_leaves)
+
+    def _limited_rms(self, grad_rms: Array, o: Observation) -> Array:
+        """The root mean squares of gradients whose elements `max_grad_value` has limited."""
+        limit = o.values.max_grad_value
+        if limit is None:
+            return grad_rms
+        limited = np.clip(np.nan_to_num(o.grad, posinf=0, neginf=0), -limit, limit) ** 2
+        begins = self._ends - self._counts
+        parts = [limited[a:b] for a, b in zip(begins, self._ends, strict=True)]
+        return np.array([np.sqrt(part.mean()) if part.size else np.nan for part in parts])
 
 
 _QUANTITY: Mapping[str, Callable[[Mapping[str, Array]], Array]] = {
@@ -151,22 +160,19 @@ def _flags(chosen: Sequence[Set[int]], leaves: int) -> NDArray[np.bool_]:
     return flags
 
 
-def _options(observations: Sequence[Observation], groups: NDArray[np.int64]) -> tuple[Any, ...]:
-    """lr, eps and eps_inside_sqrt of these groups; arrays (observations, groups)."""
-    values = [o.values for o in observations]
-    return (
-        np.stack([v.lr for v in values])[:, groups],
-        np.stack([v.eps for v in values])[:, groups],
-        np.stack([v.eps_inside_sqrt for v in values])[:, groups],
-    )
+def _weighted(values: Array, weights: Array) -> Array:
+    """`PERCENTILES` of elements that stand for several each; NaN are left out."""
+    order = np.argsort(values)  # NaN come last
+    reached = np.cumsum(np.where(np.isnan(values), 0, weights)[order])
+    if not reached[-1] > 0:
+        return np.full(len(PERCENTILES), np.nan)
+    places = np.searchsorted(reached, np.array(PERCENTILES) / 100 * reached[-1])
+    return np.asarray(values[order][np.minimum(places, len(values) - 1)])
 
 
-def _nearest(ordered: Array, from_end: bool = False) -> Array:
+def _nearest(ordered: Array) -> Array:
     """The elements at the nearest places to `PERCENTILES` on the last axis, which ends with NaN."""
     known = np.count_nonzero(~np.isnan(ordered), axis=-1)[..., None]
     last = np.maximum(known - 1, 0)
     places = np.rint(np.array(PERCENTILES) / 100 * last).astype(np.int64)
-    places = last - places if from_end else places
-    if ordered.shape[-1] == 0:
-        return np.full(places.shape, np.nan)
     return np.take_along_axis(ordered, places, axis=-1)
