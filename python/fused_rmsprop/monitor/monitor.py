@@ -42,8 +42,8 @@ class Monitor(Record):
     every : int
         The steps from one observation to the next, ``>= 1``.
     sample : int
-        The largest number of elements of a parameter to look at, ``>= 16``. A share is then known to
-        about ``1 / sqrt(sample)``.
+        The largest number of elements of a parameter to look at, ``>= 16``. A share is then known
+        to about ``1 / sqrt(sample)``.
     max_points : int
         The largest number of points, and of means of each logged value, that are kept, ``>= 16``.
         A point takes ``120 * (parameters + 1)`` bytes.
