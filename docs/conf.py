@@ -35,6 +35,11 @@ highlight_language = "none"
 default_role = "py:obj"  # names in docstrings; those without a page stay as they are
 nitpicky = False
 
+# What scripts of the gallery import, for readers to save.
+rst_epilog = """
+.. |optimizers.py| replace:: :download:`optimizers.py </../examples/gallery/optimizers.py>`
+"""
+
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4  # GitHub's
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from fused_rmsprop import RMSProp
+from fused_rmsprop.monitor import Monitor
 
 ROOT = Path(__file__).parent.parent
 DOCS = [page for folder in ("docs", "docs/start") for page in sorted((ROOT / folder).glob("*.md"))]
@@ -39,6 +44,34 @@ def test_the_python_examples_run_and_print_what_they_say(
         exec(example, names)
         said = re.findall(r"^\s*print\(.*\)  # (.+)$", example, re.MULTILINE)
         assert capsys.readouterr().out.splitlines() == said
+
+
+def test_the_page_on_monitoring_shows_the_report_that_its_example_prints() -> None:
+    page = ROOT / "docs/monitoring.md"
+    names: dict[str, object] = {}
+    exec(blocks(page, "python")[0], names)
+    assert blocks(page, "text")[0] == f"{names['report']}\n"
+
+
+def test_the_page_on_files_shows_the_lines_of_a_run(tmp_path: Path) -> None:
+    text = blocks(ROOT / "docs/monitoring-files.md", "text")[0]
+    text = text.replace(", ...", "").replace("\n ", " ")
+    shown = [json.loads(line) for line in text.splitlines()]
+    params = {"W": np.zeros((64, 10), np.float32), "b": np.zeros(10, np.float32)}
+    opt = RMSProp(params, lr=0.01)
+    with Monitor(opt, path=tmp_path / "run.jsonl") as monitor:
+        for loss in 2.3, 2.2:
+            opt.step({name: np.ones_like(value) for name, value in params.items()})
+            monitor.log(loss=loss)
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert [list(line) for line in shown] == [list(line) for line in lines]
+    for line, real in zip(shown, lines, strict=True):
+        if "quantities" not in line:
+            assert line == real
+    assert shown[0]["leaves"] == lines[0]["leaves"]
+    assert shown[0]["constants"].items() <= lines[0]["constants"].items()
+    sizes = [len(line["quantities"]["grad_rms"]) for line in (shown[2], lines[2])]
+    assert sizes == [len(params) + 1] * 2
 
 
 def test_the_cpp_examples_are_those_that_ctest_builds() -> None:

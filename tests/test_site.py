@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -127,3 +130,48 @@ def test_scripts_without_a_place_in_the_gallery_come_last() -> None:
     names = ["other.py", "schedule.py", "from_scratch.py", "another.py"]
     ordered = ["from_scratch.py", "schedule.py", "another.py", "other.py"]
     assert sorted(names, key=gallery_order.position) == ordered
+
+
+def build_site(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a copy of the script from the folder ``caller``, with a Python that prints and fails."""
+    tools, caller = tmp_path / "repository/tools", tmp_path / "caller"
+    tools.mkdir(parents=True)
+    caller.mkdir(exist_ok=True)
+    shutil.copy(ROOT / "tools/build_site.sh", tools)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\nexit 3\n')
+    python.chmod(0o755)
+    command = ["bash", str(tools / "build_site.sh"), *arguments]
+    env = {**os.environ, "PYTHON": str(python)}
+    return subprocess.run(command, cwd=caller, env=env, capture_output=True, text=True, check=False)
+
+
+on_posix = pytest.mark.skipif(os.name == "nt", reason="a shell script")
+
+
+@on_posix
+@pytest.mark.parametrize(
+    ("arguments", "folder"), [(["out"], "caller/out"), ([], "build/site"), (["{}/x"], "x")]
+)
+def test_the_site_goes_into_the_folder_that_the_caller_names(
+    tmp_path: Path, arguments: list[str], folder: str
+) -> None:
+    done = build_site(tmp_path, *(argument.format(tmp_path) for argument in arguments))
+    expected = str(tmp_path / folder) if arguments else folder
+    assert done.returncode == 3
+    assert done.stdout.split()[-1] == expected
+
+
+@on_posix
+def test_a_folder_that_is_no_site_is_not_removed(tmp_path: Path) -> None:
+    mine = tmp_path / "caller/mine/file"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    done = build_site(tmp_path, "mine")
+    assert done.returncode == 1
+    assert "mine exists, and is no site" in done.stderr
+    assert mine.exists()
+    (mine.parent / ".doctrees").mkdir()
+    shutil.rmtree(tmp_path / "repository")
+    assert build_site(tmp_path, "mine").returncode == 3
+    assert not mine.exists()

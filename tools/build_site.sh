@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
-# Builds the documentation's site into build/site (or $1) from nothing, and checks it. Warnings are
-# errors, scripts of the gallery are run. Needs the extra `docs`: pip install '.[docs]'
+# Builds the documentation's site into build/site of the repository, or into the folder $1, from nothing,
+# and checks it. Warnings are errors, scripts of the gallery are run. Needs pip install '.[docs]'
 set -euo pipefail
-cd "$(dirname "$0")/.."
 site=${1:-build/site}
+[[ -z ${1:-} || $site == /* ]] || site=$PWD/$site # a folder is the caller's
+cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 
+if [ -e "$site" ] && [ ! -d "$site/.doctrees" ] && ! rmdir "$site" 2>/dev/null; then
+    echo "$site exists, and is no site that Sphinx has built" >&2
+    exit 1
+fi
 rm -rf "$site" docs/gallery docs/project # what earlier builds wrote
 "$python" -m sphinx -q -W --keep-going -b html docs "$site"
 "$python" tools/check_site.py "$site"

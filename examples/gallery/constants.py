@@ -8,6 +8,7 @@ gradients looks back. The learning rate decides; hardly any average is wrong.
 
 The model is logistic regression on scikit-learn's breast cancer data, trained for 300 steps of 16
 rows. All models learn at once: each is a row of a matrix, and a parameter group of the optimizer.
+Adam is from |optimizers.py|.
 """
 
 import matplotlib.pyplot as plt
@@ -66,12 +67,13 @@ for _ in range(1000):
 random_wins = np.mean(np.array(best[1::2]) < best[::2])
 print(f"Random trials find the lower loss in {random_wins:.0%}.")
 
-fig, axes = plt.subplots(1, 2, figsize=(7, 3.5), sharey=True, layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(7, 3.8), sharey=True, layout="constrained")
 for ax, (name, average) in zip(axes, {"RMSProp": "alpha", "Adam": "beta2"}.items()):
     image = ax.pcolormesh(lrs, windows, losses[name], cmap="cividis_r", norm=LogNorm(0.05, 5))
-    for marker, points in ("s", grid), ("o", random):
+    for marker, points, label in ("s", grid, "grid of 16"), ("o", random, "16 random"):
         u, v = points.T
-        ax.plot(1e-4 * 1e5**u, 2 * 500**v, marker, color="white", mec="black", ms=5)
+        ax.plot(1e-4 * 1e5**u, 2 * 500**v, marker, color="white", mec="black", ms=5, label=label)
     ax.set(title=name, xscale="log", yscale="log", xlabel="lr", ylabel=f"1 / (1 - {average})")
 fig.colorbar(image, ax=axes, label="final loss")
+axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2)
 plt.show()

@@ -46,7 +46,8 @@ runs = {preset: train(preset) for preset in PRESETS}
 # %%
 # *torch* and *keras* start the average at 0, so that the first updates are up to
 # ``1 / sqrt(1 - alpha)`` times ``lr``: 10 times in *torch* (``alpha=0.99``), 3 times in *keras*
-# (0.9). *optax* adds 1e-8 where *keras* adds 1e-7, which hardly shows.
+# (0.9). *optax* adds 1e-8 where *keras* adds 1e-7: their losses never differ by 0.05, so one line
+# shows both.
 #
 # *tensorflow1*, *timm* and *stable_baselines3* start at 1, far above these squared gradients. Their
 # updates are small until the start is forgotten. This takes a hundred steps with ``alpha=0.9`` in

@@ -8,6 +8,7 @@ fixed minimum, but not a moving one. RMSProp forgets: its running mean looks bac
 ``1 / (1 - alpha)`` steps, and its updates keep their length.
 
 A linear model of two inputs sees one noisy example per step. Its target turns in a circle.
+Both optimizers are from |optimizers.py|.
 """
 
 import matplotlib.pyplot as plt

@@ -5,7 +5,7 @@ The observation window
 RMSProp forgets. Its average ``v`` weights the squared gradient from ``k`` steps ago by
 ``(1 - alpha) * alpha**k``. The last ``1 / (1 - alpha)`` gradients, the window, have about two
 thirds of the weight: 70 % for ``alpha=0.7``, 65 % for 0.9, 63 % for 0.99. AdaGrad adds up all
-squares and never forgets.
+squares and never forgets. AdaGrad is from |optimizers.py|.
 """
 
 import matplotlib.pyplot as plt

@@ -53,11 +53,13 @@ runs = {
     name: np.array([train(schedule, seed) for seed in range(5)])
     for name, (schedule, _, _) in schedules.items()
 }
-final = {name: float(run[:, -5:].mean()) for name, run in runs.items()}
+curves = {name: run.mean(axis=0) for name, run in runs.items()}
+final = {name: float(curve[-5:].mean()) for name, curve in curves.items()}
 
 # %%
-# The lines are medians of the seeds; the numbers are means over seeds and the last five epochs. All
-# falling rates end below both constant ones. The square root has one epoch of warm-up.
+# The lines are means of the five seeds; the numbers are the means of the lines over the last five
+# epochs, which are shaded. All falling rates end below both constant ones. The square root has one
+# epoch of warm-up.
 
 fig, (top, bottom) = plt.subplots(
     2, sharex=True, figsize=(7, 6), gridspec_kw={"height_ratios": [1, 2]}, layout="constrained"
@@ -66,10 +68,11 @@ for name, (schedule, style, color) in schedules.items():
     line = {"linestyle": style, "color": color, "linewidth": 2}
     steps = np.arange(total)
     top.plot(steps / per_epoch, schedule(steps), **line)
-    label = f"{name}: ends at {final[name]:.3f}"
-    bottom.plot(np.arange(1, epochs + 1), np.median(runs[name], axis=0), label=label, **line)
+    label = f"{name}: {final[name]:.3f}"
+    bottom.plot(np.arange(1, epochs + 1), curves[name], label=label, **line)
+bottom.axvspan(epochs - 4, epochs, color="0.9", zorder=0)
 top.set(ylabel="learning rate", yscale="log", ylim=(1e-4, 0.05))
 bottom.set(xlabel="epoch", ylabel="training objective", yscale="log", xticks=range(0, 21, 5))
 bottom.set_yticks([0.1, 0.2, 0.5, 1], labels=["0.1", "0.2", "0.5", "1"])
-bottom.legend()
+bottom.legend(title="mean of the last five epochs")
 plt.show()

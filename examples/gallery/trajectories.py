@@ -5,7 +5,8 @@ Paths through an elongated valley
 :math:`f = 0.1 x_1^2 + 2 x_2^2` is twenty times as curved in one direction as in the other. All
 optimizers take 20 steps with the learning rate 0.4 (Adadelta has none); momentum is 0.5. Function,
 start and constants are from `Dive into Deep Learning
-<https://d2l.ai/chapter_optimization/rmsprop.html>`_.
+<https://d2l.ai/chapter_optimization/rmsprop.html>`_. All
+optimizers are from |optimizers.py|.
 """
 
 import matplotlib.pyplot as plt
@@ -47,8 +48,8 @@ for name, opt in optimizers.items():
 # same direction, but its steps shrink. Adadelta must first learn the length of its steps. Adam
 # overshoots: its momentum is 0.9.
 #
-# RMSProp would not stay in the minimum: after 200 steps it jumps back and forth by the learning
-# rate. That is why the rate must fall in the end.
+# The picture ends before RMSProp starts to jump. With ``steps = 200`` it does: back and forth
+# across the minimum, by the learning rate. That is why the rate must fall in the end.
 
 x1, x2 = np.meshgrid(np.linspace(-5.5, 2, 100), np.linspace(-2.6, 2, 100))
 levels = [0.05, 0.2, 0.8, 2, 4, 7, 11]

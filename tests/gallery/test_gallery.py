@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,9 @@ def test_scripts_are_short_and_open_with_a_title() -> None:
         assert lines[0].lstrip("r") == '"""', path.name
         assert lines[2] == "=" * len(lines[1]), path.name
         assert lines[-1] == "plt.show()", path.name
+        text = ast.get_docstring(ast.parse("\n".join(lines))) or ""
+        imports = any(line.startswith("from optimizers") for line in lines)
+        assert ("|optimizers.py|" in text) == imports, path.name
 
 
 def test_from_scratch(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +85,12 @@ def test_trajectories_animated(run: Run, tmp_path: Path) -> None:
     assert 50_000 < file.stat().st_size < 1_000_000
     with image.open(file) as animation:
         assert animation.n_frames >= names["steps"]
+    command = [sys.executable, "-W", "error", str(GALLERY / "trajectories_animated.py")]
+    env = {**os.environ, "MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
     distance = {name: np.linalg.norm(path[-1]) for name, path in names["paths"].items()}
     assert min(distance, key=distance.__getitem__) == "RMSProp"
     assert distance["RMSProp"] < 0.1 < 0.5 < distance["SGD"]
@@ -92,7 +105,7 @@ def test_trajectories_hard(run: Run) -> None:
     fewest = {name: np.nanmin(names["needed"][name]) for name in ("Adam", "RMSProp, momentum")}
     assert 1.5 * fewest["RMSProp, momentum"] < fewest["Adam"]
 
-    walk, rmsprop, valley = names["walk"], names["RMSProp"], names["valley"]
+    walk, rmsprop, valley = names["walk"], names["RMSProp"], names["landscapes"]["Rosenbrock"][:3]
     rates = [lr for lr in names["rates"] if lr <= 0.1]
     assert np.isnan([walk(rmsprop(lr), *valley)[1] for lr in rates]).all()
     # An SGD of rate 1 steps by the gradient.
@@ -110,6 +123,8 @@ def test_schedule(run: Run) -> None:
     falling = [value for name, value in final.items() if "constant" not in name]
     assert len(falling) == 3
     assert 1.1 * max(falling) < min(constant)
+    for name, run_of_seeds in runs.items():
+        assert final[name] == pytest.approx(run_of_seeds[:, -5:].mean())
     assert min(falling) == final["cosine"]
     fast, slow = (runs[f"constant, {lr}"][:, 2].mean() for lr in (0.02, 0.002))
     assert fast < slow / 1.5, "a large rate is fast at first"

@@ -63,8 +63,8 @@ def test_rmsprop_updates_all_layers_alike(run: Run) -> None:
     guess = np.log(10)
     for case in "vanishing", "exploding":
         assert losses[case, "SGD"] == pytest.approx(guess, abs=0.05)
-        assert losses[case, "RMSProp"] < guess - 0.1
-    assert losses["vanishing", "RMSProp"] < losses["exploding", "RMSProp"]
+    assert losses["vanishing", "RMSProp"] == pytest.approx(1.2, abs=0.15)
+    assert losses["exploding", "RMSProp"] == pytest.approx(2.0, abs=0.1)
 
     rng = np.random.default_rng(2)
     weights = {i: rng.normal(0, n**-0.5, (n, m)) for i, (n, m) in enumerate(names["LAYERS"])}
@@ -154,7 +154,7 @@ def test_presets_part_where_the_text_says(run: Run) -> None:
     updates, losses = ({preset: pair[i] for preset, pair in names["runs"].items()} for i in (0, 1))
     assert set(updates) == set(PRESETS)
     np.testing.assert_array_equal(updates["timm"], updates["tensorflow1"])
-    np.testing.assert_allclose(losses["optax"], losses["keras"], atol=0.1)
+    np.testing.assert_allclose(losses["optax"], losses["keras"], rtol=0, atol=0.05)
     assert 5 < updates["torch"][0] < 10.1
     assert 2 < updates["keras"][0] < 3.2
     for preset in "tensorflow1", "timm", "stable_baselines3":

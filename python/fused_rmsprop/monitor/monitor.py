@@ -34,7 +34,7 @@ class Monitor(Record):
 
     It observes from its construction until `detach`. Steps give the same bits with it and without.
     It looks at two successive steps of each ``every`` ones, and there at a random sample of each
-    leaf's elements, which stays the same.
+    parameter's elements, which stays the same.
 
     Parameters
     ----------
@@ -43,11 +43,11 @@ class Monitor(Record):
     every : int
         The steps from one observation to the next, ``>= 1``.
     sample : int
-        The largest number of elements of a leaf to look at, ``>= 16``. A share is then known to
-        about ``1 / sqrt(sample)``.
+        The largest number of elements of a parameter to look at, ``>= 16``. A share is then known
+        to about ``1 / sqrt(sample)``.
     max_points : int
         The largest number of points, and of means of each logged value, that are kept, ``>= 16``.
-        A point takes ``120 * (leaves + 1)`` bytes.
+        A point takes ``120 * (parameters + 1)`` bytes.
     seed : int
         Of the random sample.
     names : iterable of (str, parameter), optional
