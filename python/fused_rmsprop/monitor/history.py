@@ -121,6 +121,12 @@ class History(Mapping[str, Array]):
         return f"<History of {len(self.leaves)} leaves, {len(self.steps)} points{span}{logged}>"
 
     @property
+    def last_step(self) -> int:
+        """The last step that was observed or logged; 0 if there is none."""
+        steps = (self.steps, *(series.steps for series in self.logged.values()))
+        return max((int(some[-1]) for some in steps if len(some)), default=0)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of the parameters."""
         return tuple(leaf.name for leaf in self.leaves)

@@ -56,7 +56,8 @@ class Monitor(Record):
         A file to append each point and each logged value to, at once: JSON lines, which `load`
         reads and ``python -m fused_rmsprop watch`` follows.
     mode : {"x", "a", "w"}
-        The file must not exist; go on in it, after a checkpoint was loaded; replace it.
+        The file must not exist; go on in it, after a checkpoint was loaded; replace it. Only one
+        monitor can write to a file.
     writer : object with ``add_scalar(tag, value, step)``, optional
         TensorBoard's ``SummaryWriter``, which the caller closes.
     callback : callable, ``callback(step, values)``, optional
@@ -67,7 +68,8 @@ class Monitor(Record):
     ------
     TypeError, ValueError
         If `opt` is another optimizer, a number is out of bounds, or a parameter of torch is not
-        initialized yet; with ``mode="a"``, if the file is of another run.
+        initialized yet; with ``mode="a"``, if the file is of another run, or tells of steps and
+        the optimizer has made none.
     OSError
         If the file cannot be written; a `FileExistsError` if it exists, with ``mode="x"``.
 

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from fused_rmsprop.monitor.files.run_file import Reader
 from fused_rmsprop.monitor.files.tables import postfix
-from fused_rmsprop.monitor.history import History
 from fused_rmsprop.monitor.terminal.screen import picture
 
 #: More points than that are not to be told apart in a terminal.
@@ -93,7 +92,7 @@ class _Shown:
             return Text(self._waiting)
         size = sum(leaf.size for leaf in history.leaves)
         of = f"{len(history.leaves)} leaves, {size:,} elements, {self._path}"
-        heading = f"step {_last_step(history):,}, {self._state()}, {of}"
+        heading = f"step {history.last_step:,}, {self._state()}, {of}"
         return picture(history, heading, width, height)
 
     def _state(self) -> str:
@@ -111,13 +110,7 @@ class _Shown:
         if history is None:
             return self._waiting
         values = ", ".join(f"{name}={value}" for name, value in postfix(history).items())
-        return f"step {_last_step(history)}: {values}"
-
-
-def _last_step(history: History) -> int:
-    """The last step that was observed or logged."""
-    steps = [history.steps, *(series.steps for series in history.logged.values())]
-    return max((int(some[-1]) for some in steps if len(some)), default=0)
+        return f"step {history.last_step}: {values}"
 
 
 def _fill_screen(console: Console, shown: _Shown, seconds: float) -> None:
