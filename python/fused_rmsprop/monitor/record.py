@@ -79,6 +79,8 @@ class Record(ABC):
         ------
         ImportError
             Without Matplotlib.
+        TypeError
+            If `figure` is none: a path, or axes.
         """
         return plotting.plot(self.history, figure)
 

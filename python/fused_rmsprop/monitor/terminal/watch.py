@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fused_rmsprop.monitor.files.run_file import Reader
 from fused_rmsprop.monitor.files.tables import postfix
+from fused_rmsprop.monitor.history import counted
 from fused_rmsprop.monitor.terminal.screen import picture
 
 #: More points than that are not to be told apart in a terminal.
@@ -91,7 +92,8 @@ class _Shown:
         if history is None:
             return Text(self._waiting)
         size = sum(leaf.size for leaf in history.leaves)
-        of = f"{len(history.leaves)} leaves, {size:,} elements, {self._path}"
+        leaves = counted(len(history.leaves), "leaf", "leaves")
+        of = f"{leaves}, {counted(size, 'element')}, {self._path}"
         heading = f"step {history.last_step:,}, {self._state()}, {of}"
         return picture(history, heading, width, height)
 
