@@ -116,8 +116,11 @@ class _Shown:
 
 
 def _fill_screen(console: Console, shown: _Shown, seconds: float) -> None:
+    size = console.size
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
+            if size != (size := console.size):
+                console.clear()  # some terminals keep lines of the old size
             shown.poll()
             live.update(shown.picture(*console.size), refresh=True)
             if shown.reader.ended:
