@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from fused_rmsprop.monitor.history import QUANTITIES
@@ -25,7 +25,7 @@ class Logs:
     def append(self, step: int, values: Any, named: dict[str, Any]) -> dict[str, float]:
         """Check and keep values of a step, and return them as floats; see `Monitor.log`."""
         if values is not None:
-            if not isinstance(values, Mapping):
+            if not hasattr(values, "keys"):
                 raise TypeError(f"values need names: log(loss=1.0), got {values!r}")
             named = {**values, **named}
         for name, value in named.items():

@@ -155,8 +155,7 @@ class Record(ABC):
             Each logged value by its name; ``lr``, from the lowest to the highest if groups differ;
             ``update/param``, the size of the update relative to the parameter's; ``reversed``, the
             share of elements whose update changes its sign in the next step. The last two are of
-            all parameters, at the last observation that has a next step. A value that is not known
-            yet has no key.
+            all parameters, at the last observation. A value that is not known yet has no key.
         """
         return tables.postfix(self.history)
 
