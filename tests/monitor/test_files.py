@@ -146,14 +146,19 @@ def test_a_resumed_training_goes_on_in_its_file(tmp_path: Path) -> None:
     assert history.logged["old"].steps.tolist() == [1, 11]
 
 
-def test_a_training_that_begins_anew_in_an_old_file_replaces_all(tmp_path: Path) -> None:
-    path, other = tmp_path / "run.jsonl", a_store(("w", "b", "c"))
+def test_a_training_that_begins_anew_does_not_hide_an_old_one(tmp_path: Path) -> None:
+    path, store = tmp_path / "run.jsonl", a_store()
     write(a_run(), path)
-    FileStream(other, path, "a").point(a_point(other, 1))
+    before = path.read_bytes()
+    hint = "load a checkpoint before you make the monitor, take another path, or mode='w'"
+    with pytest.raises(ValueError, match=f"tells of 30 steps, and the optimizer has .*: {hint}"):
+        FileStream(store, path, "a")
+    assert path.read_bytes() == before
+    FileStream(store, path, "w").log(0, {"loss": 2.0})
+    FileStream(store, path, "a").point(a_point(store, 1))  # nothing was trained
     history = read(path)
-    assert history.names == ("w", "b", "c")
     assert history.steps.tolist() == [1]
-    assert not history.logged
+    assert history.logged["loss"].values.tolist() == [2]
 
 
 def test_a_run_cannot_go_on_with_other_parameters(tmp_path: Path) -> None:
@@ -161,13 +166,15 @@ def test_a_run_cannot_go_on_with_other_parameters(tmp_path: Path) -> None:
     write(a_run(), path)
     before = path.read_bytes()
     for other, what in ((a_store(("w",)), "leaves"), (a_store(groups=("a",)), "groups")):
-        with pytest.raises(ValueError, match=f"run.jsonl' is of a run with other {what}"):
-            FileStream(other, path, "a", step=5)
+        for step in (0, 5):
+            with pytest.raises(ValueError, match=f"run.jsonl' is of a run with other {what}"):
+                FileStream(other, path, "a", step=step)
         assert path.read_bytes() == before
-    header = json.dumps(json.loads(before.splitlines()[0]) | {"step": 5, "groups": ["a"]})
-    path.write_bytes(before + header.encode() + b"\n")
-    with pytest.raises(ValueError, match=r"line 36: the run goes on with other groups"):
-        read(path)
+    for step in (0, 5):
+        header = json.dumps(json.loads(before.splitlines()[0]) | {"step": step, "groups": ["a"]})
+        path.write_bytes(before + header.encode() + b"\n")
+        with pytest.raises(ValueError, match=r"line 36: the run goes on with other groups"):
+            read(path)
 
 
 def test_quantities_of_another_release(tmp_path: Path) -> None:
@@ -248,9 +255,9 @@ def test_files_of_other_programs_are_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match="other', line 1: this is no"):
             read(path)
-    for content in (b"", b"no newline"):
+    for content in (b"", b"no newline", b"\x7fELF"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="other' has no complete line"):
+        with pytest.raises(ValueError, match="other' has no complete line, .* no file of a run$"):
             read(path)
     with pytest.raises(FileNotFoundError, match="missing"):
         read(tmp_path / "missing")

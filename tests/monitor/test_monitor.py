@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import threading
+import types
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -93,6 +94,9 @@ def test_only_optimizers_of_this_package_are_observed() -> None:
         TypeError, match=r"observes fused_rmsprop\.RMSProp or .* got a builtins\.dict"
     ):
         Monitor({})
+    model = types.SimpleNamespace(parameters=list)
+    with pytest.raises(TypeError, match=r"pass the optimizer of this model, Monitor\(optimizer\)"):
+        Monitor(model)
     opt = RMSProp(np.ones(3))
     for arguments, error, message in (
         ({"every": 0}, ValueError, "every must be >= 1"),
@@ -105,26 +109,6 @@ def test_only_optimizers_of_this_package_are_observed() -> None:
         with pytest.raises(error, match=message):
             Monitor(opt, **arguments)
         assert opt._watch is None
-
-
-def test_what_is_logged_are_numbers() -> None:
-    opt = RMSProp(np.ones(3))
-    monitor = Monitor(opt)
-    monitor.log(loss=1.0)
-    opt.step(np.ones(3))
-    monitor.log({"val/loss": np.float32(2.0)}, loss=np.array([0.5]))
-    for bad in ("0.5", None, np.ones(2), 1j):
-        with pytest.raises(TypeError, match="loss must be a number"):
-            monitor.log(accuracy=1.0, loss=bad)
-    logged = monitor.history.logged
-    assert list(logged) == ["loss", "val/loss"]
-    assert logged["loss"].steps.tolist() == [0, 1]
-    assert logged["loss"].values.tolist() == [1.0, 0.5]
-    with pytest.raises(TypeError, match="names of logged values are str"):
-        monitor.log({1: 2.0})  # type: ignore[dict-item]
-    monitor.detach()
-    with pytest.raises(RuntimeError, match="the monitor is detached"):
-        monitor.log(loss=0.1)
 
 
 def test_a_step_that_is_refused_raises_the_same_error_and_is_no_observation() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -269,16 +270,47 @@ def test_colours_span_at_most_twelve_decades() -> None:
     assert high / low == pytest.approx(1e12)
 
 
-def test_values_that_are_not_finite_are_crossed() -> None:
-    recorded = history(log=("loss", "accuracy"))
+def crosses_of(axes: Any) -> list[Any]:
+    return [one for one in axes.lines if one.get_marker() == "x"]
+
+
+def test_values_that_are_not_finite_are_crossed_and_the_legend_says_so() -> None:
+    recorded = history(log=("loss", "val/loss", "accuracy"))
     recorded.logged["loss"].values[20:] = np.nan
-    recorded.logged["accuracy"].values[3] = np.inf
+    recorded.logged["val/loss"].values[3] = np.inf
     figure = plot(recorded)
     check_readable(figure)
     axes = panel(figure, "logged values")
-    (crosses,) = [one for one in axes.lines if one.get_marker() == "x"]
-    assert np.array_equal(crosses.get_xdata(), recorded.steps[20:])
+    of_loss, other = crosses_of(axes)
+    assert of_loss.get_xdata()[0] == recorded.steps[20]
+    assert of_loss.get_xdata().tolist() == recorded.steps[20:].tolist()[: len(of_loss.get_xdata())]
+    assert other.get_xdata().tolist() == [recorded.steps[3]]
+    assert of_loss.get_ydata()[0] < other.get_ydata()[0] < 0.2
+    assert of_loss.get_linestyle() == other.get_linestyle() == "None"
     assert np.isfinite(line(axes, "loss").get_ydata()).sum() == 20
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["loss", "val/loss", "accuracy", "NaN or infinite"]
+    assert not crosses_of(panel(plot(history()), "logged values"))
+
+
+def test_crosses_are_apart() -> None:
+    recorded = history(2, 2000)
+    recorded.logged["loss"].values[1000:] = np.nan
+    figure = plot(recorded)
+    (crosses,) = crosses_of(panel(figure, "logged values"))
+    steps = crosses.get_xdata()
+    assert 14 <= len(steps) <= 16
+    assert np.diff(steps)[:-1].min() > 0.03 * recorded.steps[-1]
+
+
+def test_updates_that_are_nan_have_no_share_of_reversed_ones() -> None:
+    def damage(i: int, rows: dict[str, Array]) -> None:
+        if i >= 20:
+            rows["cosine"][:] = np.nan
+            rows["reversed"][:] = 0 if i < 30 else 0.5
+
+    share = line(panel(plot(history(damage=damage)), "successive updates"), "share reversed")
+    assert np.isnan(share.get_ydata()).nonzero()[0].tolist() == [*range(20, 30)]
 
 
 def test_many_logged_values_are_limited() -> None:
@@ -373,6 +405,21 @@ def test_a_given_figure_is_drawn_into_and_keeps_its_size() -> None:
     assert titles(figure) == before
     assert figure.get_size_inches().tolist() == [8, 6]
     check_readable(figure)
+
+
+def test_only_a_figure_is_drawn_into(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    for given, instead in (
+        ("x.png", r"to save it: monitor.plot\(\).savefig\('x.png'\)"),
+        (tmp_path / "x.png", r"monitor.plot\(\).savefig\('.*x.png'\)"),
+        (axes, "several panels, so pass a figure or a subfigure, not axes"),
+        (3, "got 3; None makes a new one"),
+    ):
+        with pytest.raises(TypeError, match=f"plot draws into a Matplotlib figure, .*{instead}"):
+            plot(history(), given)
+    assert axes.figure.axes == [axes]
 
 
 def test_a_figure_can_be_part_of_another() -> None:

@@ -113,6 +113,10 @@ def test_streams_that_are_none_are_refused_and_nothing_is_observed(tmp_path: Pat
         ({"writer": print}, TypeError, r"writer must have add_scalar\(tag, value, step\)"),
         ({"path": tmp_path / "no" / "run.jsonl"}, OSError, "run.jsonl"),
         ({"path": tmp_path / "run.jsonl", "mode": "r"}, ValueError, "mode must be 'x', 'a' or 'w'"),
+        ({"mode": "r"}, ValueError, "mode must be 'x', 'a' or 'w'"),
+        ({"mode": "a"}, ValueError, "mode='a' needs a file: path='run.jsonl', mode='a'"),
+        ({"mode": "w"}, ValueError, "mode='w' needs a file"),
+        ({"path": tmp_path}, OSError, "is a folder"),
     ]
     for arguments, error, message in bad:
         with pytest.raises(error, match=message):

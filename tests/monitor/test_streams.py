@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -143,8 +145,8 @@ def test_a_file_has_each_line_at_once(tmp_path: Path) -> None:
     store.add([a_point(store, 1)])
     stream.point(a_point(store, 1))
     assert_same(read(path), store.history())
-    store.log(2, {"loss": math.nan, "step": -math.inf})
-    stream.log(2, {"loss": math.nan, "step": -math.inf})
+    store.log(2, {"loss": math.nan, "bound": -math.inf})
+    stream.log(2, {"loss": math.nan, "bound": -math.inf})
     assert_same(read(path), store.history())
     stream.close()
     reader = Reader(path)
@@ -159,8 +161,6 @@ def test_a_file_is_replaced_only_if_that_is_wanted(tmp_path: Path) -> None:
         FileStream(store, path)
     with pytest.raises(ValueError, match="run.jsonl' has no complete line"):
         FileStream(store, path, "a")
-    with pytest.raises(ValueError, match="mode must be 'x', 'a' or 'w', got 'r'"):
-        FileStream(store, path, "r")  # type: ignore[arg-type]
     path.write_text("precious\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 1: this is not JSON"):
         FileStream(store, path, "a", step=3)
@@ -194,6 +194,62 @@ def test_a_file_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning, match="path=.*run.jsonl' failed .FileNotFoundError"):
         streams.log(1, {"loss": 1.0})
     assert not path.exists()
+
+
+def test_a_stream_drops_a_file_that_another_one_appends_to(tmp_path: Path) -> None:
+    path, store = tmp_path / "run.jsonl", a_store()
+    first = Streams([FileStream(store, path)])
+    first.log(1, {"loss": 1.0})
+    second = FileStream(store, path, "a", step=1)
+    with pytest.warns(RuntimeWarning, match=r"ValueError: another monitor or program writes to"):
+        first.log(2, {"loss": 2.0})
+    assert len(first) == 0
+    second.log(2, {"loss": 3.0})
+    second.close()
+    assert read(path).logged["loss"].values.tolist() == [1, 3]
+
+
+def test_an_interrupted_line_does_not_end_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(io.FileIO):
+        def write(self, line: Any, /) -> int:
+            super().write(line)
+            raise KeyboardInterrupt
+
+    path = tmp_path / "run.jsonl"
+    stream = FileStream(a_store(), path)
+    with monkeypatch.context() as patched:
+        patched.setattr("fused_rmsprop.monitor.files.streams.open", Interrupted, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            stream.log(1, {"loss": 1.0})
+    stream.log(2, {"loss": 2.0})
+    assert read(path).logged["loss"].steps.tolist() == [1, 2]
+
+
+def test_threads_append_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    stream = FileStream(a_store(), path)
+
+    def log(name: str) -> None:
+        for step in range(1, 101):
+            stream.log(step, {name: 1.0})
+
+    threads = [threading.Thread(target=log, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(read(path).logged[name].steps) for name in "abc"] == [100] * 3
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    for mode in ("x", "a", "w"):
+        with pytest.raises(
+            IsADirectoryError, match=r"is a folder: name a file in it, such as .*run"
+        ):
+            FileStream(a_store(), tmp_path, mode)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stream_keeps_its_file_when_the_folder_changes(

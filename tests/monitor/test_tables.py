@@ -118,11 +118,11 @@ def test_a_progress_bar_shows_the_latest_values() -> None:
     assert postfix(store.history()) == {"loss": "0.123"}
     store.add([with_values(store, [0.01, 0.01], 1.234e-5, 0.126)])
     assert postfix(store.history()) == {
-        "loss": "0.123", "lr": "0.0100", "ratio": "1.23e-05", "reversed": "13%"
+        "loss": "0.123", "lr": "0.0100", "update/param": "1.23e-05", "reversed": "13%"
     }  # fmt: skip
     store.add([with_values(store, [0.01, 0.1], math.nan, math.nan)])  # no next step yet
     assert postfix(store.history()) == {
-        "loss": "0.123", "lr": "0.0100..0.100", "ratio": "1.23e-05", "reversed": "13%"
+        "loss": "0.123", "lr": "0.0100..0.100", "update/param": "1.23e-05", "reversed": "13%"
     }  # fmt: skip
 
 

@@ -132,6 +132,13 @@ def test_names_come_from_the_optimizer_or_from_the_user() -> None:
     for bad in (["a", "b"], 3, net):
         with pytest.raises(TypeError, match=r"names=model\.named_parameters"):
             Monitor(RMSprop(net.parameters()), names=bad)
+    for some, count in ((model(), 0), (net[0], 2), (torch.nn.Sequential(), 0)):
+        with pytest.raises(ValueError, match=f"names has {count} of the optimizer's 4 parameters"):
+            Monitor(RMSprop(net.parameters()), names=some.named_parameters())
+    first = Monitor(RMSprop(net[0].parameters()), names=net.named_parameters())
+    assert first.history.names == named[:2]
+    with pytest.raises(TypeError, match=r"pass the optimizer of this model, Monitor\(optimizer\)"):
+        Monitor(net)
     pairs = [("same", p) for p in net.parameters()]
     with pytest.raises(ValueError, match="two parameters are called 'same'"):
         Monitor(RMSprop(net.parameters()), names=pairs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import select
+import signal
 import subprocess
 import sys
 import threading
@@ -143,6 +145,45 @@ def test_in_a_terminal_it_fills_the_screen_and_leaves_the_last_curves(tmp_path: 
     assert "effective lr" in left
 
 
+@needs_posix
+def test_the_screen_is_cleared_when_its_size_changes(tmp_path: Path) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    path = tmp_path / "run.jsonl"
+    FileStream(a_store(), path).log(1, {"loss": 1.0})
+    outer, inner = pty.openpty()
+
+    def set_size(columns: int, lines: int) -> None:
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    set_size(80, 24)
+    command = [sys.executable, "-m", "fused_rmsprop", "watch", "--seconds", "0.05", str(path)]
+    env = os.environ | {"TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
+    for name in ("COLUMNS", "LINES"):
+        env.pop(name, None)
+    with subprocess.Popen(command, stdout=inner, stderr=inner, stdin=inner, env=env) as process:
+        out = read_until(outer, r"1\.00")
+        assert "\x1b[2J" not in out
+        set_size(60, 20)
+        read_until(outer, re.escape("\x1b[2J"))
+        process.send_signal(signal.SIGINT)
+        read_until(outer, re.escape("\x1b[?1049l"))
+    os.close(inner)
+    os.close(outer)
+
+
+def read_until(descriptor: int, pattern: str) -> str:
+    """Read from a terminal until a text has appeared."""
+    out = b""
+    while not re.search(pattern, text := out.decode(errors="replace")):
+        assert select.select([descriptor], [], [], 60)[0], text
+        out += os.read(descriptor, 65536)
+    return text
+
+
 def test_errors_name_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.jsonl"
     assert main(["watch", "--once", str(path)]) == 1
@@ -202,6 +243,20 @@ def test_panels_without_numbers_are_left_out(tmp_path: Path) -> None:
     text = picture(history, "", 160, 48).plain
     assert "loss" in text
     assert "gradient" not in text
+
+
+def test_panels_that_do_not_fit_are_counted() -> None:
+    from fused_rmsprop.monitor.terminal.screen import picture
+
+    history = a_run(steps=200)
+    titles = ("loss 0", "lr 0", "gradient rms", "update rms", "effective lr", "reversed")
+    for width, height in ((50, 20), (80, 24), (30, 12), (200, 15), (20, 5), (160, 48)):
+        lines = picture(history, "", width, height).plain.split("\n")
+        missing = sum(not any(title in line for line in lines) for title in titles)
+        counts = re.findall(r"\((\d+) more panels?", "\n".join(lines))
+        assert counts == [str(missing)] * (missing > 0)
+        assert len(lines) <= height
+    assert missing == 0
 
 
 def test_the_report_stands_below_the_curves() -> None:

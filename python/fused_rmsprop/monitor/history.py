@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -62,6 +62,14 @@ class Series(NamedTuple):
     values: Array
 
 
+class Logged(dict[str, Series]):
+    """The values that were logged, by their names."""
+
+    def __missing__(self, name: str) -> Series:
+        known = f"; there are {', '.join(self)}" if self else ": nothing was"
+        raise KeyError(f"{name!r} was not logged{known}")
+
+
 class Point(NamedTuple):
     """One observation."""
 
@@ -103,7 +111,7 @@ class History(Mapping[str, Array]):
     rows: Array
     option_names: tuple[str, ...]
     option_values: Array
-    logged: Mapping[str, Series] = field(default_factory=dict)
+    logged: Mapping[str, Series] = field(default_factory=Logged)
     constants: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, quantity: str) -> Array:
@@ -115,10 +123,21 @@ class History(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(QUANTITIES)
 
+    def keys(self) -> KeysView[str]:
+        """The names of the quantities."""
+        return _ROWS.keys()
+
     def __repr__(self) -> str:
         span = f", steps {self.steps[0]} to {self.steps[-1]}" if len(self.steps) else ""
         logged = f", logged: {', '.join(self.logged)}" if self.logged else ""
-        return f"<History of {len(self.leaves)} leaves, {len(self.steps)} points{span}{logged}>"
+        of = f"{counted(len(self.leaves), 'leaf', 'leaves')}, {counted(len(self.steps), 'point')}"
+        return f"<History of {of}{span}{logged}>"
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was observed or logged; 0 if there is none."""
+        steps = (self.steps, *(series.steps for series in self.logged.values()))
+        return max((int(some[-1]) for some in steps if len(some)), default=0)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -150,6 +169,11 @@ class History(Mapping[str, Array]):
         """The percentiles of the effective learning rate; shape (points, 5, leaves + 1)."""
         first = _row(f"effective_lr_p{PERCENTILES[0]}")
         return self.rows[:, first : first + len(PERCENTILES)]
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """A count and a noun: 1 point, 2,000 points."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def _row(quantity: str) -> int:
@@ -190,26 +214,26 @@ class _Means:
     def __init__(self, most: int) -> None:
         self._most, self._stride = most + most % 2, 1  # pairs become one
         self._kept: list[tuple[int, float]] = []  # the step of the last value, and the mean
-        self._open: list[tuple[int, float]] = []
+        self._step, self._count, self._sum = 0, 0, 0.0  # of the values of the next mean
 
     def append(self, step: int, value: float) -> None:
-        self._open.append((step, value))
-        if len(self._open) < self._stride:
+        self._step, self._count, self._sum = step, self._count + 1, self._sum + value
+        if self._count < self._stride:
             return
-        self._kept.append(_mean(self._open))
-        self._open.clear()
+        self._kept.append(self._mean())
+        self._count, self._sum = 0, 0.0
         if len(self._kept) >= self._most:
-            pairs = zip(self._kept[::2], self._kept[1::2], strict=False)
-            self._kept, self._stride = [_mean(pair) for pair in pairs], 2 * self._stride
+            pairs = zip(self._kept[::2], self._kept[1::2], strict=True)
+            self._kept = [(step, (one + other) / 2) for (_, one), (step, other) in pairs]
+            self._stride *= 2
+
+    def _mean(self) -> tuple[int, float]:
+        return self._step, self._sum / self._count
 
     def series(self) -> Series:
-        entries = self._kept + ([_mean(self._open)] if self._open else [])
+        entries = self._kept + ([self._mean()] if self._count else [])
         steps, values = zip(*entries, strict=True) if entries else ((), ())
         return Series(np.array(steps, np.int64), np.array(values, np.float64))
-
-
-def _mean(entries: Sequence[tuple[int, float]]) -> tuple[int, float]:
-    return entries[-1][0], sum(value for _, value in entries) / len(entries)
 
 
 class Store:
@@ -267,7 +291,7 @@ class Store:
         """A copy of all."""
         with self._lock:
             points = self._points.list()
-            logged = {name: means.series() for name, means in self._logged.items()}
+            logged = Logged((name, means.series()) for name, means in self._logged.items())
         shape = (len(QUANTITIES), len(self.leaves) + 1)
         options = (len(self.option_names), len(self.groups))
         return History(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from fused_rmsprop.base import helps_with_options
 from fused_rmsprop.monitor.files.streams import Callback, Streams, Writer, streams_to
 from fused_rmsprop.monitor.history import Point, Store
+from fused_rmsprop.monitor.logs import Logs
 from fused_rmsprop.monitor.observation.observers import Observer
 from fused_rmsprop.monitor.observation.sampling import Observation, Recorder
 from fused_rmsprop.monitor.observation.statistics import Statistics
@@ -57,7 +58,8 @@ class Monitor(Record):
         A file to append each point and each logged value to, at once: JSON lines, which `load`
         reads and ``python -m fused_rmsprop watch`` follows.
     mode : {"x", "a", "w"}
-        The file must not exist; go on in it, after a checkpoint was loaded; replace it.
+        The file must not exist; go on in it, after a checkpoint was loaded; replace it. Only one
+        monitor can write to a file.
     writer : object with ``add_scalar(tag, value, step)``, optional
         TensorBoard's ``SummaryWriter``, which the caller closes.
     callback : callable, ``callback(step, values)``, optional
@@ -68,7 +70,8 @@ class Monitor(Record):
     ------
     TypeError, ValueError
         If `opt` is another optimizer, a number is out of bounds, or a parameter of torch is not
-        initialized yet; with ``mode="a"``, if the file is of another run.
+        initialized yet; with ``mode="a"``, if the file is of another run, or tells of steps and
+        the optimizer has made none.
     OSError
         If the file cannot be written; a `FileExistsError` if it exists, with ``mode="x"``.
 
@@ -97,7 +100,7 @@ class Monitor(Record):
     _recorder: Recorder | None
     _statistics: Statistics | None
     _waiting: list[Observation]
-    _logs: list[tuple[int, dict[str, float]]]
+    _logs: Logs
     _live: Live | None
 
     @helps_with_options
@@ -144,25 +147,22 @@ class Monitor(Record):
         values : mapping of str to number, optional
             For names that are no keywords: ``{"val/loss": 0.1}``.
         **named : number
-            ``log(loss=loss, accuracy=0.9)``: numbers, or arrays or tensors of one element.
+            ``log(loss=loss, accuracy=0.9)``: numbers, or arrays or tensors of one element. The
+            monitor knows the step.
 
         Raises
         ------
         TypeError, ValueError
-            If a value is not one number. Nothing is recorded then.
+            If a value is not one number, or its name one that the monitor needs itself: ``step``,
+            and options and quantities such as ``lr`` or ``grad_rms/all``. Nothing is recorded
+            then.
         RuntimeError
             If the monitor is detached.
         """
         if (observer := self._observer) is None:
             raise RuntimeError("the monitor is detached: it observes no optimizer any more")
-        if values is not None:
-            named = {**values, **named}
-        for name, value in named.items():
-            if type(value) is not float or type(name) is not str:  # it may be called in each step
-                named = {name: _logged(name, value) for name, value in named.items()}
-                break
         step = observer.step_count
-        self._logs.append((step, named))
+        named = self._logs.append(step, values, named)
         if len(self._logs) >= _LOGS_TOGETHER:
             self._complete()
         if self._streams:
@@ -223,7 +223,7 @@ class Monitor(Record):
     def _set_up(self, store: Store) -> None:
         self._store = store
         self._lock = threading.RLock()
-        self._waiting, self._logs = [], []
+        self._waiting, self._logs = [], Logs()
         self._observer = self._recorder = self._statistics = None
         self._streams = Streams()
         self._live = None
@@ -243,8 +243,7 @@ class Monitor(Record):
     def _complete(self) -> list[Point]:
         """Turn waiting observations into points, and store what was logged."""
         with self._lock:
-            logs, self._logs = self._logs, []
-            for step, values in logs:
+            for step, values in self._logs.drain():
                 self._store.log(step, values)
             waiting, self._waiting = self._waiting, []
             if not waiting or self._statistics is None:
@@ -284,15 +283,9 @@ def _observer_of(opt: Any, names: Any) -> Observer:
     instead = ""
     if kind.__module__.startswith("torch.optim"):
         instead = "; from fused_rmsprop.torch import RMSprop is a drop-in for torch's"
+    elif hasattr(opt, "parameters"):
+        instead = ": pass the optimizer of this model, Monitor(optimizer)"
     raise TypeError(
         "a Monitor observes fused_rmsprop.RMSProp or fused_rmsprop.torch.RMSprop, got a "
         f"{kind.__module__}.{kind.__qualname__}{instead}"
     )
-
-
-def _logged(name: str, value: Any) -> float:
-    if not isinstance(name, str):
-        raise TypeError(f"names of logged values are str, got {name!r}")
-    if hasattr(value, "detach"):  # torch warns of tensors in a graph
-        value = value.detach()
-    return as_number(name, value.item() if getattr(value, "size", 0) == 1 else value)

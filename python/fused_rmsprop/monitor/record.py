@@ -79,6 +79,8 @@ class Record(ABC):
         ------
         ImportError
             Without Matplotlib.
+        TypeError
+            If `figure` is none: a path, or axes.
         """
         return plotting.plot(self.history, figure)
 
@@ -145,7 +147,16 @@ class Record(ABC):
         return tables.to_pandas(self.history)
 
     def postfix(self) -> dict[str, str]:
-        """The latest values, for tqdm: ``bar.set_postfix(monitor.postfix())``."""
+        """The latest values in short, for tqdm: ``bar.set_postfix(monitor.postfix())``.
+
+        Returns
+        -------
+        dict of str
+            Each logged value by its name; ``lr``, from the lowest to the highest if groups differ;
+            ``update/param``, the size of the update relative to the parameter's; ``reversed``, the
+            share of elements whose update changes its sign in the next step. The last two are of
+            all parameters, at the last observation. A value that is not known yet has no key.
+        """
         return tables.postfix(self.history)
 
     def __repr__(self) -> str:

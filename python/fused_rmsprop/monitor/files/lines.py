@@ -1,4 +1,4 @@
-"""The lines of a run's file, as values and as bytes; `files` says what they mean."""
+"""The lines of a run's file, as values and as bytes; `run_file` says what they mean."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def read(path: Path) -> History:
     reader = Reader(path)
     reader.poll()
     if reader.history is None:
-        raise ValueError(f"{os.fspath(path)!r} has no complete line, so it is no file of a run yet")
+        raise ValueError(f"{os.fspath(path)!r} has no complete line, so it is no file of a run")
     return reader.history
 
 
@@ -179,11 +179,11 @@ class Reader:
     def _begin(self, header: Header) -> None:
         """Begin the run, or go on with it from the header's step."""
         old = self._store
-        if old and header.step > 0 and (difference := different(old, header)):
+        if old and (difference := different(old, header)):
             raise ValueError(f"the run goes on with other {difference}")
         described = (header.leaves, header.groups, header.option_names, header.constants)
         self._store, self._header, self.ended = Store(*described, self._most), header, False
-        if old and header.step > 0:
+        if old:
             self._store.take(old.history(), header.step)
 
 

@@ -6,6 +6,7 @@ A stream that fails is dropped with a warning: it never stops a training.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal, Protocol, TypeAlias
@@ -125,10 +126,11 @@ def writer_stream(described: Described, writer: Writer) -> ScalarStream:
 
 
 class FileStream:
-    """Appends lines to a file, for `files.read` and ``python -m fused_rmsprop watch``.
+    """Appends lines to a file, for `Monitor.load` and ``python -m fused_rmsprop watch``.
 
     Each line is in the file when the call returns; the file is open only while a line is written.
-    A point takes about 300 bytes for each leaf.
+    A point takes about 300 bytes for each leaf. Only one stream can append to a file: the others
+    raise an error when they find lines that are not their own.
 
     Parameters
     ----------
@@ -148,12 +150,12 @@ class FileStream:
     FileExistsError
         If the mode is "x" and the file exists.
     OSError
-        If the file cannot be written.
+        If the file cannot be written; an `IsADirectoryError` if it is a folder.
     TypeError
         If a constant is not a plain value.
     ValueError
-        If the mode is unknown; if it is "a", and the file is not one of a run, is damaged, or
-        tells of other leaves, groups or options. The file is as before.
+        With "a", if the file is not one of a run, is damaged, tells of other leaves, groups or
+        options, or of any steps although `step` is 0. The file is as before.
     """
 
     def __init__(
@@ -163,25 +165,26 @@ class FileStream:
         mode: Literal["x", "a", "w"] = "x",
         step: int = 0,
     ) -> None:
-        if mode not in ("x", "a", "w"):
-            raise ValueError(f"mode must be 'x', 'a' or 'w', got {mode!r}")
         self._path = os.path.abspath(os.fspath(path))
+        if os.path.isdir(self._path):
+            raise IsADirectoryError(
+                f"{self._path!r} is a folder: name a file in it, such as "
+                f"{os.path.join(self._path, 'run.jsonl')!r}"
+            )
         self._options = described.option_names
+        self._lock = threading.Lock()
+        self._end: int | None = None  # of the last line, if it is known
         header = header_line(described, step)
+        if mode == "a" and os.path.exists(self._path):
+            _prepare(self._path, described, step)
+            self._append(header)
+            return
         if mode == "w":
             with replacing(os.path.realpath(self._path)) as file:
                 file.write(header)
-        elif mode == "a" and os.path.exists(self._path):
-            _prepare(self._path, described, step)
-            self._append(header)
         else:
-            try:
-                with open(self._path, "xb") as file:
-                    file.write(header)
-            except FileExistsError:
-                raise FileExistsError(
-                    f"{self._path!r} exists: mode='a' goes on in it, mode='w' replaces it"
-                ) from None
+            _create(self._path, header)
+        self._end = len(header)
 
     def __str__(self) -> str:
         return f"path={self._path!r}"
@@ -199,8 +202,23 @@ class FileStream:
         self._append(end_line())
 
     def _append(self, line: bytes) -> None:
-        with open(self._path, "ab", opener=_existing) as file:
+        with self._lock, open(self._path, "ab", opener=_existing) as file:
+            end, self._end = self._end, None  # unknown after an interrupt
+            if end is not None and file.tell() != end:
+                raise ValueError("another monitor or program writes to the file")
             file.write(line)
+            file.flush()
+            self._end = file.tell()
+
+
+def _create(path: str, header: bytes) -> None:
+    try:
+        with open(path, "xb") as file:
+            file.write(header)
+    except FileExistsError:
+        raise FileExistsError(
+            f"{path!r} exists: mode='a' goes on in it, mode='w' replaces it"
+        ) from None
 
 
 def _existing(path: str, flags: int) -> int:
@@ -216,9 +234,16 @@ def _prepare(path: str, described: Described, step: int) -> None:
     if reader.history is None:
         if size:
             raise ValueError(f"{path!r} has no complete line; mode='w' replaces it")
-    elif step and (difference := different(reader.history, described)):
+    elif difference := different(reader.history, described):
         raise ValueError(
-            f"{path!r} is of a run with other {difference}; mode='w' replaces the file"
+            f"{path!r} is of a run with other {difference}: take another path, or mode='w' to "
+            "replace the file"
+        )
+    elif step == 0 and (last := reader.history.last_step) > 0:
+        raise ValueError(
+            f"{path!r} tells of {last:,} steps, and the optimizer has made none: load a "
+            "checkpoint before you make the monitor, take another path, or mode='w' to replace "
+            "the file"
         )
     if reader.size < size:
         os.truncate(path, reader.size)
@@ -243,8 +268,12 @@ def streams_to(
     TypeError
         If the writer or the callback is none.
     OSError, ValueError
-        As `FileStream`.
+        As `FileStream`; a `ValueError` for a mode without a path.
     """
+    if mode not in ("x", "a", "w"):
+        raise ValueError(f"mode must be 'x', 'a' or 'w', got {mode!r}")
+    if path is None and mode != "x":
+        raise ValueError(f"mode={mode!r} needs a file: path='run.jsonl', mode={mode!r}")
     streams: list[Stream] = []
     if callback is not None:
         if not callable(callback):

@@ -130,9 +130,7 @@ def postfix(history: History) -> dict[str, str]:
     Returns
     -------
     dict of str
-        The logged values; ``lr``, from the lowest to the highest if groups differ; ``ratio``, of
-        the updates to the parameters; ``reversed``, the share of updates that reverse. Without
-        those that there are none of.
+        See `Monitor.postfix`.
     """
     short = {name: number(series.values[-1]) for name, series in history.logged.items()}
     if len(history.steps) and "lr" in history.option_names:
@@ -140,7 +138,7 @@ def postfix(history: History) -> dict[str, str]:
         ends = dict.fromkeys([number(rates.min()), number(rates.max())]) if len(rates) else {}
         short["lr"] = "..".join(ends)
     if not math.isnan(ratio := latest(history.total("update_ratio"))):
-        short["ratio"] = number(ratio)
+        short["update/param"] = number(ratio)
     if not math.isnan(reversed_ := latest(history.total("reversed"))):
         short["reversed"] = f"{reversed_:.0%}"
     return short

@@ -26,7 +26,7 @@ class TorchObserver(Observer):
     def __init__(self, optimizer: RMSprop, names: Any = None) -> None:
         super().__init__()
         self._optimizer = optimizer
-        given = _given_names(names)
+        given = _given_names(names, [p for g in optimizer.param_groups for p in g["params"]])
         leaves, params, taken = [], [], set[str]()
         for g, group in enumerate(optimizer.param_groups):
             for i, p in enumerate(group["params"]):
@@ -186,17 +186,23 @@ class Watch:
             self._plan()
 
 
-def _given_names(names: Any) -> dict[int, str]:
-    """The names of parameters by their identity, from pairs or from a mapping of names."""
+def _given_names(names: Any, params: Sequence[Any]) -> dict[int, str]:
+    """The names of all parameters by their identity, from pairs or from a mapping of names."""
     if names is None:
         return {}
     pairs: Iterable[Any] = names.items() if isinstance(names, Mapping) else names
     try:
-        return {id(param): str(name) for name, param in pairs}
+        given = {id(param): str(name) for name, param in pairs}
     except (TypeError, ValueError):
         raise TypeError(
             "names are pairs of a name and a parameter: names=model.named_parameters()"
         ) from None
+    if (known := sum(id(param) in given for param in params)) < len(params):
+        raise ValueError(
+            f"names has {known} of the optimizer's {len(params)} parameters: "
+            "names=model.named_parameters() of the model that it trains has all"
+        )
+    return given
 
 
 def _local(tensor: Any) -> Any:

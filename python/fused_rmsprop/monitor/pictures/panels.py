@@ -16,6 +16,7 @@ Draw = Callable[[Any], None]
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":")
 _MOST_LINES = 8
+_MOST_CROSSES = 30  # of a line that is not finite
 _MOST = 1e200  # Matplotlib's arithmetic overflows near the largest numbers
 
 
@@ -90,9 +91,11 @@ def effective_lr(history: History) -> Draw | None:
 
 def oscillation(history: History) -> Draw | None:
     """The share of updates that are reversed, and the cosine between successive ones."""
+    cosine, reversed_ = history.total("cosine"), history.total("reversed")
+    unknown = np.isnan(cosine) & (reversed_ == 0)  # of updates that are NaN, none are reversed
     lines = [
-        Line("cosine", history.steps, history.total("cosine")),
-        Line("share reversed", history.steps, history.total("reversed")),
+        Line("cosine", history.steps, cosine),
+        Line("share reversed", history.steps, np.where(unknown, np.nan, reversed_)),
     ]
     lines = [line for line in lines if np.isfinite(line.values).any()]
     if not lines:
@@ -141,19 +144,21 @@ def _two_scales(
     hidden = max(0, len(lines) - _MOST_LINES)
     left, right = left[:_MOST_LINES], right[: max(0, _MOST_LINES - len(left))]
     handles: list[Any] = []
+    crosses: list[Any] = []
     for part, on in ((left, axes), (right, axes.twinx() if right else axes)):
         for line in part:
             i = len(handles)
             color, style = COLORS[i % len(COLORS)], _STYLES[i % len(_STYLES)]
             handles.append(_draw_line(on, line, color, style))
-            _cross_nonfinite(on, line, color)
+            crosses += _cross_nonfinite(on, line, color, 0.04 + 0.05 * i)
         if part:
             _scale(on, part)
         if right:
             label = ", ".join(line.label for line in part)
             on.set_ylabel(shortened(label, 30), fontsize=8)
             on.tick_params(labelsize=8)
-    _finish(axes, history, f"{title} ({hidden} more are not shown)" if hidden else title, handles)
+    title = f"{title} ({hidden} more are not shown)" if hidden else title
+    _finish(axes, history, title, [*handles, *crosses[:1]])
 
 
 def _scale(axes: Any, lines: Sequence[Line]) -> None:
@@ -174,13 +179,18 @@ def _draw_line(axes: Any, line: Line, color: str, style: str) -> Any:
     return handle
 
 
-def _cross_nonfinite(axes: Any, line: Line, color: str) -> None:
-    """Draw crosses at the lower edge where values are NaN, infinite or nearly so."""
+def _cross_nonfinite(axes: Any, line: Line, color: str, height: float) -> list[Any]:
+    """Draw crosses above the lower edge where values are NaN, infinite or nearly so."""
     steps = line.steps[~_is_drawn(line.values)]
-    if len(steps):
-        at = np.full(len(steps), 0.04)
-        edge = axes.get_xaxis_transform()
-        axes.plot(steps, at, "x", transform=edge, color=color, markersize=4)
+    if not len(steps):
+        return []
+    whole = max(1, line.steps[-1] - line.steps[0])
+    places = _MOST_CROSSES * (steps - line.steps[0]) // whole
+    steps = steps[np.unique(places, return_index=True)[1]]  # all of them would be a bar
+    at = np.full(len(steps), height)
+    edge = axes.get_xaxis_transform()
+    style = {"marker": "x", "markersize": 4, "linestyle": "", "label": "NaN or infinite"}
+    return list(axes.plot(steps, at, transform=edge, color=color, **style))
 
 
 def _finish(axes: Any, history: History, title: str, handles: Sequence[Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -39,11 +41,24 @@ class _Row(NamedTuple):
 def plot(history: History, figure: Any = None) -> Any:
     """Draw a training as one figure; see `Monitor.plot`."""
     if figure is not None:
+        if not hasattr(figure, "add_gridspec"):
+            raise TypeError(_no_figure(figure))
         figure.clear()
         if getattr(figure, "get_layout_engine", lambda: True)() is None:
             figure.set_layout_engine("constrained")
         return _draw(history, lambda **_: figure)
     return _draw(history, _figures().pyplot_figure)
+
+
+def _no_figure(given: Any) -> str:
+    """What to write instead."""
+    if isinstance(given, (str, os.PathLike)):
+        instead = f"to save it: monitor.plot().savefig({os.fspath(given)!r})"
+    elif hasattr(given, "get_figure"):
+        instead = "it has several panels, so pass a figure or a subfigure, not axes"
+    else:
+        instead = "None makes a new one"
+    return f"plot draws into a Matplotlib figure, got {reprlib.repr(given)}; {instead}"
 
 
 def png(history: History, dpi: float = 100.0) -> bytes:

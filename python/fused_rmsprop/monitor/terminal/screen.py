@@ -13,7 +13,7 @@ from rich.text import Text
 from uniplot import plot_to_string
 
 from fused_rmsprop.monitor.files.tables import latest, number
-from fused_rmsprop.monitor.history import PERCENTILES, Array, History
+from fused_rmsprop.monitor.history import PERCENTILES, Array, History, counted
 from fused_rmsprop.monitor.rules import report
 
 #: The least size of a panel: a title, the frame and an axis leave two lines for curves.
@@ -89,9 +89,14 @@ def _findings(history: History) -> str:
 
 
 def _grid(shown: list[Panel], width: int, height: int) -> list[Text]:
-    """Panels side by side and below each other."""
+    """Panels side by side and below each other, and how many more there are."""
     columns, rows = _shape(len(shown), width, height)
     lines: list[Text] = []
+    if columns * rows < len(shown):
+        height -= 1
+        columns, rows = _shape(len(shown), width, height)
+        hidden = counted(len(shown) - columns * rows, "more panel")
+        lines.append(_fitted(Text(f"({hidden} in a larger terminal)", "dim"), width))
     for row in range(rows):
         panels_of_row = shown[row * columns : (row + 1) * columns]
         cells = [_draw(panel, width // columns, height // rows) for panel in panels_of_row]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fused_rmsprop.monitor.files.run_file import Reader
 from fused_rmsprop.monitor.files.tables import postfix
-from fused_rmsprop.monitor.history import History
+from fused_rmsprop.monitor.history import counted
 from fused_rmsprop.monitor.terminal.screen import picture
 
 #: More points than that are not to be told apart in a terminal.
@@ -92,8 +92,9 @@ class _Shown:
         if history is None:
             return Text(self._waiting)
         size = sum(leaf.size for leaf in history.leaves)
-        of = f"{len(history.leaves)} leaves, {size:,} elements, {self._path}"
-        heading = f"step {_last_step(history):,}, {self._state()}, {of}"
+        leaves = counted(len(history.leaves), "leaf", "leaves")
+        of = f"{leaves}, {counted(size, 'element')}, {self._path}"
+        heading = f"step {history.last_step:,}, {self._state()}, {of}"
         return picture(history, heading, width, height)
 
     def _state(self) -> str:
@@ -111,18 +112,15 @@ class _Shown:
         if history is None:
             return self._waiting
         values = ", ".join(f"{name}={value}" for name, value in postfix(history).items())
-        return f"step {_last_step(history)}: {values}"
-
-
-def _last_step(history: History) -> int:
-    """The last step that was observed or logged."""
-    steps = [history.steps, *(series.steps for series in history.logged.values())]
-    return max((int(some[-1]) for some in steps if len(some)), default=0)
+        return f"step {history.last_step}: {values}"
 
 
 def _fill_screen(console: Console, shown: _Shown, seconds: float) -> None:
+    size = console.size
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
+            if size != (size := console.size):
+                console.clear()  # some terminals keep lines of the old size
             shown.poll()
             live.update(shown.picture(*console.size), refresh=True)
             if shown.reader.ended:
