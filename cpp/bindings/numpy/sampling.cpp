@@ -81,7 +81,7 @@ std::array<double, 10> sums_of(const double *param, const double *grad, const do
         following += next[i] * next[i];
         const double product = update[i] * next[i];
         products += product;
-        compared += product != 0 ? 1 : 0;
+        compared += product < 0 || product > 0 ? 1 : 0; // NaN compares with nothing
         reversals += product < 0 ? 1 : 0;
         const bool is_finite = std::isfinite(grad[i]);
         const bool moves = is_finite && grad[i] != 0;
