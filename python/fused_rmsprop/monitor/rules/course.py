@@ -37,6 +37,8 @@ CONVERGED_GRADIENT = 1e-3
 #: Share of the first loss above which a training has learned nothing, and above which it learns
 #: slowly.
 UNLEARNED, SLOW = 0.95, 0.8
+#: Steps after which a training is called slow; before, it has but begun.
+SLOW_STEPS = 200
 #: Cosine of successive updates from which on they agree: the way is long for such steps.
 AGREEING = 0.1
 #: Loss after the first step relative to the first loss, from which on that step does harm. Linear
@@ -175,7 +177,8 @@ def stalled_loss(history: History) -> Iterator[Finding]:
     scheduled = is_scheduled(history.option("lr").max(axis=1))
     ends = f"({number(losses[0])} to {number(_last(losses))})"
     text = ""
-    if agreeing and (remaining > UNLEARNED or (remaining > SLOW and not scheduled)):
+    slow = remaining > SLOW and history.steps[-1] > SLOW_STEPS and not scheduled
+    if agreeing and (remaining > UNLEARNED or slow):
         text = (
             f"loss has hardly fallen {ends}, and successive updates agree: try a larger lr "
             f"({change(lr, lr * 10)})"

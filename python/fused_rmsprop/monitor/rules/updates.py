@@ -235,12 +235,14 @@ def oscillation(history: History) -> Iterator[Finding]:
 def _ways_to_calm(history: History, leaves: list[int], learns: bool) -> str:
     """What helps against oscillation; a training that learns keeps its lr at first."""
     lr, alpha = highest(history, "lr", leaves), highest(history, "alpha", leaves)
-    lower, average = f"lower lr ({change(lr, lr / 3)})", "lengthen the average"
+    lower = f"({change(lr, lr / 3)})"
     momentum = [] if highest(history, "momentum", leaves) else ["add momentum"]
-    averages = [f"{average} (alpha {number(alpha)} -> 0.99)"] if alpha < 0.95 else []
+    average = [f"lengthen the average (alpha {number(alpha)} -> 0.99)"] if alpha < 0.95 else []
+    if not learns:
+        return _either([f"lower lr {lower}", *average, *momentum])
     scheduled = is_scheduled(option(history, "lr", leaves[0]))
-    ways = [*momentum, *([] if scheduled else ["schedule lr"]), lower, *averages]
-    return _either(ways if learns else [lower, *averages, *momentum])
+    schedule = [f"lower lr {lower}"] if scheduled else ["schedule lr", f"lower it {lower}"]
+    return _either([*momentum, *schedule, *average])
 
 
 def growing_effective_lr(history: History) -> Iterator[Finding]:
