@@ -739,22 +739,28 @@ def test_names_of_leaves_are_compact() -> None:
 # The page.
 
 
-def table() -> dict[str, list[str]]:
-    """The cells of each rule's row in the page."""
-    text = (ROOT / "docs/monitoring-rules.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE)
-    return {name: cells.split(" | ") for name, cells in rows}
+def sections() -> dict[str, str]:
+    """The text about each rule in the page."""
+    page = (ROOT / "docs/monitoring-rules.md").read_text(encoding="utf-8")
+    _, *parts = re.split(r"^### `(\w+)`$", page, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def test_the_page_lists_the_rules_in_their_order() -> None:
-    assert [*table()] == [rule.__name__ for rule in (*AT_ONCE, *RULES)]
-    assert all(len(cells) == 3 for cells in table().values())
+    assert [*sections()] == [rule.__name__ for rule in (*AT_ONCE, *RULES)]
 
 
 def test_the_page_has_all_thresholds() -> None:
     there: dict[str, Any] = {}
-    for module in (gradients, updates, course):
+    for module in (gradients, explosions, updates, course):
         there |= {name: value for name, value in vars(module).items() if name.isupper()}
-    text = " ".join(cell for cells in table().values() for cell in cells)
-    named = dict(re.findall(r"`([A-Z_]+) = ([^`]+)`", text))
+    there = {name: value for name, value in there.items() if isinstance(value, int | float)}
+    named = dict(re.findall(r"`([A-Z_]+) = ([^`]+)`", " ".join(sections().values())))
     assert {name: float(value) for name, value in named.items()} == there
+
+
+def test_the_page_tells_which_rules_are_silenced() -> None:
+    wanted = {rule.__name__: [other.__name__ for other in SILENCES.get(rule, ())] for rule in RULES}
+    for name, others in wanted.items():
+        said = re.search(r"^Silences: ([^.]+)\.$", sections()[name], re.MULTILINE)
+        assert (re.findall(r"`(\w+)`", said[1]) if said else []) == others, name
