@@ -273,13 +273,17 @@ ILL: dict[str, tuple[Callable[[], History], str, str, str]] = {
         lambda: train(network((64, *[32] * 19, 10), "tanh", gain=20), 200, lr=1e-3),
         *("exploding_from_the_start", " leaves)", "times those of 19.W from the beginning"),
     ),
+    "20 layers of ReLU, too large weights": (
+        lambda: train(network((64, *[32] * 19, 10), gain=12), 200, lr=1e-3),
+        *("exploding_from_the_start", "", "from the beginning: scale inputs and targets"),
+    ),
     "40 layers of ReLU, too large weights": (
         lambda: train(network((64, *[32] * 39, 10), gain=36), 200, lr=1e-3),
         *("overflowing_squares", " leaves)", "overflow in float32"),
     ),
     "a linear model, lr / 100": (
-        lambda: straight_line(1e-4),
-        *("stalled_loss", "", "successive updates agree: try a larger lr (0.0001 -> 0.001)"),
+        lambda: straight_line(3e-4),
+        *("stalled_loss", "", "successive updates agree: try a larger lr (0.0003 -> 0.003)"),
     ),
     "lr / 100 at a constant lr": (
         lambda: train(network(), 300, lr=1e-5, schedule=constant(1e-5)),
@@ -399,13 +403,6 @@ def test_one_group_with_a_learning_rate_of_its_own_is_named() -> None:
     assert "lower lr (0.05 -> 0.002)" in finding.text
 
 
-def test_weights_that_recover_from_an_explosion_do_not_vanish() -> None:
-    """He's variance times two: gradients of a hundred, which then become usual ones."""
-    found = report(train(network((64, *[32] * 19, 10), gain=4), 300, lr=1e-3))
-    assert "vanish" not in str(found)
-    assert "raise lr" not in str(found)
-
-
 def test_a_limit_that_is_set_in_mid_training_is_no_error() -> None:
     params, next_batch = network()
     opt = RMSProp(params, lr=5e-4, alpha=0.9)
@@ -415,9 +412,3 @@ def test_a_limit_that_is_set_in_mid_training_is_no_error() -> None:
             opt.step(next_batch()[1])
     (finding,) = report(monitor.history)
     assert finding.rule == "always_clipped"
-
-
-def test_a_vector_that_has_converged_has_no_dying_units() -> None:
-    params = {"w": np.array([3.0, -2.0, 0.5])}
-    history = train((params, lambda: (0.0, {"w": 2 * params["w"]})), 400, lr=0.1, alpha=0.9)
-    assert "dying_units" not in [finding.rule for finding in report(unlogged(history))]

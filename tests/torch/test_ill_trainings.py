@@ -158,9 +158,9 @@ def two_half_circles() -> History:
 class Rows(torch.nn.Module):
     """A large embedding: batches touch few of its rows."""
 
-    def __init__(self, rows: int = 50_000) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.rows, self.head = nn.Embedding(rows, 16), nn.Linear(16, 2)
+        self.rows, self.head = nn.Embedding(500_000, 16), nn.Linear(16, 2)
 
     def forward(self, indices: Any) -> Any:
         return self.head(self.rows(indices))
@@ -284,13 +284,12 @@ def test_the_report_names_the_illness_and_nothing_else(name: str) -> None:
     assert text in finding.text
 
 
-@pytest.mark.parametrize("steps", [50, 300])
-def test_an_embedding_is_not_dead_because_batches_touch_few_rows(steps: int) -> None:
+def test_an_embedding_is_not_dead_because_batches_touch_few_rows() -> None:
     model, rng = Rows(), np.random.default_rng(0)
     optimizer = RMSprop(model.parameters(), lr=1e-3)
     with Monitor(optimizer, names=model.named_parameters()) as monitor:
-        for _ in range(steps):
-            indices = torch.from_numpy(rng.integers(50_000, size=100))
+        for _ in range(100):
+            indices = torch.from_numpy(rng.zipf(1.2, 32) % 500_000)
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(indices), indices % 2).backward()
             optimizer.step()

@@ -51,15 +51,16 @@ def overflowing_squares(history: History) -> Iterator[Finding]:
 
 def exploding_from_the_start(history: History) -> Iterator[Finding]:
     """Gradients that grow on their way back through the layers, or are enormous at once."""
-    if course.has_converged(history):
-        return
+    converged = course.has_converged(history)
     usual, first = usual_gradients(history)
     *others, last = weights(history)
     bound = np.maximum(LARGE_GRADIENT, EXPLODED_OVER_DEPTH * np.stack([usual[last], first[last]]))
     found = [i for i in others if usual[i] > bound[0] and first[i] > bound[1] and usual[last] > 0]
     advice = "initialise by the fan-in (Glorot, He; orthogonal weights of gain 1), normalise, clip"
-    total = history.total("grad_rms")[early(history)]
-    if found:
+    total = history.total("grad_rms")
+    if not converged:  # or a loss of 1e9 has fallen to 1e7
+        total = total[early(history)]
+    if found and not converged:
         worst = max(found, key=lambda i: float(usual[i]))
         text = (
             f"gradients are {number(usual[worst] / usual[last])} times those of "
