@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from fused_rmsprop import RMSProp
 from fused_rmsprop.monitor import History, Monitor
 from fused_rmsprop.monitor.rules import AT_ONCE, RULES, report
-from fused_rmsprop.schedules import WarmupCosine
+from fused_rmsprop.schedules import Cosine, WarmupCosine
 from support import Array
 from trainings_support import (
     constant,
@@ -35,6 +36,39 @@ def by_epochs(step: int) -> float:
 
 def logistic(dtype: Any = np.float32) -> Any:
     return network((64, 10), gain=0.0, dtype=dtype)
+
+
+def two_half_circles() -> Any:
+    """The page for a start with NumPy: one hidden layer, batches of 100."""
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, np.pi, 500)
+    upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    points = np.concatenate([upper, [1, 0.5] - upper]) + 0.1 * rng.standard_normal((1000, 2))
+    data = np.asarray(points, np.float32), np.repeat([0, 1], 500)
+    return network((2, 32, 2), "tanh", data=data, batch=100)
+
+
+def straight_line(lr: float, steps: int = 300) -> History:
+    """Linear regression without noise, in full batches."""
+    return train(regression(noise=0), steps, lr=lr, alpha=0.99, schedule=constant(lr))
+
+
+def guide() -> History:
+    """The example of docs/training.md, whose loss nobody logs; it converges to 1e-11."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1000, 3))
+    y, params = x @ [2.0, -3.0, 0.5] + 1, {"w": np.zeros(3), "b": np.zeros(1)}
+
+    def next_batch() -> tuple[float, Any]:
+        error = x @ params["w"] + params["b"] - y
+        return 0.0, {"w": x.T @ error / 1000, "b": error.mean(keepdims=True)}
+
+    lr = WarmupCosine(0.05, warmup_steps=20, total_steps=400)
+    return unlogged(train((params, next_batch), 400, lr=0.05, schedule=lr, max_grad_norm=1.0))
+
+
+def unlogged(history: History) -> History:
+    return replace(history, logged={})
 
 
 def few_digits() -> tuple[Array, Array]:
@@ -88,6 +122,13 @@ HEALTHY: dict[str, Callable[[], History]] = {
         network((500, 5), gain=0.0, data=word_counts()), 200, lr=1e-2, alpha=0.9
     ),
     "every step": lambda: demo(every=1),
+    "the start page": lambda: train(
+        two_half_circles(), 1000, lr=0.02, schedule=Cosine(0.02, transition_steps=1000)
+    ),
+    "logistic regression, torch's defaults": lambda: train(
+        logistic(), 300, lr=1e-2, schedule=constant(1e-2)
+    ),
+    "alpha=0.999 without warm-up, lr=1e-3": lambda: demo(alpha=0.999, lr=1e-3),
 }
 
 
@@ -97,6 +138,13 @@ def test_a_healthy_training_has_an_empty_report(name: str) -> None:
     losses = history.logged["loss"].values
     assert losses[-20:].mean() < 0.6 * losses[:5].mean()  # it is healthy indeed
     assert str(report(history)) == "nothing unusual was seen"
+
+
+@pytest.mark.parametrize(
+    "run", [HEALTHY["the start page"], HEALTHY["the demo"], HEALTHY["logistic regression"], guide]
+)
+def test_a_healthy_training_has_an_empty_report_without_a_loss(run: Callable[[], History]) -> None:
+    assert str(report(unlogged(run()))) == "nothing unusual was seen"
 
 
 def nan_in_step_101(step: int, params: Any, grads: Any) -> None:
@@ -202,12 +250,44 @@ ILL: dict[str, tuple[Callable[[], History], str, str, str]] = {
         *("small_updates", "", "raise lr (5e-10 -> "),
     ),
     "alpha=0.999 without warm-up": (
-        lambda: demo(alpha=0.999, lr=1e-3),
-        *("long_first_steps", "", "warm up over 1000 steps, or set bias_correction=True"),
+        lambda: demo(alpha=0.999, lr=3e-3),
+        *("long_first_steps", "", "and the loss jumps; warm up over 1000 steps, or set"),
     ),
     "torch's defaults": (
         lambda: train(network(), 200, lr=1e-2, schedule=constant(1e-2)),
-        *("long_first_steps", "", "first steps are 10 times too long"),
+        *("long_first_steps", "", "first steps are 10 times too long: they move the weights by 4"),
+    ),
+    "a wrong sign in a network": (
+        lambda: train(network(), 200, wrong_sign, lr=1e-3, schedule=constant(1e-3)),
+        *("rising_loss", "", "the first, to "),
+    ),
+    "weights of zero": (
+        lambda: train(network(gain=0.0), 200, lr=1e-3, alpha=0.9),
+        *("zero_weights", "0.W ... 2.W (3 leaves)", "weights start at zero: layers behind"),
+    ),
+    "weights of zero, sigmoid": (
+        lambda: train(network(gain=0.0, activation="sigmoid"), 200, lr=1e-3),
+        *("zero_weights", "0.W ... 2.W (3 leaves)", "weights start at zero: layers behind"),
+    ),
+    "20 layers of tanh, too large weights": (
+        lambda: train(network((64, *[32] * 19, 10), "tanh", gain=20), 200, lr=1e-3),
+        *("exploding_from_the_start", " leaves)", "times those of 19.W from the beginning"),
+    ),
+    "20 layers of ReLU, too large weights": (
+        lambda: train(network((64, *[32] * 19, 10), gain=12), 200, lr=1e-3),
+        *("exploding_from_the_start", "", "from the beginning: scale inputs and targets"),
+    ),
+    "40 layers of ReLU, too large weights": (
+        lambda: train(network((64, *[32] * 39, 10), gain=36), 200, lr=1e-3),
+        *("overflowing_squares", " leaves)", "overflow in float32"),
+    ),
+    "a linear model, lr / 100": (
+        lambda: straight_line(3e-4),
+        *("stalled_loss", "", "successive updates agree: try a larger lr (0.0003 -> 0.003)"),
+    ),
+    "lr / 100 at a constant lr": (
+        lambda: train(network(), 300, lr=1e-5, schedule=constant(1e-5)),
+        *("small_updates", "", "raise lr (1e-5 -> "),
     ),
     "a wrong sign": (
         lambda: train(logistic(), 200, wrong_sign, lr=5e-3, alpha=0.9, schedule=constant(5e-3)),
@@ -321,3 +401,14 @@ def test_one_group_with_a_learning_rate_of_its_own_is_named() -> None:
     (finding,) = report(monitor.history)
     assert (finding.rule, finding.where) == ("large_updates", "head.0.W")
     assert "lower lr (0.05 -> 0.002)" in finding.text
+
+
+def test_a_limit_that_is_set_in_mid_training_is_no_error() -> None:
+    params, next_batch = network()
+    opt = RMSProp(params, lr=5e-4, alpha=0.9)
+    with Monitor(opt) as monitor:
+        opt.max_grad_norm = 1e-6
+        for _ in range(100):
+            opt.step(next_batch()[1])
+    (finding,) = report(monitor.history)
+    assert finding.rule == "always_clipped"

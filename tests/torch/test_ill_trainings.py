@@ -119,6 +119,64 @@ def with_unused_head(model: Any) -> Any:
     return model
 
 
+def plain_convolutions() -> Any:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    )
+
+
+def constant(step: int) -> float:
+    return 1.0
+
+
+def two_half_circles() -> History:
+    """The page for a start with torch."""
+    angle = torch.pi * torch.rand(500)
+    upper = torch.stack([angle.cos(), angle.sin()], dim=1)
+    x = torch.cat([upper, torch.tensor([1, 0.5]) - upper]) + 0.1 * torch.randn(1000, 2)
+    red = torch.arange(2.0).repeat_interleave(500).unsqueeze(1)
+    model = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = RMSprop(model.parameters(), lr=0.02, max_grad_norm=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1000)
+    with Monitor(optimizer) as monitor:
+        for _ in range(1000):
+            batch = torch.randint(len(x), (100,))
+            loss = nn.functional.binary_cross_entropy_with_logits(model(x[batch]), red[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            monitor.log(loss=loss)
+    return monitor.history
+
+
+class Rows(torch.nn.Module):
+    """A large embedding: batches touch few of its rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.Embedding(500_000, 16), nn.Linear(16, 2)
+
+    def forward(self, indices: Any) -> Any:
+        return self.head(self.rows(indices))
+
+
+class LongRecurrent(Recurrent):
+    """Reads an image four times; its recurrent weights multiply by ``gain``."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__(nn.RNN)
+        nn.init.orthogonal_(self.cell.weight_hh_l0, gain)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.cell(x[:, 0].repeat(1, 4, 1))[0][:, -1])
+
+
 def warm_up(step: int) -> float:
     return min(1.0, (step + 1) / 75) * (1 - step / 150)
 
@@ -132,6 +190,15 @@ HEALTHY: dict[str, Callable[[], History]] = {
     "perceptron": lambda: train(perceptron(), lr=2e-3),
     "perceptron with momentum": lambda: train(perceptron(), lr=2e-4, momentum=0.9),
     "20 layers of tanh": lambda: train(perceptron(nn.Tanh, 20, gain=1.0), lr=3e-4),
+    "convolutions, torch's alpha, constant lr": lambda: train(
+        plain_convolutions(), alpha=0.99, schedule=constant
+    ),
+    "convolutions, constant lr": lambda: train(plain_convolutions(), 300, schedule=constant),
+    "logistic regression, torch's defaults": lambda: train(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), lr=1e-2, alpha=0.99, schedule=constant
+    ),
+    "the start page": two_half_circles,
+    "alpha=0.999 without warm-up, lr=1e-3": lambda: train(perceptron(), 300, alpha=0.999),
 }
 
 
@@ -178,8 +245,8 @@ ILL: dict[str, tuple[Callable[[], History], str, str, str]] = {
     ),
     "lr / 1e6": (lambda: train(perceptron(), lr=1e-9), "small_updates", "", "in float32: raise lr"),
     "alpha=0.999 without warm-up": (
-        lambda: train(perceptron(), lr=1e-3, alpha=0.999),
-        *("long_first_steps", "", "warm up over 1000 steps, or set bias_correction=True"),
+        lambda: train(perceptron(), lr=1e-2, alpha=0.999),
+        *("long_first_steps", "", "and the loss jumps; warm up over 1000 steps, or set"),
     ),
     "dead units": (
         lambda: train(perceptron(), lr=2e-3, accident=first_units_die),
@@ -188,6 +255,10 @@ ILL: dict[str, tuple[Callable[[], History], str, str, str]] = {
     "20 layers of tanh, too small weights": (
         lambda: train(perceptron(nn.Tanh, 20, gain=0.3)),
         *("vanishing_over_depth", " leaves)", "of those of 39.bias from the beginning"),
+    ),
+    "an RNN, too large weights": (
+        lambda: train(LongRecurrent(4.0)),
+        *("exploding_from_the_start", "cell.weight_ih_l0 and cell.weight_hh_l0", "of head.weight"),
     ),
     "clipped at 1e-6": (
         lambda: train(perceptron(), max_grad_norm=1e-6, lr=2e-3),
@@ -211,3 +282,15 @@ def test_the_report_names_the_illness_and_nothing_else(name: str) -> None:
     assert finding.rule == rule
     assert finding.where == where or (where.startswith(" ") and finding.where.endswith(where))
     assert text in finding.text
+
+
+def test_an_embedding_is_not_dead_because_batches_touch_few_rows() -> None:
+    model, rng = Rows(), np.random.default_rng(0)
+    optimizer = RMSprop(model.parameters(), lr=1e-3)
+    with Monitor(optimizer, names=model.named_parameters()) as monitor:
+        for _ in range(100):
+            indices = torch.from_numpy(rng.zipf(1.2, 32) % 500_000)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(indices), indices % 2).backward()
+            optimizer.step()
+    assert "dead_leaves" not in [finding.rule for finding in report(monitor.history)]

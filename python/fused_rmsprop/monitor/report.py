@@ -10,8 +10,9 @@ class Finding(NamedTuple):
     """One thing that a practitioner would say about a training."""
 
     rule: str  # the name of the rule that found it
-    where: str  # the name of a parameter, or "" for all
+    where: str  # the names of parameters, shortened if they are many; "" for all
     text: str  # what was seen, and what to do about it
+    names: tuple[str, ...] = ()  # all that `where` is short for; none for all
 
     def __str__(self) -> str:
         return f"{self.where}: {self.text}" if self.where else self.text

@@ -20,15 +20,20 @@ from fused_rmsprop.monitor.rules.course import (
     stalled_loss,
     too_few_points,
 )
+from fused_rmsprop.monitor.rules.explosions import (
+    exploding_from_the_start,
+    exploding_gradients,
+    overflowing_squares,
+)
 from fused_rmsprop.monitor.rules.gradients import (
     always_clipped,
     dead_leaves,
     dying_units,
-    exploding_gradients,
     nonfinite_gradients,
     nonfinite_points,
     vanishing_gradients,
     vanishing_over_depth,
+    zero_weights,
 )
 from fused_rmsprop.monitor.rules.updates import (
     eps_dominates,
@@ -45,9 +50,12 @@ AT_ONCE: tuple[Rule, ...] = (nonfinite_gradients, nonfinite_loss, too_few_points
 
 #: What needs the course of a training, in the order of urgency.
 RULES: tuple[Rule, ...] = (
+    overflowing_squares,
+    zero_weights,
     dead_leaves,
     large_updates,
     long_first_steps,
+    exploding_from_the_start,
     exploding_gradients,
     vanishing_gradients,
     vanishing_over_depth,
@@ -64,6 +72,30 @@ RULES: tuple[Rule, ...] = (
 #: One cause, one finding: a rule that found something silences those that see its effects.
 SILENCES: Mapping[Rule, tuple[Rule, ...]] = {
     nonfinite_gradients: (nonfinite_loss,),
+    overflowing_squares: (
+        dead_leaves,
+        large_updates,
+        long_first_steps,
+        exploding_from_the_start,
+        exploding_gradients,
+        vanishing_gradients,
+        vanishing_over_depth,
+        eps_dominates,
+        small_updates,
+        oscillation,
+        growing_effective_lr,
+        rising_loss,
+        stalled_loss,
+    ),
+    zero_weights: (
+        dead_leaves,
+        long_first_steps,
+        vanishing_gradients,
+        vanishing_over_depth,
+        small_updates,
+        oscillation,
+        stalled_loss,
+    ),
     dead_leaves: (small_updates, stalled_loss),
     large_updates: (
         exploding_gradients,
@@ -76,8 +108,21 @@ SILENCES: Mapping[Rule, tuple[Rule, ...]] = {
         rising_loss,
         stalled_loss,
     ),
-    exploding_gradients: (rising_loss,),
-    vanishing_gradients: (small_updates, oscillation, growing_effective_lr, stalled_loss),
+    exploding_from_the_start: (
+        vanishing_gradients,
+        small_updates,
+        oscillation,
+        rising_loss,
+        stalled_loss,
+    ),
+    exploding_gradients: (rising_loss, stalled_loss),
+    vanishing_gradients: (
+        small_updates,
+        oscillation,
+        growing_effective_lr,
+        rising_loss,
+        stalled_loss,
+    ),
     vanishing_over_depth: (eps_dominates, small_updates, stalled_loss),
     dying_units: (growing_effective_lr, stalled_loss),
     always_clipped: (eps_dominates, small_updates, stalled_loss),

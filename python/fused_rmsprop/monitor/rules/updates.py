@@ -13,6 +13,7 @@ from fused_rmsprop.monitor.rules import course
 from fused_rmsprop.monitor.rules.words import (
     change,
     constant,
+    finding,
     highest,
     is_scheduled,
     largest,
@@ -26,7 +27,6 @@ from fused_rmsprop.monitor.rules.words import (
     rounded,
     share,
     weights,
-    where,
 )
 
 #: An update relative to the weights, as the median of all weights. A. Karpathy's recipe asks for
@@ -35,8 +35,11 @@ LARGE_UPDATE, SMALL_UPDATE = 0.2, 1e-4
 #: How far one weight's relative update has to be from the median, to be named alone. Weights of
 #: healthy networks stay within 10.
 OUTLIER = 30.0
-#: The relative updates that advice aims at: the upper end of the healthy range, and its middle.
+#: The relative updates that advice aims at: the ends of the usual range, and its lower end.
 LARGEST_HEALTHY, USUAL = 1e-2, 1e-3
+_USUALLY = "(0.1 to 1 % is usual)"
+#: The largest factor of lr that is proposed; after it, one looks again.
+LARGEST_RAISE = 100.0
 #: First size of a weight relative to 1 / sqrt(fan-in), below which it says nothing of its scale:
 #: it was initialised to zero, or nearly so.
 INITIALISED = 0.1
@@ -46,15 +49,20 @@ SETTLED = 100
 LOST = 0.5
 #: A first update relative to the later ones; ``alpha=0.99`` makes it ten times as long.
 FIRST_STEPS = 5.0
-#: A first update relative to the weights from which on it does harm.
-HARMFUL_FIRST_STEP = 0.1
+#: A first update relative to the weights from which on it may do harm. The loss tells; without
+#: one, it has to be larger. Trainings with 0.1 to 0.25 are healthy as a rule.
+HARMFUL_FIRST_STEP, LARGE_FIRST_STEP = 0.1, 0.5
 #: Share of points at which eps is larger than the root of most elements.
 EPS_POINTS = 0.5
 #: An eps that only gradients that have vanished fall below.
 SMALL_EPS = 1e-6
 #: Cosine of successive updates, of all and of one leaf. Pure noise of batches has 0 (and reverses
-#: half of the updates); near a minimum, with a constant lr, healthy trainings reach -0.2.
-OSCILLATING, LEAF_OSCILLATING = -0.3, -0.6
+#: half of the updates); near a minimum, with a constant lr, healthy trainings reach -0.5.
+OSCILLATING, LEAF_OSCILLATING = -0.5, -0.6
+#: The same of all where the loss does not fall.
+STALLED_OSCILLATING = -0.3
+#: Share of updates that reverse, which healthy trainings stay below.
+REVERSED = 0.65
 #: Elements of a leaf from which on its cosine is more than a sign.
 COSINE_ELEMENTS = 10
 #: Growth of the median effective learning rate at a constant lr.
@@ -95,17 +103,16 @@ def large_updates(history: History) -> Iterator[Finding]:
     if found:
         size = float(np.median([sizes[i] for i in found]))
         lr = highest(history, "lr", found)
-        yield Finding(
-            "large_updates",
-            "" if everywhere else where(history, found),
-            f"each step moves the weights by {percent(size)} of their size (0.1 to 1 % is usual): "
-            f"lower lr ({change(lr, lr * LARGEST_HEALTHY / size)})",
+        text = (
+            f"each step moves the weights by {percent(size)} of their size {_USUALLY}: "
+            f"lower lr ({change(lr, lr * LARGEST_HEALTHY / size)})"
         )
+        yield finding("large_updates", history, [] if everywhere else found, text)
 
 
 def small_updates(history: History) -> Iterator[Finding]:
     """Updates that are tiny beside the weights, or lost to rounding."""
-    if course.remaining_loss(history) < course.CONVERGED:
+    if course.has_converged(history):
         return
     sizes = {i: median(relative_updates(history, i)) for i in weights(history)}
     middle = median(np.array([*sizes.values()]))
@@ -122,11 +129,11 @@ def small_updates(history: History) -> Iterator[Finding]:
         f"{percent(max(lost[i] for i in swallowed))} of the updates are lost to rounding in "
         f"{history.leaves[found[0]].dtype}"
         if swallowed
-        else f"each step moves the weights by {number(size)} of their size (about 1e-3 is usual)"
+        else f"each step moves the weights by {percent(size)} of their size {_USUALLY}"
     )
-    more = f" ({change(lr, lr * USUAL / size)})" if size > 0 else ""
-    name = "" if everywhere else where(history, found)
-    yield Finding("small_updates", name, f"{seen}: raise lr{more}")
+    better = lr * min(LARGEST_RAISE, USUAL / size if size > 0 else np.inf)
+    text = f"{seen}: raise lr ({change(lr, better)})"
+    yield finding("small_updates", history, [] if everywhere else found, text)
 
 
 def long_first_steps(history: History) -> Iterator[Finding]:
@@ -138,10 +145,15 @@ def long_first_steps(history: History) -> Iterator[Finding]:
     update = ratio(history.total("update_rms"), lr)
     later = median(update[history.steps > min(2 * window, history.steps[-1] / 2)])
     factor = ratio(update[0], later)
-    size = history["param_rms"][[0, -1], leaf].max()
-    jump = ratio(history["update_rms"][0, leaf], size)
     cold = history.steps[0] < window / 5
-    if not cold or factor < FIRST_STEPS or jump < HARMFUL_FIRST_STEP:
+    harm = course.jumps_at_first(history)
+    first, last = history["param_rms"][[0, -1], leaf]
+    # Without a loss, weights that begin at zero tell no harm.
+    size, least = (
+        (first, LARGE_FIRST_STEP) if harm is None else (max(first, last), HARMFUL_FIRST_STEP)
+    )
+    jump = float(ratio(history["update_rms"][0, leaf], size))
+    if harm is False or not cold or not factor >= FIRST_STEPS or not least <= jump < np.inf:
         return
     if np.sqrt(window) < FIRST_STEPS or constant(history, "bias_correction", leaf, False):
         return
@@ -149,7 +161,8 @@ def long_first_steps(history: History) -> Iterator[Finding]:
     yield Finding(
         "long_first_steps",
         "",
-        f"first steps are {number(factor)} times too long, {percent(jump)} of the weights: warm up "
+        f"first steps are {number(factor)} times too long: they move the weights by "
+        f"{percent(jump)} of their size {_USUALLY}{', and the loss jumps' * bool(harm)}; warm up "
         f"over {round(window)} steps, or set bias_correction=True",
     )
 
@@ -158,7 +171,7 @@ def eps_dominates(history: History) -> Iterator[Finding]:
     """An eps that is larger than sqrt(v) for most elements."""
     middle = history.effective_lr()[:, 2, :-1]
     found = []
-    converged = course.remaining_loss(history) < course.CONVERGED
+    converged = course.has_converged(history)
     for i in weights(history):
         eps = float(constant(history, "eps", i, 1e-8))
         inside = constant(history, "eps_inside_sqrt", i, False)
@@ -177,46 +190,59 @@ def eps_dominates(history: History) -> Iterator[Finding]:
             f"{number(size)}): "
         )
         lower = f"lower eps ({change(eps, better)})"
-        yield Finding(
-            "eps_dominates",
-            "" if len(found) == len(weights(history)) else where(history, found),
+        text = (
             f"{seen}the step is that of SGD with lr {number(lr / eps)}; {lower}"
             if eps > SMALL_EPS
-            else f"{seen}they vanish; enlarge the initial weights, scale the loss up, or {lower}",
+            else f"{seen}they vanish; enlarge the initial weights, scale the loss up, or {lower}"
         )
+        everywhere = len(found) == len(weights(history))
+        yield finding("eps_dominates", history, [] if everywhere else found, text)
 
 
 def oscillation(history: History) -> Iterator[Finding]:
     """Updates that undo the ones before."""
-    cosine = medians(history["cosine"][late(history)])
-    of_all = median(history.total("cosine")[late(history)])
+    half = late(history)
+    cosine, reverse = medians(history["cosine"][half]), medians(history["reversed"][half])
+    of_all, reversed_ = (
+        median(history.total("cosine")[half]),
+        median(history.total("reversed")[half]),
+    )
+    trend = course.trend(history)
+    stalled = trend in ("stalls", "rises") and not course.has_converged(history)
+    whole = of_all < (STALLED_OSCILLATING if stalled else OSCILLATING)
+    whole &= stalled or reversed_ > REVERSED
     found = [
         i
         for i in weights(history)
-        if cosine[i] < LEAF_OSCILLATING and history.leaves[i].size >= COSINE_ELEMENTS
+        if cosine[i] < LEAF_OSCILLATING
+        and reverse[i] > REVERSED
+        and history.leaves[i].size >= COSINE_ELEMENTS
     ]
-    if of_all < OSCILLATING:
+    if whole:
         found = list(range(len(history.leaves)))
     elif not found:
         return
-    whole = of_all < OSCILLATING
-    reversed_ = history.total("reversed") if whole else history["reversed"][:, found]
-    value = of_all if whole else min(cosine[i] for i in found)
-    lr, alpha = highest(history, "lr", found), highest(history, "alpha", found)
-    ways = [f"lower lr ({number(lr)} -> {number(rounded(lr / 3))})"]
-    if alpha < 0.95:
-        ways.append(f"lengthen the average (alpha {number(alpha)} -> 0.99)")
-    if not highest(history, "momentum", found):
-        ways.append("add momentum")
-    trend = course.trend(history)
+    else:
+        of_all, reversed_ = float(cosine[found].min()), median(reverse[found])
     loss = "" if trend is None else f"loss {trend}, but " if trend == "falls" else f"loss {trend}: "
-    of = "all updates" if whole else "updates"
-    yield Finding(
-        "oscillation",
-        "" if whole else where(history, found),
-        f"{loss}{percent(median(reversed_[late(history)]))} of {of} reverse, with a cosine of "
-        f"{value:.1f}: {_either(ways)}",
+    text = (
+        f"{loss}{percent(reversed_)} of {'all ' * whole}updates reverse, with a cosine of "
+        f"{of_all:.1f}: {_ways_to_calm(history, found, trend == 'falls')}"
     )
+    yield finding("oscillation", history, [] if whole else found, text)
+
+
+def _ways_to_calm(history: History, leaves: list[int], learns: bool) -> str:
+    """What helps against oscillation; a training that learns keeps its lr at first."""
+    lr, alpha = highest(history, "lr", leaves), highest(history, "alpha", leaves)
+    lower = f"({change(lr, lr / 3)})"
+    momentum = [] if highest(history, "momentum", leaves) else ["add momentum"]
+    average = [f"lengthen the average (alpha {number(alpha)} -> 0.99)"] if alpha < 0.95 else []
+    if not learns:
+        return _either([f"lower lr {lower}", *average, *momentum])
+    scheduled = is_scheduled(option(history, "lr", leaves[0]))
+    schedule = [f"lower lr {lower}"] if scheduled else ["schedule lr", f"lower it {lower}"]
+    return _either([*momentum, *schedule, *average])
 
 
 def growing_effective_lr(history: History) -> Iterator[Finding]:

@@ -55,6 +55,12 @@ def where(history: History, leaves: Sequence[int]) -> str:
     return " and ".join(names)
 
 
+def finding(rule: str, history: History, leaves: Sequence[int], text: str) -> Finding:
+    """A finding about some leaves; it names none if they are all, or if there are none."""
+    name = where(history, leaves)
+    return Finding(rule, name, text, tuple(history.names[i] for i in leaves) if name else ())
+
+
 def median(values: Array) -> float:
     """The median without NaN and infinities; NaN if nothing is left."""
     finite = values[np.isfinite(values)]
@@ -88,13 +94,17 @@ def late(history: History) -> slice:
 
 
 def weights(history: History) -> list[int]:
-    """The leaves of two dimensions or more; the largest, if there is none.
+    """The leaves of two dimensions or more; the largest leaf, if there is none.
 
     Biases and scales start at 0 or 1 and are small: their sizes say little about a training. A
     bias in front of a normalisation has no gradient but rounding errors.
     """
-    matrices = [i for i, leaf in enumerate(history.leaves) if len(leaf.shape) > 1]
-    return matrices or [largest(history, range(len(history.leaves)))]
+    return matrices(history) or [largest(history, range(len(history.leaves)))]
+
+
+def matrices(history: History) -> list[int]:
+    """The leaves of two dimensions or more."""
+    return [i for i, leaf in enumerate(history.leaves) if len(leaf.shape) > 1]
 
 
 def largest(history: History, leaves: Sequence[int]) -> int:
