@@ -381,7 +381,8 @@ def test_gradients_are_read_once() -> None:
 
 
 def test_a_thread_may_detach_at_any_time() -> None:
-    opt, errors = RMSProp(np.ones(3)), list[BaseException]()
+    p, errors = np.ones(3), list[BaseException]()
+    opt = RMSProp(p)
     done = threading.Event()
 
     def attach() -> None:
