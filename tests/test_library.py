@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,26 @@ def test_pkg_config_finds_the_installed_package(tmp_path: Path) -> None:
         check=True,
     )
     assert subprocess.check_output([program], encoding="utf-8") == OUTPUT
+
+
+@pytest.mark.slow
+@needs_posix
+@pytest.mark.skipif(sys.platform == "darwin", reason="its libraries have no namespace in common")
+@needs_programs("cmake", "ninja", "nm", "g++")
+def test_a_static_cpp_runtime_stays_private(tmp_path: Path) -> None:
+    """Exported, it takes the place of other libraries' own, and the process ends."""
+    configure = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), "-G", "Ninja"]
+    configure += ["-DCMAKE_CXX_COMPILER=g++", "-DBUILD_SHARED_LIBS=ON", "-DCMAKE_BUILD_TYPE=Debug"]
+    configure += ["-DCMAKE_SHARED_LINKER_FLAGS=-static-libstdc++ -static-libgcc"]
+    subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", str(tmp_path)], check=True, stdout=subprocess.DEVNULL)
+    (library,) = (p for p in tmp_path.rglob("libfused_rmsprop.so*") if not p.is_symlink())
+    listed = subprocess.run(
+        ["nm", "-D", "-C", "--defined-only", str(library)],
+        check=True,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    ).stdout
+    assert "fused_rmsprop::step" in listed
+    assert "std::ios_base" not in listed
+    assert "operator new" not in listed
