@@ -143,6 +143,7 @@ class NumpyStepper(Stepper):
         after: int,
         unknown: Callable[[str, list[str]], Exception],
         nonfinite: Callable[[str, NDArray[Any]], Exception],
+        listener: object,
     ) -> Leafwise: ...
 
 @final

@@ -472,3 +472,41 @@ def test_the_error_state_of_numpy_is_the_users() -> None:
         assert np.geterr() == before
         opt.step(np.ones(3))
         assert opt._stepper.unobserved == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a dying one
+def test_interrupts_neither_silence_a_monitor_nor_lock_the_optimizer() -> None:
+    """Real signals at any place; the slow tests of interrupts go to every one."""
+    signal = pytest.importorskip("signal")
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("needs POSIX timers")
+    rng = np.random.default_rng(0)
+    g = np.ones(3)
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for trial in range(200):
+            opt = RMSProp({"a": g.copy()})
+            monitor = Monitor(opt, every=1)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-5, 4e-4))
+                for _ in range(10000):
+                    if trial % 2:
+                        opt.step({"a": g})
+                    else:
+                        with opt.leafwise() as update:
+                            update("a", g)
+            except KeyboardInterrupt:
+                pass
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            steps = opt.step_count
+            for _ in range(4):
+                opt.step({"a": g})
+            assert opt.step_count == steps + 4
+            assert monitor.history.steps[-1] >= opt.step_count - 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -101,7 +101,7 @@ py::object Leafwise::bound_gradient(std::size_t slot) const {
     return bound_[slot];
 }
 
-void Leafwise::update(const py::object &name, const py::object &grad) {
+py::object Leafwise::update(const py::object &name, const py::object &grad) {
     const Turn turn{*this, Claim(calls_)};
     if (!entered_)
         throw std::runtime_error("updates need the with block: with opt.leafwise() as update: ...");
@@ -111,7 +111,7 @@ void Leafwise::update(const py::object &name, const py::object &grad) {
     const std::size_t i = slot_of(name);
     NumpyStepper::Slot &slot = stepper_.slots_[i];
     if (slot.frozen)
-        return; // as step() ignores its gradient
+        return py::none(); // as step() ignores its gradient
     if (updated_[i])
         throw py::value_error(slot.parameter().what +
                               " has been updated in this leafwise() block already. A block is one "
@@ -134,8 +134,7 @@ void Leafwise::update(const py::object &name, const py::object &grad) {
     slot.group->count_step(slot.index);
     updated_[i] = true;
     ++updates_;
-    if (stepper_.keeps_gradients)
-        stepper_.keep_gradient(given);
+    return given;
 }
 
 Leafwise::Turn::~Turn() {
@@ -165,6 +164,7 @@ void Leafwise::leave(bool counts) noexcept {
     if (counts) {
         const GilLock lock(stepper_.mutex);
         stepper_.count_step();
+        made_ = true;
         stepper_.grad_norm.reset();
     }
     claim_.reset();
@@ -175,6 +175,7 @@ void Leafwise::traverse(Visitor &visit) const {
     visit(stepper_object_);
     visit(unknown_);
     visit(nonfinite_);
+    visit(listener_);
     visit.each(bound_);
 }
 
@@ -182,14 +183,34 @@ void register_leafwise(py::module_ &m) {
     py::class_<Leafwise>(m, "Leafwise", py::is_final(), collected<Leafwise>())
         .def("__enter__",
              [](py::object self) {
-                 self.cast<Leafwise &>().enter();
+                 auto &block = self.cast<Leafwise &>();
+                 if (block.listener().is_none()) {
+                     block.enter();
+                     return self;
+                 }
+                 block.listener().attr("begin")();
+                 try {
+                     block.enter();
+                 } catch (...) {
+                     block.listener().attr("end")(false);
+                     throw;
+                 }
                  return self;
              })
         .def("__exit__",
              [](Leafwise &block, const py::args &error) {
                  block.exit(error.empty() || error[0].is_none());
+                 if (!block.listener().is_none())
+                     block.listener().attr("end")(block.made());
              })
-        .def("__call__", &Leafwise::update, py::arg("name"), py::arg("grad") = py::none())
+        .def(
+            "__call__",
+            [](Leafwise &block, const py::object &name, const py::object &grad) {
+                const py::object given = block.update(name, grad);
+                if (!block.listener().is_none() && !given.is_none())
+                    block.listener().attr("after")(name, given);
+            },
+            py::arg("name"), py::arg("grad") = py::none())
         .def("__call__", [](Leafwise &, const py::args &, const py::kwargs &) {
             throw py::type_error("an update takes the name of a leaf and its gradient, "
                                  "update(name, grad); grad_scale belongs to "

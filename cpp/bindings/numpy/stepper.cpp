@@ -113,7 +113,8 @@ void NumpyStepper::bind(const py::object &grads) {
 }
 
 py::object NumpyStepper::step(const py::object &grads, double grad_scale, std::int64_t after) {
-    if (unobserved == 0)
+    handed_over_ = unobserved == 0 && !handed_over_;
+    if (handed_over_)
         return py::bool_(true);
     const Claim claim(ownership);
     if (after >= 0 && after != step_count)
@@ -283,11 +284,13 @@ void register_numpy(py::module_ &m) {
         .def(
             "leafwise",
             [](py::object self, double grad_scale, std::int64_t after, py::object unknown,
-               py::object nonfinite) {
+               py::object nonfinite, py::object listener) {
                 return std::make_unique<Leafwise>(std::move(self), grad_scale, after,
-                                                  std::move(unknown), std::move(nonfinite));
+                                                  std::move(unknown), std::move(nonfinite),
+                                                  std::move(listener));
             },
-            py::arg("grad_scale"), py::arg("after"), py::arg("unknown"), py::arg("nonfinite"));
+            py::arg("grad_scale"), py::arg("after"), py::arg("unknown"), py::arg("nonfinite"),
+            py::arg("listener"));
 
     const auto add_counter = [&](const char *name, std::int64_t NumpyStepper::*counter) {
         stepper.def_property(

@@ -50,7 +50,8 @@ public:
     /// `after`, if it is not negative, is the number of steps that the options were set for:
     /// another number of steps is an error.
     ///
-    /// If `unobserved` is 0 it makes no step and returns True: a monitor has to make this one.
+    /// If `unobserved` is 0 it makes no step and returns True: a monitor has to make this one, by
+    /// the next call.
     py::object step(const py::object &grads, double grad_scale, std::int64_t after);
 
     /// Adds the gradients to every group's grad_sum; with None, the bound ones. All or nothing.
@@ -121,10 +122,6 @@ private:
 
     void forget_sums();
     void keep_gradients();
-    void keep_gradient(const py::object &gradient) {
-        kept_ = py::list();
-        kept_.append(gradient);
-    }
     void count_step() noexcept { // under the mutex
         ++step_count;
         if (unobserved > 0)
@@ -141,6 +138,7 @@ private:
     py::object bound_ = py::none();
     Holders grad_holders_; ///< of the bound gradients
     bool warns_of_lost_ = true;
+    bool handed_over_ = false;      ///< the last call was, to a monitor
     py::list kept_;                 ///< the gradients of a step that a monitor observes
     std::vector<py::object> given_; ///< of the step under way; kept for its capacity
     std::vector<Sum> sums_;         ///< likewise

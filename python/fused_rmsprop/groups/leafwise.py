@@ -89,8 +89,9 @@ class LeafwiseOptimizer(GroupedOptimizer):
         after = self._stepper.step_count if scheduled else -1
         for group in scheduled:
             group.follow_schedules()
-        block = self._stepper.leafwise(scale, after, unknown_name, _nonfinite)
-        return block if self._watch is None else self._watch.leafwise(block, scale)
+        watch = self._watch
+        listener = None if watch is None else watch.listener(scale)
+        return self._stepper.leafwise(scale, after, unknown_name, _nonfinite, listener)
 
 
 def _nonfinite(what: str, grad: NDArray[Any]) -> FloatingPointError:

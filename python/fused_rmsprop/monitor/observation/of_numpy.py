@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from operator import is_
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fused_rmsprop import _core
 from fused_rmsprop.monitor.history import Leaf
 from fused_rmsprop.monitor.observation.observers import Observer, constants_of, values_of
 from fused_rmsprop.monitor.observation.sampling import Arrays, Values
@@ -34,8 +31,13 @@ class NumpyObserver(Observer):
             for index, group in enumerate(self._groups)
             for name, array in zip(group.core.names, group.core.arrays, strict=True)
         )
+        self._index = {leaf.name: index for index, leaf in enumerate(self.leaves)}
         self._places = [(group, i) for group in self._groups for i in range(len(group.core.names))]
         self.groups = tuple(group.name or str(g) for g, group in enumerate(self._groups))
+
+    def index_of(self, name: str) -> int | None:
+        """The place of a parameter among the leaves."""
+        return self._index.get(name)
 
     def attach(self) -> None:
         """Let the optimizer hand its steps over."""
@@ -145,13 +147,13 @@ class Watch:
 
     def begin(self, leaf_by_leaf: bool) -> list[NumpyObserver]:
         """Begin a step; the observers that sample it."""
+        self._stepping = False  # an interrupt may have cut the last one short
         self._count()
         self._stepping = True
         due = [observer for observer in self.observers if observer.steps_to_due == 0]
         try:
             for observer in due:
                 observer.begin(leaf_by_leaf)
-            self._opt._stepper.unobserved = -1
         except BaseException:
             self.end(due, False)
             raise
@@ -170,50 +172,29 @@ class Watch:
             self._stepping = False
             self._plan()
 
-    def leafwise(self, block: _core.Leafwise, grad_scale: float) -> ObservedBlock:
-        """The same step leaf by leaf, observed."""
-        return ObservedBlock(block, self, grad_scale)
+    def listener(self, grad_scale: float) -> Listener:
+        """What a `leafwise` block tells of its updates."""
+        return Listener(self, grad_scale)
 
 
-class ObservedBlock(AbstractContextManager["ObservedBlock"]):
-    """A `leafwise` block whose updates are observed."""
+class Listener:
+    """Samples the updates of a `leafwise` block, which calls it."""
 
-    def __init__(self, block: _core.Leafwise, watch: Watch, grad_scale: float) -> None:
-        self._block, self._watch, self._scale = block, watch, grad_scale
-        self._opt = watch._opt
+    def __init__(self, watch: Watch, grad_scale: float) -> None:
+        self._watch, self._scale = watch, grad_scale
         self._due: list[NumpyObserver] = []
-        self._steps = -1  # of the optimizer, at the beginning
-        names = enumerate(self._opt.state)
-        self._leaves = {name: index for index, name in names}
 
-    def __enter__(self) -> ObservedBlock:
-        self._block.__enter__()
-        self._steps = self._opt.step_count
-        self._opt._stepper.keeps_gradients = True
+    def begin(self) -> None:
+        """Before the block is entered."""
         self._due = self._watch.begin(leaf_by_leaf=True)
-        return self
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
-        """Update a leaf; see `RMSProp.leafwise`."""
-        self._block(*args, **kwargs)
-        name = kwargs["name"] if "name" in kwargs else args[0]
-        taken = self._opt._stepper.take_gradients()
-        index = self._leaves[name]
-        if taken and taken[0] is not None:
-            for observer in self._due:
-                if index < len(observer.leaves):
-                    observer.take_gradient(index, taken[0], self._scale)
+    def after(self, name: str, grad: Any) -> None:
+        """After an update."""
+        for observer in self._due:
+            if (index := observer.index_of(name)) is not None:
+                observer.take_gradient(index, grad, self._scale)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._block.__exit__(kind, error, traceback)
-        finally:
-            if self._steps >= 0:
-                self._opt._stepper.keeps_gradients = False
-                self._watch.end(self._due, self._opt.step_count > self._steps)
-                self._steps = -1
+    def end(self, made: bool) -> None:
+        """When the block was left."""
+        due, self._due = self._due, []
+        self._watch.end(due, made)
