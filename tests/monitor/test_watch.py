@@ -113,13 +113,21 @@ def test_an_interrupt_ends_it(
     assert capsys.readouterr().out == "step 1: loss=0.500\n"
 
 
+def a_terminal() -> tuple[int, int]:
+    """Both ends of a pseudo-terminal."""
+    import pty  # not on Windows
+
+    try:
+        return pty.openpty()
+    except OSError as error:
+        pytest.skip(f"there are no pseudo-terminals here: {error}")
+
+
 @needs_posix
 def test_in_a_terminal_it_fills_the_screen_and_leaves_the_last_curves(tmp_path: Path) -> None:
-    import pty
-
     path = tmp_path / "run.jsonl"
     write(a_run(), path)
-    outer, inner = pty.openpty()
+    outer, inner = a_terminal()
     command = [sys.executable, "-m", "fused_rmsprop", "watch", str(path)]
     with subprocess.Popen(
         command,
@@ -148,13 +156,12 @@ def test_in_a_terminal_it_fills_the_screen_and_leaves_the_last_curves(tmp_path: 
 @needs_posix
 def test_the_screen_is_cleared_when_its_size_changes(tmp_path: Path) -> None:
     import fcntl
-    import pty
     import struct
     import termios
 
     path = tmp_path / "run.jsonl"
     FileStream(a_store(), path).log(1, {"loss": 1.0})
-    outer, inner = pty.openpty()
+    outer, inner = a_terminal()
 
     def set_size(columns: int, lines: int) -> None:
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
