@@ -85,7 +85,12 @@ def test_trajectories_animated(run: Run, tmp_path: Path) -> None:
     assert 50_000 < file.stat().st_size < 1_000_000
     with image.open(file) as animation:
         assert animation.n_frames >= names["steps"]
-    command = [sys.executable, "-W", "error", str(GALLERY / "trajectories_animated.py")]
+    command = [
+        sys.executable,
+        "-W",
+        "error::UserWarning",
+        str(GALLERY / "trajectories_animated.py"),
+    ]
     env = {**os.environ, "MPLBACKEND": "Agg"}
     done = subprocess.run(
         command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True

@@ -474,6 +474,7 @@ def test_the_error_state_of_numpy_is_the_users() -> None:
         assert opt._stepper.unobserved == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a dying one
 def test_interrupts_neither_silence_a_monitor_nor_lock_the_optimizer() -> None:
     """Real signals at any place; the slow tests of interrupts go to every one."""

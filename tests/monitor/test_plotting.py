@@ -20,6 +20,8 @@ matplotlib = pytest.importorskip("matplotlib")
 
 LONG = [f"encoder.blocks.{i}.self_attention.output_projection.weight_{i:02}" for i in range(12)]
 
+pytestmark = pytest.mark.slow  # each draws, which takes a second
+
 
 def titles(figure: Any) -> list[str]:
     """The titles of the panels, without those of colour bars' maps, which have none."""

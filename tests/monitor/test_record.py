@@ -13,6 +13,7 @@ import pytest
 from fused_rmsprop import RMSProp
 from fused_rmsprop.monitor import Monitor
 from runs_support import assert_same
+from support import needs
 
 
 def train(monitor: Monitor, opt: RMSProp, steps: int) -> None:
@@ -163,3 +164,12 @@ def test_another_thread_saves_while_the_training_goes_on(tmp_path: Path) -> None
     monitor.detach()
     assert not errors
     assert Monitor.load(tmp_path / "stream.jsonl").history.steps.tolist() == [*range(1, 201)]
+
+
+def test_a_figure_is_drawn() -> None:
+    needs("matplotlib")
+    opt = made()
+    with Monitor(opt, every=2) as monitor:
+        train(monitor, opt, 7)
+    titles = {axes.get_title(loc="left") for axes in monitor.plot().axes}
+    assert {"logged values", "effective learning rate", "successive updates"} <= titles
