@@ -24,6 +24,11 @@ not_here=(
     --ignore tests/exchange --ignore tests/test_presets.py --ignore tests/test_scipy.py # Python alone, beside
     --ignore tests/test_autograd.py --ignore tests/test_examples.py # other packages: nothing of the module
     --ignore tests/test_command_line.py --ignore tests/test_readme.py # that other tests do not use
+    --ignore tests/gallery --ignore tests/test_site.py
+    --ignore tests/monitor/test_html.py --ignore tests/monitor/test_ill_trainings.py
+    --ignore tests/monitor/test_live.py --ignore tests/monitor/test_plotting.py
+    --ignore tests/monitor/test_rules.py --ignore tests/monitor/test_streams.py # TensorBoard's gRPC crashes
+    --ignore tests/monitor/test_tables.py --ignore tests/monitor/test_watch.py
     # These limit the address space, of which sanitizers reserve terabytes, or the resident memory,
     # which they do not give back.
     -k 'not threads_that_cannot and not allocates_nothing'
