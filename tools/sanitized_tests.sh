@@ -20,7 +20,7 @@ cmake --install "$build" --prefix "$build/site" >/dev/null
 export PYTHONPATH=$build/site
 
 not_here=(
-    --ignore tests/torch # torch is not built for it
+    --ignore tests/torch --ignore tests/monitor/test_torch.py # torch is not built for it
     --ignore tests/exchange --ignore tests/test_presets.py --ignore tests/test_scipy.py # Python alone, beside
     --ignore tests/test_autograd.py --ignore tests/test_examples.py # other packages: nothing of the module
     --ignore tests/test_command_line.py --ignore tests/test_readme.py # that other tests do not use
