@@ -19,8 +19,8 @@ PYBIND11_MODULE(_core_checked, m, py::mod_gil_not_used(),
     register_fp_environment(m);
     register_options(m);
     register_stepper(m);
+    register_sampler(m);
     register_single(m);
-    register_sampling(m);
     register_numpy(m);
     register_torch(m);
 }

@@ -11,9 +11,9 @@ void refuse_subinterpreters(); // throws an import_error in one
 void register_config(py::module_ &m);
 void register_fp_environment(py::module_ &m);
 void register_options(py::module_ &m);
+void register_sampler(py::module_ &m);
 void register_stepper(py::module_ &m); // before those that derive from it
 void register_single(py::module_ &m);
-void register_sampling(py::module_ &m);
 void register_numpy(py::module_ &m);
 void register_torch(py::module_ &m);
 

@@ -47,7 +47,17 @@ Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, double grad_
                                    std::size_t release_gil_from_bytes) {
     Settings tuned = settings(grad_scale);
     tuned.execution.tuner = &tuner(tuned.execution.threads);
-    return run_step(tensors, tuned, release_gil_from_bytes);
+    std::vector<HeldSampler> samplers = held_samplers();
+    if (samplers.empty())
+        return run_step(tensors, tuned, release_gil_from_bytes);
+    SampledStep sampled(std::move(samplers));
+    sampled.before(tensors, known_by_);
+    const Outcome outcome = run_step(tensors, tuned, release_gil_from_bytes);
+    if (outcome != Outcome::refused) {
+        sampled.after(tensors, known_by_, grad_scale);
+        sampled.end(tuned.transform, transform_and_norm().second);
+    }
+    return outcome;
 }
 
 Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, const Settings &settings,
@@ -70,6 +80,42 @@ Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, const Settin
     return Outcome::stepped;
 }
 
+py::list Stepper::samplers() const {
+    py::list objects;
+    for (const HeldSampler &sampler : held_samplers())
+        objects.append(sampler.object);
+    return objects;
+}
+
+void Stepper::set_samplers(const py::list &samplers) {
+    std::vector<HeldSampler> held; // the old ones end when the lock is gone: that may run code
+    for (const py::handle sampler : samplers)
+        held.push_back({py::reinterpret_borrow<py::object>(sampler), sampler.cast<Sampler *>()});
+    const GilLock lock(mutex);
+    samplers_.swap(held);
+}
+
+void Stepper::notify() const {
+    for (const HeldSampler &sampler : held_samplers())
+        sampler->notify();
+}
+
+void Stepper::abandon_samples() const {
+    for (const HeldSampler &sampler : held_samplers())
+        sampler->abandon();
+}
+
+void Stepper::show_samplers(Visitor &visit) const {
+    for (const HeldSampler &sampler : samplers_)
+        visit(sampler.object);
+}
+
+void Stepper::clear_samplers() {
+    std::vector<HeldSampler> held; // as above
+    const GilLock lock(mutex);
+    samplers_.swap(held);
+}
+
 void register_stepper(py::module_ &m) {
     py::class_<Claim>(m, "Claim", py::is_final())
         .def("__enter__", [](py::object self) { return self; })
@@ -84,6 +130,8 @@ void register_stepper(py::module_ &m) {
             "reading",
             [](Stepper &self) { return std::make_unique<Claim>(self.ownership, Claim::Reading{}); },
             py::keep_alive<0, 1>())
+        .def_property("samplers", &Stepper::samplers, &Stepper::set_samplers)
+        .def("notify", &Stepper::notify)
         .def_property("on_nonfinite", &Stepper::on_nonfinite, &Stepper::set_on_nonfinite)
         .def_property(
             "threads",

@@ -6,11 +6,14 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
 #include "claim.hpp"
 #include "gil.hpp"
+#include "sampler.hpp"
 
 namespace fused_rmsprop::bindings {
 
@@ -30,6 +33,17 @@ public:
         transform = other.transform;
         on_nonfinite_ = other.on_nonfinite_;
         skipped_steps = other.skipped_steps;
+    }
+
+    /// The samplers of monitors, which the next steps show what they do. A step that is under way
+    /// keeps its own.
+    py::list samplers() const;
+    void set_samplers(const py::list &samplers);
+    /// Lets monitors know of observations that wait. Call it after a step, without a claim.
+    void notify() const;
+    std::pair<GradientTransform, std::optional<double>> transform_and_norm() const {
+        const GilLock lock(mutex);
+        return {transform, grad_norm};
     }
 
     Ownership ownership;
@@ -71,6 +85,17 @@ protected:
 
     std::size_t nonfinite() const { return nonfinite_; }
 
+    std::vector<HeldSampler> held_samplers() const {
+        const GilLock lock(mutex);
+        return samplers_;
+    }
+    /// Ends what samplers take for a step under way, which an interrupt has cut short.
+    void abandon_samples() const;
+    /// For the garbage collector.
+    void show_samplers(Visitor &visit) const;
+    void clear_samplers();
+    std::vector<const void *> known_by_; ///< see SampledStep
+
 private:
     enum OnNonfiniteName : std::uint8_t { propagate, skip, raise };
     static constexpr const char *on_nonfinite_names[] = {"propagate", "skip", "raise"};
@@ -78,6 +103,7 @@ private:
     /// The tuner for this number of threads: what is the best with one is not with a team.
     Tuner &tuner(int threads) { return tuners_[threads != 1]; }
 
+    std::vector<HeldSampler> samplers_;
     Tuner tuners_[2];
     OnNonfiniteName on_nonfinite_ = propagate;
     std::size_t nonfinite_ = no_tensor;

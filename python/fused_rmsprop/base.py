@@ -104,8 +104,6 @@ class Optimizer:
     """An optimizer that steps through ``_stepper``."""
 
     _stepper: _core.Stepper
-    #: Makes the steps while there is a monitor; see `fused_rmsprop.monitor`.
-    _watch: Any = None
 
     max_grad_norm = Setting[float | None](
         "The limit of the 2-norm of all gradients together, or None."

@@ -146,7 +146,7 @@ class RMSProp(LeafwiseOptimizer, Saving):
     (1, 0)
     """
 
-    _REBUILT = frozenset(("defaults", "_stepper", "_groups", "_views", "_grouped", "_watch"))
+    _REBUILT = frozenset(("defaults", "_stepper", "_groups", "_views", "_grouped"))
 
     @helps_with_options
     def __init__(
@@ -270,11 +270,6 @@ class RMSProp(LeafwiseOptimizer, Saving):
             scale = as_scale("grad_scale", grad_scale)
             nonfinite = self._stepper.step(grads, scale, after)
         if nonfinite is not None:
-            if nonfinite is True:  # there is a monitor
-                watch = self._watch  # another thread may end it at any time
-                step = RMSProp.step if watch is None else watch.step
-                step(self, grads, grad_scale)
-                return
             if self.on_nonfinite == "propagate":
                 warn_of_spreading(nonfinite[0], self._stepper)
                 RMSProp.step(self, grads, grad_scale)

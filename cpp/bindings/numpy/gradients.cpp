@@ -52,19 +52,6 @@ const void *NumpyStepper::gradient(Slot &slot, const py::object &grad) {
     return data_in_order_of(p.array, array, slot.ordered_grad);
 }
 
-void NumpyStepper::keep_gradients() {
-    py::list kept;
-    for (std::size_t i = 0; i < slots_.size(); ++i) {
-        if (tensors_[i].grad == nullptr)
-            kept.append(py::none());
-        else if (accumulated > 0)
-            kept.append(slots_[i].parameter().state[grad_sum]);
-        else
-            kept.append(given_[i]);
-    }
-    kept_ = std::move(kept);
-}
-
 /// Asks for what gradient() will read of later leaves: their arrays lie anywhere, and a step over
 /// large ones has driven them out of the cache.
 [[gnu::always_inline]] inline void NumpyStepper::prefetch(std::size_t leaf) const {

@@ -68,6 +68,8 @@ void Leafwise::enter() {
     Execution &execution = settings_.execution;
     if (stepper_.leaves_->largest >= execution.serial_below_bytes)
         execution.threads = stepper_.leaves_->threads.begin(execution.threads);
+    stepper_.abandon_samples();
+    sampled_.emplace(stepper_.held_samplers());
     claim_ = std::move(claim);
     entered_ = true;
 }
@@ -101,7 +103,7 @@ py::object Leafwise::bound_gradient(std::size_t slot) const {
     return bound_[slot];
 }
 
-py::object Leafwise::update(const py::object &name, const py::object &grad) {
+void Leafwise::update(const py::object &name, const py::object &grad) {
     const Turn turn{*this, Claim(calls_)};
     if (!entered_)
         throw std::runtime_error("updates need the with block: with opt.leafwise() as update: ...");
@@ -111,7 +113,7 @@ py::object Leafwise::update(const py::object &name, const py::object &grad) {
     const std::size_t i = slot_of(name);
     NumpyStepper::Slot &slot = stepper_.slots_[i];
     if (slot.frozen)
-        return py::none(); // as step() ignores its gradient
+        return; // as step() ignores its gradient
     if (updated_[i])
         throw py::value_error(slot.parameter().what +
                               " has been updated in this leafwise() block already. A block is one "
@@ -124,9 +126,11 @@ py::object Leafwise::update(const py::object &name, const py::object &grad) {
     tensor.grad = stepper_.gradient(slot, given);
     tensor.step = slot.group->step(slot.index);
     settings_.execution.tuner = &stepper_.leaves_->tuners[settings_.execution.threads != 1][i];
+    sampled_->before(i, tensor);
     if (stepper_.run_step(std::span(&tensor, 1), settings_, stepper_.release_gil_from_bytes) ==
         NumpyStepper::Outcome::refused)
         raise(nonfinite_(slot.grad_what, given));
+    sampled_->after(i, tensor, grad_scale_);
     {
         const GilLock lock(stepper_.mutex);
         stepper_.grad_norm.reset(); // it was this gradient's alone
@@ -134,7 +138,6 @@ py::object Leafwise::update(const py::object &name, const py::object &grad) {
     slot.group->count_step(slot.index);
     updated_[i] = true;
     ++updates_;
-    return given;
 }
 
 Leafwise::Turn::~Turn() {
@@ -162,20 +165,33 @@ void Leafwise::leave(bool counts) noexcept {
     if (stepper_.leaves_)
         stepper_.leaves_->threads.end();
     if (counts) {
+        show_others();
+        sampled_->end(settings_.transform, std::nullopt);
         const GilLock lock(stepper_.mutex);
-        stepper_.count_step();
-        made_ = true;
+        ++stepper_.step_count;
         stepper_.grad_norm.reset();
     }
     claim_.reset();
+    sampled_.reset();                             // that may run code
     const auto bound = std::exchange(bound_, {}); // destroying an object may run code
+}
+
+/// Shows samplers the leaves that were not updated.
+void Leafwise::show_others() noexcept {
+    for (std::size_t i = 0; i < updated_.size() && i < stepper_.tensors_.size(); ++i) {
+        if (updated_[i])
+            continue;
+        Tensor tensor = stepper_.tensors_[i];
+        tensor.grad = nullptr;
+        sampled_->before(i, tensor);
+        sampled_->after(i, tensor, grad_scale_);
+    }
 }
 
 void Leafwise::traverse(Visitor &visit) const {
     visit(stepper_object_);
     visit(unknown_);
     visit(nonfinite_);
-    visit(listener_);
     visit.each(bound_);
 }
 
@@ -183,34 +199,15 @@ void register_leafwise(py::module_ &m) {
     py::class_<Leafwise>(m, "Leafwise", py::is_final(), collected<Leafwise>())
         .def("__enter__",
              [](py::object self) {
-                 auto &block = self.cast<Leafwise &>();
-                 if (block.listener().is_none()) {
-                     block.enter();
-                     return self;
-                 }
-                 block.listener().attr("begin")();
-                 try {
-                     block.enter();
-                 } catch (...) {
-                     block.listener().attr("end")(false);
-                     throw;
-                 }
+                 self.cast<Leafwise &>().enter();
                  return self;
              })
         .def("__exit__",
              [](Leafwise &block, const py::args &error) {
                  block.exit(error.empty() || error[0].is_none());
-                 if (!block.listener().is_none())
-                     block.listener().attr("end")(block.made());
+                 block.notify();
              })
-        .def(
-            "__call__",
-            [](Leafwise &block, const py::object &name, const py::object &grad) {
-                const py::object given = block.update(name, grad);
-                if (!block.listener().is_none() && !given.is_none())
-                    block.listener().attr("after")(name, given);
-            },
-            py::arg("name"), py::arg("grad") = py::none())
+        .def("__call__", &Leafwise::update, py::arg("name"), py::arg("grad") = py::none())
         .def("__call__", [](Leafwise &, const py::args &, const py::kwargs &) {
             throw py::type_error("an update takes the name of a leaf and its gradient, "
                                  "update(name, grad); grad_scale belongs to "

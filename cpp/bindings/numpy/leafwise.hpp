@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "stepper.hpp"
@@ -16,29 +17,25 @@ class Leafwise {
 public:
     /// `after` is as for NumpyStepper::step. `unknown(name, names)` and `nonfinite(what, grad)`
     /// return the exceptions for a name that no leaf has and a gradient that is not finite.
-    /// `listener` is None, or a monitor's: its begin() is called before the block is entered,
-    /// after(name, grad) after an update, end(made) when the block is left.
     Leafwise(py::object stepper, double grad_scale, std::int64_t after, py::object unknown,
-             py::object nonfinite, py::object listener)
+             py::object nonfinite)
         : stepper_object_(std::move(stepper)), stepper_(stepper_object_.cast<NumpyStepper &>()),
-          unknown_(std::move(unknown)), nonfinite_(std::move(nonfinite)),
-          listener_(std::move(listener)), grad_scale_(grad_scale), after_(after) {}
+          unknown_(std::move(unknown)), nonfinite_(std::move(nonfinite)), grad_scale_(grad_scale),
+          after_(after) {}
     ~Leafwise() { finalize(); } // should exit() never be called
 
     /// Claims the optimizer and takes its settings, or throws and changes nothing.
     void enter();
 
     /// Steps one leaf with this gradient; with None, the bound one. Throws before it writes.
-    /// Returns the gradient that it has read; None if the leaf is frozen.
-    py::object update(const py::object &name, const py::object &grad);
+    void update(const py::object &name, const py::object &grad);
 
     /// Counts the step if the block ends normally or a leaf was updated, and lets go of the
     /// optimizer; during an update in another thread, that update does so at its end, and this
     /// throws.
     void exit(bool normally);
 
-    const py::object &listener() const { return listener_; }
-    bool made() const { return made_; } ///< whether the block that was left counts as a step
+    void notify() const { stepper_.notify(); } ///< of observations, after exit()
 
     void traverse(Visitor &visit) const;
     void finalize() noexcept { leave(updates_ > 0); }
@@ -55,17 +52,18 @@ private:
     std::size_t slot_of(const py::object &name) const;
     py::object bound_gradient(std::size_t slot) const;
     void leave(bool counts) noexcept;
+    void show_others() noexcept;
 
     py::object stepper_object_;
     NumpyStepper &stepper_;
-    py::object unknown_, nonfinite_, listener_;
-    bool made_ = false;
+    py::object unknown_, nonfinite_;
     double grad_scale_;
     std::int64_t after_;
     Ownership calls_;
     std::atomic<bool> entered_{false}, left_{false};
     std::unique_ptr<Claim> claim_; ///< inside the block
     NumpyStepper::Settings settings_;
+    std::optional<SampledStep> sampled_;
     std::vector<py::object> bound_; ///< the bound gradients, one per slot, or none at all
     std::vector<bool> updated_;     ///< for each slot
     std::size_t updates_ = 0;

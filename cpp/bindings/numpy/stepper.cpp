@@ -113,9 +113,6 @@ void NumpyStepper::bind(const py::object &grads) {
 }
 
 py::object NumpyStepper::step(const py::object &grads, double grad_scale, std::int64_t after) {
-    handed_over_ = unobserved == 0 && !handed_over_;
-    if (handed_over_)
-        return py::bool_(true);
     const Claim claim(ownership);
     if (after >= 0 && after != step_count)
         throw std::runtime_error("another step of this optimizer was made while this one asked its "
@@ -199,6 +196,7 @@ bool NumpyStepper::look_for_lost(bool reads_bound) {
 py::object NumpyStepper::run(double grad_scale) {
     for (std::size_t i = 0; i < slots_.size(); ++i)
         tensors_[i].step = slots_[i].group->step(slots_[i].index);
+    abandon_samples();
     const Outcome outcome = run_step(tensors_, grad_scale, release_gil_from_bytes);
     if (outcome == Outcome::refused) {
         const Slot &slot = slots_[nonfinite()];
@@ -207,14 +205,12 @@ py::object NumpyStepper::run(double grad_scale) {
                                   slot.parameter().state[grad_sum]);
         return py::make_tuple(slot.grad_what, given_[nonfinite()]);
     }
-    if (keeps_gradients)
-        keep_gradients();
     if (accumulated > 0)
         forget_sums();
     if (outcome == Outcome::stepped) {
         {
             const GilLock lock(mutex);
-            count_step();
+            ++step_count;
         }
         for (std::size_t i = 0; i < slots_.size(); ++i)
             if (tensors_[i].grad != nullptr)
@@ -227,7 +223,7 @@ void NumpyStepper::traverse(Visitor &visit) const {
     for (const HeldGroup &group : groups_)
         visit(group.object);
     visit(bound_);
-    visit(kept_);
+    show_samplers(visit);
     visit.each(given_);
     for (const Slot &slot : slots_)
         visit(slot.ordered_grad);
@@ -246,7 +242,7 @@ void NumpyStepper::clear() {
         std::swap(bound_, bound);
     }
     const auto given = std::exchange(given_, {});
-    const auto kept = std::exchange(kept_, py::list());
+    clear_samplers();
     tensors_.clear();
     layouts_.clear();
 }
@@ -271,10 +267,14 @@ void register_numpy(py::module_ &m) {
              py::arg("since"))
         .def("bind", &NumpyStepper::bind, py::arg("grads"))
         .def_property_readonly("bound", &NumpyStepper::bound)
-        .def_readwrite("keeps_gradients", &NumpyStepper::keeps_gradients)
-        .def("take_gradients", &NumpyStepper::take_gradients)
-        .def("step", &NumpyStepper::step, py::arg("grads") = py::none(),
-             py::arg("grad_scale") = 1.0, py::arg("after") = -1)
+        .def(
+            "step",
+            [](NumpyStepper &self, const py::object &grads, double grad_scale, std::int64_t after) {
+                py::object nonfinite = self.step(grads, grad_scale, after);
+                self.notify();
+                return nonfinite;
+            },
+            py::arg("grads") = py::none(), py::arg("grad_scale") = 1.0, py::arg("after") = -1)
         .def("accumulate", &NumpyStepper::accumulate, py::arg("grads") = py::none())
         .def("discard_accumulated", &NumpyStepper::discard_accumulated)
         .def("read_here", &NumpyStepper::read_here)
@@ -284,13 +284,11 @@ void register_numpy(py::module_ &m) {
         .def(
             "leafwise",
             [](py::object self, double grad_scale, std::int64_t after, py::object unknown,
-               py::object nonfinite, py::object listener) {
+               py::object nonfinite) {
                 return std::make_unique<Leafwise>(std::move(self), grad_scale, after,
-                                                  std::move(unknown), std::move(nonfinite),
-                                                  std::move(listener));
+                                                  std::move(unknown), std::move(nonfinite));
             },
-            py::arg("grad_scale"), py::arg("after"), py::arg("unknown"), py::arg("nonfinite"),
-            py::arg("listener"));
+            py::arg("grad_scale"), py::arg("after"), py::arg("unknown"), py::arg("nonfinite"));
 
     const auto add_counter = [&](const char *name, std::int64_t NumpyStepper::*counter) {
         stepper.def_property(
@@ -306,7 +304,6 @@ void register_numpy(py::module_ &m) {
     };
     add_counter("accumulated", &NumpyStepper::accumulated);
     add_counter("step_count", &NumpyStepper::step_count);
-    add_counter("unobserved", &NumpyStepper::unobserved);
     add_counter("changes", &NumpyStepper::changes);
 
     m.def("is_sequence", [](py::handle nest) { return container_of(nest) == Container::sequence; });

@@ -49,9 +49,6 @@ public:
     ///
     /// `after`, if it is not negative, is the number of steps that the options were set for:
     /// another number of steps is an error.
-    ///
-    /// If `unobserved` is 0 it makes no step and returns True: a monitor has to make this one, by
-    /// the next call.
     py::object step(const py::object &grads, double grad_scale, std::int64_t after);
 
     /// Adds the gradients to every group's grad_sum; with None, the bound ones. All or nothing.
@@ -60,15 +57,14 @@ public:
     void discard_accumulated();
 
     void take_settings(const NumpyStepper &other) noexcept {
+        const std::int64_t before = step_count + skipped_steps;
         Stepper::take_settings(other);
+        for (const HeldSampler &sampler : held_samplers())
+            sampler->steps += other.step_count + other.skipped_steps - before;
         const GilLock lock(mutex);
         step_count = other.step_count;
         accumulated = other.accumulated;
     }
-
-    /// The gradient of each parameter that the last step has read, or the sum; None where there was
-    /// none. Only once, and only if `keeps_gradients` was set. A list that is empty: no step.
-    py::list take_gradients() { return std::exchange(kept_, py::list()); }
 
     py::object bound() const {
         const GilLock lock(mutex);
@@ -79,8 +75,6 @@ public:
     std::int64_t step_count = 0;
     std::int64_t accumulated = 0; ///< the number of gradients in the sums
     std::int64_t changes = 0;     ///< the number of changes of options or state
-    bool keeps_gradients = false;
-    std::int64_t unobserved = -1; ///< steps until one is for a monitor; negative: there is none
 
     /// Warns no more of arrays that only the optimizer refers to: the user reads them here.
     void read_here() noexcept { warns_of_lost_ = false; }
@@ -121,12 +115,6 @@ private:
     py::object run(double grad_scale);
 
     void forget_sums();
-    void keep_gradients();
-    void count_step() noexcept { // under the mutex
-        ++step_count;
-        if (unobserved > 0)
-            --unobserved;
-    }
 
     std::vector<HeldGroup> groups_;
     bool grouped_ = false;
@@ -138,8 +126,6 @@ private:
     py::object bound_ = py::none();
     Holders grad_holders_; ///< of the bound gradients
     bool warns_of_lost_ = true;
-    bool handed_over_ = false;      ///< the last call was, to a monitor
-    py::list kept_;                 ///< the gradients of a step that a monitor observes
     std::vector<py::object> given_; ///< of the step under way; kept for its capacity
     std::vector<Sum> sums_;         ///< likewise
 };

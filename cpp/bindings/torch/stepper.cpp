@@ -102,6 +102,9 @@ std::vector<std::size_t> TorchStepper::assign(const py::list &slots, const py::l
     state_.swap(new_state);
     tensors_ = std::move(new_tensors);
     written_ = std::move(written);
+    known_by_.clear();
+    for (const Slot &slot : slots_)
+        known_by_.push_back(slot.param.object.ptr());
     return {};
 }
 
@@ -235,8 +238,11 @@ bool TorchStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
     tensor.grad = nullptr;
     grad = reader_.gradient(slot.param);
     slot.has_grad = static_cast<bool>(grad);
-    if (!slot.has_grad)
+    tensor.options = &options_[slot.group];
+    if (!slot.has_grad) {
+        tensor.square_avg = nullptr; // it may have moved, and samplers read it
         return true;
+    }
     if (keeping_)
         reader_.keep(grad);
     const Held &step = slot.held[steps];
@@ -253,7 +259,6 @@ bool TorchStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
     if (step.address == nullptr || !reader_.still_at(step.tensor, step.address, 1))
         return false;
     __builtin_prefetch(step.address, 1);
-    tensor.options = &options_[slot.group];
     if (tensor.options->bias_correction) {
         const double count = slot.steps_dtype == DType::float32
                                  ? double{*static_cast<const float *>(step.address)}
@@ -332,6 +337,7 @@ void TorchStepper::traverse(Visitor &visit) const {
     for (const auto &params : groups_)
         visit.each(params);
     visit.each(state_);
+    show_samplers(visit);
 }
 
 void TorchStepper::clear() {
@@ -341,6 +347,7 @@ void TorchStepper::clear() {
     const auto state = std::exchange(state_, {});
     const auto grads = std::exchange(grads_, {});
     const auto changed = std::exchange(changed_, {});
+    clear_samplers();
     tensors_.clear();
 }
 

@@ -35,6 +35,7 @@ public:
     py::object step(const py::list &groups, const py::dict &state,
                     const std::vector<Options> &options) {
         const Claim claim(ownership);
+        abandon_samples();
         return step_claimed(groups, state, options);
     }
 

@@ -89,9 +89,7 @@ class LeafwiseOptimizer(GroupedOptimizer):
         after = self._stepper.step_count if scheduled else -1
         for group in scheduled:
             group.follow_schedules()
-        watch = self._watch
-        listener = None if watch is None else watch.listener(scale)
-        return self._stepper.leafwise(scale, after, unknown_name, _nonfinite, listener)
+        return self._stepper.leafwise(scale, after, unknown_name, _nonfinite)
 
 
 def _nonfinite(what: str, grad: NDArray[Any]) -> FloatingPointError:

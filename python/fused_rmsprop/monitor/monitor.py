@@ -6,16 +6,15 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
-from fused_rmsprop.base import helps_with_options
+from fused_rmsprop.base import helps_with_options, warn_the_caller
 from fused_rmsprop.monitor.files.streams import Callback, Streams, Writer, streams_to
 from fused_rmsprop.monitor.history import Point, Store
-from fused_rmsprop.monitor.logs import Logs
+from fused_rmsprop.monitor.logs import as_numbers
 from fused_rmsprop.monitor.observation.observers import Observer
-from fused_rmsprop.monitor.observation.sampling import Observation, Recorder
 from fused_rmsprop.monitor.observation.statistics import Statistics
 from fused_rmsprop.monitor.pictures.live import Live
 from fused_rmsprop.monitor.record import Record
@@ -23,11 +22,10 @@ from fused_rmsprop.optimizer import RMSProp
 from fused_rmsprop.options import SCHEDULABLE
 from fused_rmsprop.values import Number, as_count, as_number
 
-#: As many sampled elements, observations or logged values wait to be stored together: small models
-#: would pay most for the calls.
+#: As many sampled elements and observations wait to be stored together: small models would pay most
+#: for the calls.
 _ELEMENTS_TOGETHER = 2**16
 _TOGETHER = 64
-_LOGS_TOGETHER = 1000
 
 
 class Monitor(Record):
@@ -97,10 +95,8 @@ class Monitor(Record):
     """
 
     _observer: Observer | None
-    _recorder: Recorder | None
     _statistics: Statistics | None
-    _waiting: list[Observation]
-    _logs: Logs
+    _tell: Callable[[dict[str, Any]], bool]
     _live: Live | None
 
     @helps_with_options
@@ -127,11 +123,12 @@ class Monitor(Record):
         constants = {"kind": observer.kind, "every": every, "sample": sample}
         constants |= observer.constants()
         self._set_up(Store(leaves, observer.groups, SCHEDULABLE, constants, max_points))
-        self._recorder = Recorder(leaves, every, sample, seed)
-        self._statistics = Statistics(leaves, self._recorder.ends)
-        self._streams = streams_to(self._store, path, mode, observer.step_count, writer, callback)
+        steps = observer.count_steps()
+        self._streams = streams_to(self._store, path, mode, steps, writer, callback)
         self._observer = observer
-        observer.observe(self._recorder, self._finish, self.detach)
+        observer.observe(every, sample, seed, self._collect, self._fail)
+        self._statistics = Statistics(leaves, observer.ends)
+        self._make_room()
         _living.add(self)
 
     @property
@@ -159,12 +156,16 @@ class Monitor(Record):
         RuntimeError
             If the monitor is detached.
         """
+        if values is None and self._tell(named):
+            return  # in each step of most trainings
         if (observer := self._observer) is None:
             raise RuntimeError("the monitor is detached: it observes no optimizer any more")
-        step = observer.step_count
-        named = self._logs.append(step, values, named)
-        if len(self._logs) >= _LOGS_TOGETHER:
+        sampler, step = observer.sampler, observer.sampler.steps
+        named = as_numbers(values, named)
+        sampler.known |= named.keys()
+        if not sampler.log(named):
             self._complete()
+            sampler.log(named)
         if self._streams:
             self._streams.log(step, named)
 
@@ -195,19 +196,15 @@ class Monitor(Record):
         before, self._live = self._live, Live(lambda: self.history, as_number("seconds", seconds))
         if before is not None:
             before.close()
+        self._make_room()
         return self._live
 
     def detach(self) -> None:
         """End the observation; what was recorded stays."""
-        observer, self._observer = self._observer, None
-        if observer is None:
-            return
-        observer.detach()
-        if self._recorder is not None and (last := self._recorder.flush()) is not None:
-            self._finish(last)
-        self._streams.close()
-        if self._live is not None:
-            self._live.close()
+        if self._observer is not None:
+            self._observer.detach()
+            self._collect()
+            self._end()
 
     def __enter__(self) -> Monitor:
         return self
@@ -223,18 +220,27 @@ class Monitor(Record):
     def _set_up(self, store: Store) -> None:
         self._store = store
         self._lock = threading.RLock()
-        self._waiting, self._logs = [], Logs()
-        self._observer = self._recorder = self._statistics = None
+        self._observer = self._statistics = None
+        self._tell = _not_told
         self._streams = Streams()
         self._live = None
 
-    def _finish(self, observation: Observation) -> None:
-        """Take an observation; the optimizer is in the middle of `step`."""
-        with self._lock:
-            self._waiting.append(observation)
-            elements = len(self._waiting) * observation.update.size
-            many = len(self._waiting) >= _TOGETHER or elements >= _ELEMENTS_TOGETHER
-            points = self._complete() if many or self._streams else []
+    def _make_room(self) -> None:
+        """Let as many observations wait as nobody misses."""
+        if (observer := self._observer) is None:
+            return
+        at_once = bool(self._streams) or self._live is not None
+        each = 1 + sum(map(len, observer.positions))
+        observer.sampler.room = 1 if at_once else min(_TOGETHER, 1 + _ELEMENTS_TOGETHER // each)
+        self._tell = _not_told if self._streams else observer.sampler.log
+
+    def _collect(self) -> None:
+        """Take the observations that wait; a step of the optimizer has just ended."""
+        try:
+            points = self._complete()
+        except Exception as error:
+            self._fail(error)
+            return
         for point in points if self._streams else ():
             self._streams.point(point)
         if self._live is not None:
@@ -243,14 +249,40 @@ class Monitor(Record):
     def _complete(self) -> list[Point]:
         """Turn waiting observations into points, and store what was logged."""
         with self._lock:
-            for step, values in self._logs.drain():
-                self._store.log(step, values)
-            waiting, self._waiting = self._waiting, []
-            if not waiting or self._statistics is None:
+            observer, statistics = self._observer, self._statistics
+            if observer is None or statistics is None:
                 return []
-            points = self._statistics.points(waiting)
+            for step, values in observer.sampler.take_logged():
+                self._store.log(step, values)
+            batch = observer.take()
+            if not len(batch.steps):
+                return []
+            points = statistics.points(batch, observer.frozen())
             self._store.add(points)
             return points
+
+    def _fail(self, error: Exception) -> None:
+        """End the observation after an error: a training goes on without its monitor."""
+        self._end()
+        warn_the_caller(
+            f"the monitor ends, and the training goes on without it: {type(error).__name__}: "
+            f"{error}",
+            RuntimeWarning,
+        )
+
+    def _end(self) -> None:
+        observer, self._observer = self._observer, None
+        self._tell = _not_told
+        if observer is not None:
+            observer.detach()
+        self._streams.close()
+        if self._live is not None:
+            self._live.close()
+
+
+def _not_told(named: dict[str, Any]) -> bool:
+    """In the place of `_core.Sampler.log`: there is more to do."""
+    return False
 
 
 _living: weakref.WeakSet[Monitor] = weakref.WeakSet()

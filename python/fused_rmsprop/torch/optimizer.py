@@ -100,6 +100,8 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
     state: Any  # by parameter, dicts of tensors
     _stepper: _core.TorchStepper
     _plan: Plan
+    #: Shows to monitors the steps that the kernel does not make as a whole.
+    _watch: Any = None
     _in_backward: InBackward | None
 
     @helps_with_options
@@ -253,6 +255,8 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
         former, self._plan = self._plan, Plan(self._stepper)
         self._plan.warned = former.warned
         self._plan.accept_options(self.param_groups)
+        if self._watch is not None:
+            self._watch.follow()
 
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's layout; see `torch.optim.Optimizer.state_dict`.
@@ -335,10 +339,7 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
                 pass  # refuse before the closure runs
             with private.grad_mode(True):
                 loss = closure()
-        if self._watch is None or self._in_backward is not None:
-            self._step_all()
-        else:
-            self._watch.around(self._step_all)
+        self._step_all()
         return loss
 
     def _step_all(self) -> None:
@@ -368,6 +369,9 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
         with self._stepper.claim(), private.grad_mode(self.defaults["differentiable"]):
             if self._in_backward is not None:
                 self._in_backward.finish(self)
-                return None, []
-            groups = self.param_groups
-            return step_anew(self._plan, groups, self.state, groups)
+                done = None, list[Any]()
+            else:
+                groups = self.param_groups
+                done = step_anew(self._plan, groups, self.state, groups, self._watch)
+        self._stepper.notify()
+        return done

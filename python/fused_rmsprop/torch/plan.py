@@ -82,7 +82,8 @@ def _followed(groups: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [(len(group), *_followed_of(group)) for group in groups]
 
 
-def _kernel_options(group: dict[str, Any]) -> _core.Options:
+def kernel_options(group: Mapping[str, Any]) -> _core.Options:
+    """The options of a group as the kernel takes them, not checked."""
     values = {}
     for name, option in GROUP_OPTIONS.items():
         is_flag = option.read is as_flag  # torch takes anything for a flag
@@ -195,7 +196,7 @@ class Plan:
             states = [s for p in group["params"] if (s := state.get(p))]
             check_extra(group, where, group["params"], before, states)
         self._checked = extra
-        self.options = [_kernel_options(group) for group in groups]
+        self.options = [kernel_options(group) for group in groups]
         flush = self.stepper.flush_denormals
         for index, (group, options) in enumerate(zip(groups, self.options, strict=True)):
             if not options.suits(True, flush):  # torch would step it
@@ -331,7 +332,7 @@ def why_for_torch(param: Any, plan: Plan, group: dict[str, Any], whole: list[Any
             return f"the kernel needs {name} {bound}, and it is {group[name]}"
     try:
         flush = plan.stepper.flush_denormals
-        _kernel_options(group).validate(param.dtype == torch.float64, flush)
+        kernel_options(group).validate(param.dtype == torch.float64, flush)
     except ValueError as error:
         return f"the kernel refuses an option: {error}"
     return _why_of_memory(param, plan) or _why_shared(param, whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def step_anew(
     groups: list[dict[str, Any]],
     state: Any,
     whole: list[dict[str, Any]],
+    watch: Any = None,
 ) -> tuple[Any, list[Any]]:
     """Make a step with new options or a new assignment, or one of which torch does a part.
 
@@ -36,13 +38,15 @@ def step_anew(
         The state of each of their parameters.
     whole : list of dict
         All groups of the optimizer, for the names of parameters.
+    watch : object, optional
+        What shows a step to monitors if torch makes a part of it.
 
     Returns
     -------
     As `_core.TorchStepper.step`.
     """
     try:
-        return _step(plan, groups, state, whole)
+        return _step(plan, groups, state, whole, watch)
     finally:
         plan.stepper.abandon()  # unless it was made
         # Remove states that are still empty. If a signal leaves one, it means the same as none.
@@ -57,6 +61,7 @@ def _step(
     groups: list[dict[str, Any]],
     state: Any,
     whole: list[dict[str, Any]],
+    watch: Any,
 ) -> tuple[Any, list[Any]]:
     stepper = plan.stepper
     plan.follow_options(groups, state)
@@ -78,12 +83,35 @@ def _step(
         if not plan.is_examined:
             warn_of_torch_alone(plan, whole)
             plan.is_examined = True
-        for group, entries in prepared:
-            _step_by_torch(entries, group, state)
-    done = stepper.step_claimed(*given)
+
+        def step() -> tuple[Any, list[Any]]:
+            for group, entries in prepared:
+                _step_by_torch(entries, group, state)
+            return _step_by_kernel(plan, groups, state, whole)
+
+        return step() if watch is None else _shown(watch, step)
+    return _step_by_kernel(plan, groups, state, whole)
+
+
+def _shown(watch: Any, step: Callable[[], tuple[Any, list[Any]]]) -> tuple[Any, list[Any]]:
+    watch.begin()
+    made = False
+    try:
+        nonfinite, unversioned = step()
+        made = nonfinite is None
+        return nonfinite, unversioned
+    finally:
+        watch.end(made)
+
+
+def _step_by_kernel(
+    plan: Plan, groups: list[dict[str, Any]], state: Any, whole: list[dict[str, Any]]
+) -> tuple[Any, list[Any]]:
+    given = [group["params"] for group in groups], state, plan.options
+    done = plan.stepper.step_claimed(*given)
     if done is None:  # torch's part made new state, or moved memory
         plan.assign(groups, state, whole)
-        done = stepper.step_claimed(*given)
+        done = plan.stepper.step_claimed(*given)
         if done is None:
             raise RuntimeError(CHANGED)
     return done

@@ -1,4 +1,4 @@
-"""Observes the steps of the torch drop-in, which hands them over while there is a monitor."""
+"""Observes the steps of the torch drop-in."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.parameter import is_lazy
 
+from fused_rmsprop import _core
 from fused_rmsprop.monitor.history import Leaf
-from fused_rmsprop.monitor.observation.observers import Observer, constants_of, values_of
-from fused_rmsprop.monitor.observation.sampling import Arrays, Values
+from fused_rmsprop.monitor.observation.observers import Observer, constants_of
+from fused_rmsprop.monitor.observation.sampling import Positions, in_memory
 from fused_rmsprop.torch import RMSprop
+from fused_rmsprop.torch.plan import kernel_options
 
 _AS_NUMPY = (torch.float32, torch.float64)
 
@@ -24,7 +27,6 @@ class TorchObserver(Observer):
     kind = "torch"
 
     def __init__(self, optimizer: RMSprop, names: Any = None) -> None:
-        super().__init__()
         self._optimizer = optimizer
         given = _given_names(names, [p for g in optimizer.param_groups for p in g["params"]])
         leaves, params, taken = [], [], set[str]()
@@ -46,144 +48,134 @@ class TorchObserver(Observer):
         self.groups = tuple(str(g) for g in range(len(optimizer.param_groups)))
         self.params = params
         self._index = {id(p): i for i, p in enumerate(params)}
-        self._watch: Watch = optimizer._watch or Watch()
         self._skipped = optimizer.skipped_steps
-        self._count_steps()
+        # Of a step that is shown here:
+        self._taken = set[int]()  # leaves
+        self._options_now: list[_core.Options] = []
 
-    def attach(self) -> None:
-        """Let the optimizer hand its steps over."""
-        self._watch.take((*self._watch.observers, self))
-        self._optimizer.__dict__["_watch"] = self._watch
-
-    def detach(self) -> None:
-        """End that, unless there is another monitor."""
-        watch = self._optimizer._watch
-        if watch is not None:
-            watch.take(tuple(o for o in watch.observers if o is not self))
-            if not watch.observers:
-                self._optimizer.__dict__.pop("_watch", None)
-
-    @property
-    def step_count(self) -> int:
-        """How many steps the optimizer has made, and skipped since the monitor was made."""
-        return self._before + self._watch.made
-
-    def _count_steps(self) -> None:
-        """Follow the states, which may have been loaded."""
+    def count_steps(self) -> int:
+        """How many steps the states tell of, and were skipped since the monitor was made."""
         states = map(self._optimizer.state.get, self.params)
         made = max((int(state.get("step", 0)) for state in states if state), default=0)
-        made += self._optimizer.skipped_steps - self._skipped
-        self._before = made - self._watch.made
-
-    def begin(self, leaf_by_leaf: bool = False) -> None:
-        """Begin a step that is due."""
-        self._count_steps()
-        super().begin(leaf_by_leaf)
+        return made + self._optimizer.skipped_steps - self._skipped
 
     def constants(self) -> dict[str, Any]:
         """Options that hardly ever change."""
         return constants_of(self._optimizer, self._optimizer.param_groups)
 
-    def index_of(self, param: Any) -> int | None:
-        """The place of a parameter among the leaves."""
-        return self._index.get(id(param))
+    def frozen(self) -> NDArray[np.bool_]:
+        """Which leaves steps leave alone, if they have no gradient."""
+        return np.array([not p.requires_grad for p in self.params], bool)
 
-    def _values(self) -> Values:
-        return values_of(self._optimizer.param_groups[: len(self.groups)], self._optimizer)
+    def begin(self) -> bool:
+        """Begin a step that is shown here, because the kernel does not make it as a whole."""
+        if not self.sampler.begin():
+            return False
+        self._taken.clear()
+        self._options_now = [kernel_options(group) for group in self._options()]
+        for index, p in enumerate(self.params):
+            self.sampler.put_before(index, self._sampled(index, p))
+        return True
 
-    def _params(self) -> Arrays:
-        return [_as_array(p) for p in self.params]
+    def take_leaf(self, param: Any) -> None:
+        """Show a parameter after its update, while its gradient is still there."""
+        index = self._index.get(id(param))
+        if index is None or index in self._taken:
+            return
+        self._taken.add(index)
+        state = self._optimizer.state.get(param, {})
+        average = state.get("variance", state.get("square_avg"))
+        grad, average = (
+            None if tensor is None else self._sampled(index, tensor)
+            for tensor in (param.grad, average)
+        )
+        options = self._options_now[self.leaves[index].group]
+        self.sampler.put_after(index, self._sampled(index, param), grad, average, options)
 
-    def _averages(self, indices: Sequence[int]) -> Arrays:
-        states = [self._optimizer.state.get(self.params[index], {}) for index in indices]
-        averages = [state.get("variance", state.get("square_avg")) for state in states]
-        return [None if average is None else _as_array(average) for average in averages]
+    def take_others(self) -> None:
+        """Show all parameters that were not shown after an update."""
+        for p in self.params:
+            self.take_leaf(p)
 
-    def _as_array(self, grad: Any) -> NDArray[Any]:
-        return _as_array(grad)
+    def _sampled(self, index: int, tensor: Any) -> NDArray[Any]:
+        elements: NDArray[Any] = _as_array(tensor).ravel()[self.positions[index]]
+        return elements
 
-    def _frozen(self) -> frozenset[int]:
-        pairs = enumerate(self.params)
-        return frozenset(i for i, p in pairs if not p.requires_grad and p.grad is None)
+    def _attach(self) -> None:
+        stepper = self._optimizer._stepper
+        stepper.samplers = [*stepper.samplers, self.sampler]
+        watch = self._optimizer._watch or Watch(self._optimizer)
+        watch.observers = (*watch.observers, self)
+        self._optimizer.__dict__["_watch"] = watch
 
-    def _grad_norm(self) -> float | None:
-        return self._optimizer.grad_norm
+    def _detach(self) -> None:
+        stepper = self._optimizer._stepper
+        stepper.samplers = [sampler for sampler in stepper.samplers if sampler is not self.sampler]
+        watch = self._optimizer._watch
+        if watch is not None:
+            watch.observers = tuple(o for o in watch.observers if o is not self)
+            if not watch.observers:
+                self._optimizer.__dict__.pop("_watch", None)
+
+    def _params(self) -> list[Any]:
+        return self.params
+
+    def _in_memory(self, index: int, positions: Positions) -> Positions:
+        p = self.params[index]
+        if p.layout != torch.strided or p.is_complex() or hasattr(p, "to_local"):
+            return positions  # the kernel does not step it
+        return in_memory(positions, self.leaves[index].shape, p.stride())
+
+    def _options(self) -> Sequence[Mapping[str, Any]]:
+        groups: list[dict[str, Any]] = self._optimizer.param_groups
+        return groups
 
 
 class Watch:
-    """The monitors of an optimizer, and what it calls in the course of a step."""
+    """Shows to monitors the steps that the kernel does not make as a whole.
 
-    def __init__(self) -> None:
+    Those are steps of which torch makes a part, and updates in the course of a backward pass. A
+    monitor that fails ends with a warning, and the training goes on.
+    """
+
+    def __init__(self, optimizer: RMSprop) -> None:
+        self._optimizer = optimizer
         self.observers: tuple[TorchObserver, ...] = ()
-        self.made = 0  # steps
-        self._planned = self._left = 0  # steps before the next one for a monitor; when planned
         self._due: list[TorchObserver] = []  # those of the step under way
 
-    def take(self, observers: tuple[TorchObserver, ...]) -> None:
-        """Have these observers from now on."""
-        self._count()
-        self.observers = observers
-        self._plan()
-
-    def _count(self) -> None:
-        """Tell the observers how many steps were made without them."""
-        for observer in self.observers:
-            observer.pass_by(self._planned - self._left)
-        self._planned = self._left
-
-    def _plan(self) -> None:
-        steps = [n for o in self.observers if (n := o.steps_to_due) is not None]
-        self._planned = self._left = min(steps, default=0)
-
-    def around(self, step: Callable[[], object]) -> None:
-        """Make a step of all parameters together."""
-        if self._left > 0:
-            step()
-            self._left -= 1
-            self.made += 1
-            return
-        self._begin(False)
-        made = False
-        try:
-            step()
-            made = True
-            for observer in self._due:
-                observer.take_gradients([p.grad for p in observer.params])
-        except BaseException:
-            self._due = []
-            raise
-        finally:
-            self.end(made)
-
-    def _begin(self, leaf_by_leaf: bool) -> None:
-        self._count()
-        self._due = [observer for observer in self.observers if observer.steps_to_due == 0]
-        for observer in self._due:
-            observer.begin(leaf_by_leaf)
-
     def begin(self) -> None:
-        """Begin a round of updates during a backward pass."""
-        self._begin(True)
+        """Begin a step."""
+        self._due = [o for o in self.observers if _guarded(o, TorchObserver.begin)]
 
     def after(self, param: Any) -> None:
-        """After an update of that round; the gradient is still there."""
+        """After an update; the gradient is still there."""
         for observer in self._due:
-            if (index := observer.index_of(param)) is not None:
-                observer.take_gradient(index, param.grad)
+            _guarded(observer, lambda observer: observer.take_leaf(param))
 
     def end(self, made: bool = True) -> None:
-        """End the round, or a step that monitors sample."""
+        """End the step."""
         due, self._due = self._due, []
-        self.made += int(made)
-        try:
-            for observer in self.observers:
-                if made and observer in due:
-                    observer.end()
-                else:
-                    observer.abandon()
-                    observer.pass_by(int(made))
-        finally:
-            self._plan()
+        for observer in due if made else ():
+            _guarded(observer, TorchObserver.take_others)
+        for observer in self.observers:
+            if made:
+                observer.sampler.end(self._optimizer._stepper)
+            else:
+                observer.sampler.abandon()
+
+    def follow(self) -> None:
+        """Count on from a state that was loaded."""
+        for observer in self.observers:
+            observer.sampler.steps = observer.count_steps()
+
+
+def _guarded(observer: TorchObserver, show: Callable[[TorchObserver], object]) -> object:
+    """Show something to an observer, which ends if that fails."""
+    try:
+        return show(observer)
+    except Exception as error:
+        observer.fail(error)
+        return None
 
 
 def _given_names(names: Any, params: Sequence[Any]) -> dict[int, str]:
