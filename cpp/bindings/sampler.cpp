@@ -19,7 +19,7 @@ namespace {
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 constexpr std::size_t option_count = std::size(number_options) + 1; // and eps_inside_sqrt
 constexpr std::size_t limit_count = 3;
-constexpr Py_ssize_t most_logged = 1000;
+constexpr std::size_t most_logged = 1000;
 
 template <class T>
 void gather_from(const Sampler::Leaf &leaf, const void *array, double factor, double *out) {
@@ -70,6 +70,8 @@ std::array<double, 11> sums_of(const double *param, const double *grad, const do
 }
 constexpr std::size_t sum_count =
     std::tuple_size_v<decltype(sums_of(nullptr, nullptr, nullptr, nullptr, 0, 0))>;
+
+PyObject *pointer_to(const py::object &object) { return object.ptr(); }
 
 template <class T>
 void append(std::vector<T> &queue, std::span<const T> row) noexcept {
@@ -323,29 +325,54 @@ std::size_t Sampler::leaf_of(const void *param) const noexcept {
 }
 
 bool Sampler::log(const py::dict &named) {
-    if (closed_ || PyList_GET_SIZE(logged_.ptr()) >= most_logged)
+    const GilLock lock(mutex_); // nothing of the following runs Python code
+    if (closed_ ||
+        logged_.size() + static_cast<std::size_t>(PyDict_GET_SIZE(named.ptr())) > most_logged)
         return false;
-    for (const auto &[name, value] : named)
-        if (!PyFloat_CheckExact(value.ptr()) || !known.contains(name))
+    const std::size_t before = logged_.size();
+    Py_ssize_t position = 0;
+    PyObject *name = nullptr, *value = nullptr;
+    while (PyDict_Next(named.ptr(), &position, &name, &value)) {
+        const auto known = std::ranges::find(names_, name, pointer_to); // they are interned
+        if (known == names_.end() || !PyFloat_CheckExact(value)) {
+            logged_.resize(before);
             return false;
-    logged_.append(py::make_tuple(steps, named));
+        }
+        logged_.push_back(
+            {static_cast<std::size_t>(known - names_.begin()), steps, PyFloat_AS_DOUBLE(value)});
+    }
     return true;
 }
+void Sampler::learn(const std::vector<py::str> &names) {
+    const GilLock lock(mutex_);
+    for (const py::str &name : names)
+        if (std::ranges::find(names_, name.ptr(), pointer_to) == names_.end())
+            names_.push_back(name);
+}
 
-py::list Sampler::take_logged() { return std::exchange(logged_, py::list()); }
+py::list Sampler::take_logged() {
+    std::vector<Logged> taken;
+    std::vector<py::str> names;
+    {
+        const GilLock lock(mutex_);
+        std::swap(taken, logged_);
+        names = names_;
+    }
+    py::list values;
+    for (const Logged &each : taken)
+        values.append(py::make_tuple(names[each.name], each.step, each.value));
+    return values;
+}
 
 void Sampler::traverse(Visitor &visit) const {
     visit(params_);
     visit(on_full_);
-    visit(known);
-    visit(logged_);
 }
 
 void Sampler::clear() {
     // Moved out first: destroying an object may run code, which must find nothing here.
     const auto params = std::exchange(params_, py::list());
     const auto call = std::exchange(on_full_, py::object());
-    const auto logged = std::exchange(logged_, py::list());
     by_param_.clear();
 }
 
@@ -407,7 +434,6 @@ void register_sampler(py::module_ &m) {
         .def_static("option_names", &Sampler::option_names)
         .def_readwrite("steps", &Sampler::steps)
         .def_readwrite("room", &Sampler::room)
-        .def_readwrite("known", &Sampler::known)
         .def("begin", &Sampler::begin_elsewhere)
         .def("put_before", &Sampler::put_before, py::arg("leaf"), py::arg("param"))
         .def("put_after", &Sampler::put_after, py::arg("leaf"), py::arg("param"), py::arg("grad"),
@@ -422,6 +448,7 @@ void register_sampler(py::module_ &m) {
         .def("abandon", &Sampler::abandon)
         .def("close", &Sampler::close)
         .def("take", &Sampler::take)
+        .def("learn", &Sampler::learn, py::arg("names"))
         .def("log", &Sampler::log, py::arg("named"))
         .def("take_logged", &Sampler::take_logged);
 }

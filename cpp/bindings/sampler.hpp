@@ -77,8 +77,10 @@ public:
     /// Keeps numbers of the last step, with their names; false if one must be checked first, or
     /// many wait.
     bool log(const py::dict &named);
+    /// Lets log() take these names.
+    void learn(const std::vector<py::str> &names);
+    /// Tuples of a name, a step and a value, in order.
     py::list take_logged();
-    py::set known; ///< the names that log() takes
 
     std::int64_t steps; ///< that were made
     std::size_t room;   ///< for observations
@@ -104,6 +106,12 @@ private:
         std::vector<std::uint8_t> seen, with_grad;
     };
 
+    struct Logged {
+        std::size_t name; ///< among names_
+        std::int64_t step;
+        double value;
+    };
+
     void take_options(std::size_t group, const Options &options);
     void finish(const Sample *next) noexcept;
     void reserve();
@@ -124,7 +132,8 @@ private:
     bool awaits_ = false;   ///< whether observed_ lacks the next update
     Sample now_, observed_;
     Queue queue_;
-    py::list logged_;
+    std::vector<py::str> names_; ///< that log() takes
+    std::vector<Logged> logged_;
 };
 
 /// A sampler held through its Python object, so that it lives as long as a step uses it.

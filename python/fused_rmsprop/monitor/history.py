@@ -277,11 +277,15 @@ class Store:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append a logged value of each name."""
+        self.log_all((name, step, value) for name, value in values.items())
+
+    def log_all(self, values: Iterable[tuple[str, int, float]]) -> None:
+        """Append logged values, with their names and steps, in order."""
         with self._lock:
-            for name, value in values.items():
-                if name not in self._logged:
-                    self._logged[name] = _Means(self.max_points)
-                self._logged[name].append(step, value)
+            for name, step, value in values:
+                if (means := self._logged.get(name)) is None:
+                    means = self._logged[name] = _Means(self.max_points)
+                means.append(step, value)
 
     def renew_lock(self) -> None:
         """In a forked child, forget a thread that does not exist here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 from fused_rmsprop.monitor.history import QUANTITIES
@@ -32,7 +33,7 @@ def _checked(name: Any) -> str:
         raise ValueError(
             f"{name!r} cannot be logged: the monitor records {first} itself; take another name"
         )
-    return name
+    return sys.intern(str(name))  # as those of keywords are: the sampler compares addresses
 
 
 def _number(name: str, value: Any) -> float:

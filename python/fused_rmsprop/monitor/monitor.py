@@ -156,18 +156,9 @@ class Monitor(Record):
         RuntimeError
             If the monitor is detached.
         """
-        if values is None and self._tell(named):
-            return  # in each step of most trainings
-        if (observer := self._observer) is None:
-            raise RuntimeError("the monitor is detached: it observes no optimizer any more")
-        sampler, step = observer.sampler, observer.sampler.steps
-        named = as_numbers(values, named)
-        sampler.known |= named.keys()
-        if not sampler.log(named):
-            self._complete()
-            sampler.log(named)
-        if self._streams:
-            self._streams.log(step, named)
+        # A short function: it may be called in each step, when the caches hold the user's data.
+        if values is not None or not self._tell(named):
+            self._log(as_numbers(values, named))
 
     def live(self, seconds: Number = 2.0) -> Live:
         """Show the figure of `plot` in a notebook, and draw it anew while the training goes on.
@@ -225,6 +216,18 @@ class Monitor(Record):
         self._streams = Streams()
         self._live = None
 
+    def _log(self, named: dict[str, float]) -> None:
+        """Record numbers that were checked."""
+        if (observer := self._observer) is None:
+            raise RuntimeError("the monitor is detached: it observes no optimizer any more")
+        sampler, step = observer.sampler, observer.sampler.steps
+        sampler.learn(list(named))
+        if not sampler.log(named):
+            self._complete()
+            sampler.log(named)
+        if self._streams:
+            self._streams.log(step, named)
+
     def _make_room(self) -> None:
         """Let as many observations wait as nobody misses."""
         if (observer := self._observer) is None:
@@ -252,8 +255,7 @@ class Monitor(Record):
             observer, statistics = self._observer, self._statistics
             if observer is None or statistics is None:
                 return []
-            for step, values in observer.sampler.take_logged():
-                self._store.log(step, values)
+            self._store.log_all(observer.sampler.take_logged())
             batch = observer.take()
             if not len(batch.steps):
                 return []
