@@ -3,11 +3,16 @@
     python bench/python/plans.py --json plans.json
 
 Every plan (quotient, prefetching) is forced in turn, for one thread and for all, and the chosen one
-runs among them: its time over the best one's. Results are first compared with the reference. Then
-the default number of threads is compared with one and with all, from the fiftieth step on.
+runs among them. Results are first compared with the reference. Then the default number of threads
+is compared with one and with all, from the sixtieth step on.
+
+In a round all plans run side by side, in random order. The chosen one's time is divided by each
+other's of the same round, because the speed of a machine varies more from one second to the next
+than plans differ. The ratio is the median over the rounds for the plan for which that is largest.
 
 --check measures a few cases, and fails where the choice is more than a tenth slower than the best.
-It tries each case up to five times, because noise passes and a wrong choice does not.
+A case has five rounds. While it fails, it has five more, up to 25 in all, and the verdict is over
+all of them: noise averages out, and a wrong choice does not.
 """
 
 from __future__ import annotations
@@ -15,9 +20,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import random
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +56,8 @@ PLANS = tuple(
 )
 CHOSEN = ""
 BLOCK, SLEEP, ROUNDS = 0.01, 0.01, 5  # seconds, seconds
-SETTLED = 50  # steps
-WORST = 1.1
+SETTLED, TIMED = 60, 70  # steps
+TRIES, WORST = 5, 1.1
 
 
 def drawn(elements: int, dtype: str) -> tuple[Any, Any]:
@@ -79,56 +86,67 @@ def check(dtype: str, options: dict[str, Any], threads: int) -> None:
         assert same_bits(param, expected[0]), plan
 
 
-def times(
+def rounds(
     elements: int, dtype: str, options: dict[str, Any], threads: int
-) -> dict[str, list[float]]:
-    """Return the seconds per step, by plan and round."""
+) -> Iterator[dict[str, float]]:
+    """Yield the seconds per step by plan, round after round, without end."""
     p, g = drawn(elements, dtype)
-    seconds: dict[str, list[float]] = {plan: [] for plan in (*PLANS, CHOSEN)}
+    order = [*PLANS, CHOSEN]
+    rng = random.Random(0)
     repeats = 0
-    for _ in range(ROUNDS):
+    while True:
         # All plans use the same memory. A new optimizer has made its choice after some steps, and
         # makes no other for a second.
         opt = RMSProp(p, **options, threads=threads, grads=g)
-        _core.force_plan(CHOSEN)
-        for _ in range(SETTLED):
-            opt.step()
-        repeats = repeats or repeats_for(opt.step, BLOCK)
-        seconds[CHOSEN].append(timed_block(opt.step, repeats))
-        for plan in PLANS:
+        rng.shuffle(order)
+        seconds = {}
+        for plan in order:
             _core.force_plan(plan)
+            for _ in range(SETTLED if plan == CHOSEN else 1):
+                opt.step()
+            repeats = repeats or repeats_for(opt.step, BLOCK)
             time.sleep(SLEEP)
-            seconds[plan].append(timed_block(opt.step, repeats))
-    return seconds
+            seconds[plan] = timed_block(opt.step, repeats)
+        yield seconds
 
 
 def settling(elements: int, threads: int) -> dict[str, float]:
-    """Return the seconds per step from the fiftieth on: one thread, all, the default."""
+    """Return the seconds per step from the sixtieth on: one thread, all, the default."""
     p, g = drawn(elements, "float32")
     found: dict[str, list[float]] = {"one": [], "all": [], "default": []}
     for _, (name, n) in itertools.product(range(3), zip(found, (1, threads, None), strict=True)):
         opt = RMSProp(p, threads=n, grads=g)
         time.sleep(0.3)
-        for _ in range(50):
+        for _ in range(SETTLED):
             opt.step()
         began = time.perf_counter()
-        for _ in range(70):
+        for _ in range(TIMED):
             opt.step()
-        found[name].append((time.perf_counter() - began) / 70)
+        found[name].append((time.perf_counter() - began) / TIMED)
     return {name: statistics.median(each) for name, each in found.items()}
 
 
-def row(elements: int, dtype: str, case: str, threads: int) -> dict[str, Any]:
-    """Measure one case; print and return its figures."""
-    seconds = times(elements, dtype, CASES[case], threads)
-    medians = {plan: statistics.median(each) for plan, each in seconds.items()}
-    best = min(PLANS, key=medians.__getitem__)
-    ratio = medians[CHOSEN] / medians[best]
-    columns = "".join(f"{medians[plan] / elements * 1e9:10.3f}" for plan in (*PLANS, CHOSEN))
-    print(f"{case:9} {dtype} {threads:3} {elements:11,}{columns}{ratio:9.2f}  {best}")
+def row(elements: int, dtype: str, case: str, threads: int, tries: int) -> dict[str, Any]:
+    """Measure one case, in more rounds as long as it fails; print and return its figures."""
+    endless = rounds(elements, dtype, CASES[case], threads)
+    measured: list[dict[str, float]] = []
+    for _ in range(tries):
+        measured += itertools.islice(endless, ROUNDS)
+        ratios = {plan: statistics.median(s[CHOSEN] / s[plan] for s in measured) for plan in PLANS}
+        best = max(PLANS, key=ratios.__getitem__)
+        if ratios[best] <= WORST:
+            break
+    medians = {plan: statistics.median(s[plan] for s in measured) for plan in (*PLANS, CHOSEN)}
+    columns = "".join(f"{seconds / elements * 1e9:10.3f}" for seconds in medians.values())
+    print(
+        f"{case:9} {dtype} {threads:3} {elements:11,}{columns}{len(measured):8}"
+        f"{ratios[best]:9.2f}  {best}",
+        flush=True,
+    )
     return {
         "case": case, "dtype": dtype, "threads": threads, "elements": elements,
-        "seconds": {plan or "chosen": s for plan, s in medians.items()}, "ratio": ratio,
+        "seconds": {plan or "chosen": s for plan, s in medians.items()},
+        "rounds": len(measured), "ratio": ratios[best],
     }  # fmt: skip
 
 
@@ -143,23 +161,20 @@ def main() -> int:
     sizes, dtypes, cases = QUICK if given.check else (SIZES, ("float32", "float64"), tuple(CASES))
     about = environment(available)
     print(headline(about))
-    print("nanoseconds per element; the last ratio is of the chosen plan's time to the best one's")
+    print("nanoseconds per element; the ratio is of the chosen plan's time to the best one's")
     heads = "".join(f"{head:>10}" for head in ("divide", "+prefetch", "refine", "+prefetch"))
-    print(f"{'':9} {'':7} thr    elements{heads}    chosen    ratio  best")
-    rows, slow = [], []
+    print(f"{'':9} {'':7} thr    elements{heads}    chosen  rounds    ratio  best")
+    rows = []
     for dtype, case, threads in itertools.product(dtypes, cases, teams):
         check(dtype, CASES[case], threads)
         for elements in sizes:
-            for _ in range(5 if given.check else 1):
-                rows.append(row(elements, dtype, case, threads))
-                if rows[-1]["ratio"] <= WORST:
-                    break
-            else:
-                slow.append(rows[-1])
+            rows.append(row(elements, dtype, case, threads, TRIES if given.check else 1))
+    slow = [each for each in rows if each["ratio"] > WORST]
     settled = []
     if not given.check:
         _core.force_plan("")
-        print(f"\nsteps 50 to 120: ms by one thread, by {available}, by default; default / better")
+        span = f"steps {SETTLED} to {SETTLED + TIMED}"
+        print(f"\n{span}: ms by one thread, by {available}, by default; default / better")
         for elements in SETTLING_SIZES:
             s = settling(elements, available)
             settled.append({"elements": elements, **s})

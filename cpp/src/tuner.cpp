@@ -47,12 +47,26 @@ Plan Tuner::plan_of(unsigned choices) const noexcept {
             .prefetch = (choices & prefetch ? other_ : first_).prefetch};
 }
 
-/// The next choice there is after this one; after the last, and where there is none, `none`.
-Tuner::Choice Tuner::open_after(Choice choice) const noexcept {
-    for (unsigned next = choice == none ? threads : 2u * choice; next < none; next *= 2)
-        if (plan_of(0) != plan_of(next))
-            return Choice(next);
-    return none;
+/// What the next trial changes in these choices: the threads first, then what leads to a
+/// combination of the others that is new in this series; 0 when the series is over.
+unsigned Tuner::next_trial(unsigned choices) const noexcept {
+    unsigned closed = 0;
+    for (const unsigned choice : {threads, refined_quotient, prefetch})
+        if (plan_of(choice) == plan_of(0))
+            closed |= choice;
+    for (const unsigned next :
+         std::array<unsigned, 4>{threads, refined_quotient, prefetch, refined_quotient | prefetch})
+        if (!(next & closed) && !seen_[choices ^ next] && (next != threads || tried_ == 0))
+            return next;
+    return 0;
+}
+
+void Tuner::begin_series(Clock::time_point now) noexcept {
+    cost_ = {};
+    confirmed_ = true;
+    seen_.reset();
+    tried_ = next_trial(choices_);
+    begin(Phase::measure_current, choices_, now);
 }
 
 Plan Tuner::choose(const Plan &first, const Plan &other, Clock::time_point now) noexcept {
@@ -60,8 +74,7 @@ Plan Tuner::choose(const Plan &first, const Plan &other, Clock::time_point now) 
         *this = Tuner{};
         first_ = first;
         other_ = other;
-        begin(Phase::measure_current, 0, now);
-        tried_ = open_after(none);
+        begin_series(now);
     }
     if (first == other)
         return first;
@@ -95,12 +108,8 @@ void Tuner::record(const Period &period, Clock::time_point now) noexcept {
         }
         break;
     case Phase::rest:
-        if (now >= next_trial_) {
-            cost_ = {};
-            confirmed_ = true;
-            tried_ = open_after(none);
-            begin(Phase::measure_current, choices_, now);
-        }
+        if (now >= next_trial_)
+            begin_series(now);
         break;
     }
 }
@@ -150,13 +159,13 @@ std::optional<bool> Tuner::compare() const noexcept {
     return saved(&Period::step) > current_.median(&Period::step) * share_of_step;
 }
 
-/// Ends a trial: goes on to the next choice, or rests.
+/// Ends a trial: goes on to the next, or rests.
 void Tuner::conclude(bool keep_other, Clock::time_point now) noexcept {
     const unsigned best = keep_other ? choices_ : choices_ ^ tried_;
     current_ = trial_ = {}; // what was measured is old: the first steps of a loop are slower
     confirmed_ = confirmed_ && !keep_other;
-    tried_ = open_after(tried_);
-    if (tried_ != none) {
+    tried_ = next_trial(best);
+    if (tried_ != 0) {
         begin(Phase::measure_current, best, now);
         return;
     }
@@ -170,6 +179,7 @@ void Tuner::begin(Phase phase, unsigned choices, Clock::time_point now) noexcept
     after_team_ = plan_of(choices_).threads > 1;
     phase_ = phase;
     choices_ = choices;
+    seen_[choices] = true;
     phase_began_ = now;
     steps_ = 0;
 }

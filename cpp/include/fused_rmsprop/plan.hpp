@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <chrono>
 #include <cstddef>
 #include <optional>
@@ -52,10 +53,12 @@ Calibration calibration(DType dtype);
 /// around a step by a team can become several times slower. The other choices are judged by the
 /// step.
 ///
-/// A trial compares the plan in use with one that differs in one choice, by turns and for as long
-/// as the noise requires; where noise hides the difference to the end, the step alone decides.
-/// Trials are repeated now and then, less often the more they cost. One tuner belongs to one
-/// repeated step.
+/// A trial compares the plan in use with another, by turns and for as long as the noise requires;
+/// where noise hides the difference to the end, the step alone decides. A series of trials changes
+/// the number of threads, then the quotient, then prefetching. What one of the last two gains can
+/// depend on the other, so a fourth trial is of the one combination of both that is left. The
+/// series is repeated now and then, less often the more it costs. One tuner belongs to one repeated
+/// step.
 class Tuner {
 public:
     using Clock = std::chrono::steady_clock;
@@ -78,7 +81,7 @@ public:
 private:
     enum class Phase { measure_current, measure_other, rest };
     /// A bit for each choice that is as in `other_`, and not as in `first_`.
-    enum Choice : unsigned { threads = 1, refined_quotient = 2, prefetch = 4, none = 8 };
+    enum Choice : unsigned { threads = 1, refined_quotient = 2, prefetch = 4 };
 
     /// The time from the beginning of a step to the beginning of the next, and its two parts.
     struct Period {
@@ -102,7 +105,8 @@ private:
     };
 
     Plan plan_of(unsigned choices) const noexcept;
-    Choice open_after(Choice choice) const noexcept;
+    unsigned next_trial(unsigned choices) const noexcept;
+    void begin_series(Clock::time_point now) noexcept;
     void record(const Period &period, Clock::time_point now) noexcept;
     bool sample(Measurement &measurement, const Period &period, Clock::time_point now) noexcept;
     bool is_settled(Clock::time_point now) const noexcept;
@@ -113,7 +117,8 @@ private:
 
     Plan first_, other_;
     unsigned choices_ = 0; ///< in use
-    Choice tried_ = none;  ///< in this trial
+    unsigned tried_ = 0;   ///< those that this trial changes; 0 between series
+    std::bitset<8> seen_;  ///< the combinations of choices that this series has measured
     bool started_ = false, running_ = false;
     bool after_team_ = false; ///< whether the phase before this one ran a team
     bool confirmed_ = true;   ///< whether the trials of this series changed nothing
