@@ -1,7 +1,6 @@
 #include "sampler.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -11,6 +10,7 @@
 #include <pybind11/stl.h>
 
 #include "register.hpp"
+#include "sampled_sums.hpp"
 #include "stepper.hpp"
 
 namespace fused_rmsprop::bindings {
@@ -38,39 +38,6 @@ void gather(const Sampler::Leaf &leaf, DType dtype, const void *array, double fa
         gather_from<double>(leaf, array, factor, out);
 }
 
-/// The sums over the sampled elements of a leaf, in the order of statistics.py. Without `next`
-/// there was no second update.
-std::array<double, 11> sums_of(const double *param, const double *grad, const double *update,
-                               const double *next, double limit, std::size_t count) {
-    double params = 0, updates = 0, squares = 0, following = 0, products = 0, limited = 0;
-    std::int64_t finite = 0, moving = 0, lost = 0, compared = 0, reversals = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-        params += param[i] * param[i];
-        updates += update[i] * update[i];
-        if (next != nullptr) {
-            following += next[i] * next[i];
-            const double product = update[i] * next[i];
-            products += product;
-            compared += product < 0 || product > 0 ? 1 : 0; // NaN compares with nothing
-            reversals += product < 0 ? 1 : 0;
-        }
-        const bool is_finite = std::isfinite(grad[i]);
-        const bool moves = is_finite && grad[i] != 0;
-        const double square = is_finite ? grad[i] * grad[i] : 0;
-        squares += square;
-        limited += square > limit * limit ? limit * limit : square; // NaN limits nothing
-        finite += is_finite ? 1 : 0;
-        moving += moves ? 1 : 0;
-        lost += moves && update[i] == 0 ? 1 : 0;
-    }
-    const auto number = [](std::int64_t n) { return static_cast<double>(n); };
-    return {params,       updates,          squares,          limited,
-            following,    products,         number(finite),   number(moving),
-            number(lost), number(compared), number(reversals)};
-}
-constexpr std::size_t sum_count =
-    std::tuple_size_v<decltype(sums_of(nullptr, nullptr, nullptr, nullptr, 0, 0))>;
-
 PyObject *pointer_to(const py::object &object) { return object.ptr(); }
 
 template <class T>
@@ -87,7 +54,7 @@ py::array_t<T> as_array(const std::vector<T> &values, std::vector<py::ssize_t> s
 
 Sampler::Sampler(const py::list &leaves, const py::list &params, std::int64_t every,
                  std::int64_t made, py::object on_full)
-    : steps(made), room(1), params_(params), every_(every), on_full_(std::move(on_full)) {
+    : params_(params), every_(every), on_full_(std::move(on_full)), steps_(made) {
     for (const py::handle item : leaves) {
         auto [positions, size, group] =
             item.cast<std::tuple<std::vector<std::int64_t>, std::size_t, std::size_t>>();
@@ -233,7 +200,7 @@ void Sampler::take_options(std::size_t group, const Options &options) {
 void Sampler::end(const GradientTransform &transform, std::optional<double> grad_norm) noexcept {
     const GilLock lock(mutex_);
     elsewhere_ = false;
-    ++steps;
+    ++steps_;
     if (wait_ > 0)
         --wait_;
     if (!std::exchange(under_way_, false)) {
@@ -244,7 +211,7 @@ void Sampler::end(const GradientTransform &transform, std::optional<double> grad
         finish(&now_);
     if (!is_first_)
         return;
-    now_.step = steps;
+    now_.step = steps_;
     now_.grad_norm = grad_norm.value_or(nan);
     now_.limits[0] = transform.max_grad_norm.value_or(nan);
     now_.limits[1] = transform.max_grad_norm_per_array.value_or(nan);
@@ -312,7 +279,7 @@ py::dict Sampler::take() {
 void Sampler::notify() const {
     {
         const GilLock lock(mutex_);
-        if (closed_ || queue_.steps.size() < room)
+        if (closed_ || queue_.steps.size() < room_)
             return;
     }
     if (const py::object call = on_full_)
@@ -326,8 +293,7 @@ std::size_t Sampler::leaf_of(const void *param) const noexcept {
 
 bool Sampler::log(const py::dict &named) {
     const GilLock lock(mutex_); // nothing of the following runs Python code
-    if (closed_ ||
-        logged_.size() + static_cast<std::size_t>(PyDict_GET_SIZE(named.ptr())) > most_logged)
+    if (closed_ || logged_.size() >= most_logged)
         return false;
     const std::size_t before = logged_.size();
     Py_ssize_t position = 0;
@@ -339,10 +305,11 @@ bool Sampler::log(const py::dict &named) {
             return false;
         }
         logged_.push_back(
-            {static_cast<std::size_t>(known - names_.begin()), steps, PyFloat_AS_DOUBLE(value)});
+            {static_cast<std::size_t>(known - names_.begin()), steps_, PyFloat_AS_DOUBLE(value)});
     }
     return true;
 }
+
 void Sampler::learn(const std::vector<py::str> &names) {
     const GilLock lock(mutex_);
     for (const py::str &name : names)
@@ -376,64 +343,14 @@ void Sampler::clear() {
     by_param_.clear();
 }
 
-SampledStep::SampledStep(std::vector<HeldSampler> samplers) : samplers_(std::move(samplers)) {
-    std::erase_if(samplers_,
-                  [](const HeldSampler &sampler) { return sampler->is_shown_elsewhere(); });
-    for (const HeldSampler &sampler : samplers_)
-        begun_.push_back(sampler->begin());
-}
-
-SampledStep::~SampledStep() {
-    for (std::size_t i = 0; i < begun_.size(); ++i)
-        if (begun_[i] && !ended_)
-            samplers_[i]->abandon();
-}
-
-template <typename Visit>
-void SampledStep::each(const Visit &visit) {
-    for (std::size_t i = 0; i < begun_.size(); ++i)
-        if (begun_[i])
-            visit(*samplers_[i].sampler);
-}
-
-void SampledStep::before(std::size_t leaf, const Tensor &tensor) {
-    each([&](Sampler &sampler) { sampler.before(leaf, tensor); });
-}
-
-void SampledStep::after(std::size_t leaf, const Tensor &tensor, double factor) {
-    each([&](Sampler &sampler) { sampler.after(leaf, tensor, factor); });
-}
-
-void SampledStep::before(std::span<const Tensor> tensors, std::span<const void *const> params) {
-    each([&](Sampler &sampler) {
-        for (std::size_t i = 0; i < tensors.size(); ++i)
-            sampler.before(params.empty() ? i : sampler.leaf_of(params[i]), tensors[i]);
-    });
-}
-
-void SampledStep::after(std::span<const Tensor> tensors, std::span<const void *const> params,
-                        double factor) {
-    each([&](Sampler &sampler) {
-        for (std::size_t i = 0; i < tensors.size(); ++i)
-            sampler.after(params.empty() ? i : sampler.leaf_of(params[i]), tensors[i], factor);
-    });
-}
-
-void SampledStep::end(const GradientTransform &transform,
-                      std::optional<double> grad_norm) noexcept {
-    for (const HeldSampler &sampler : samplers_)
-        sampler->end(transform, grad_norm);
-    ended_ = true;
-}
-
 void register_sampler(py::module_ &m) {
     py::class_<Sampler>(m, "Sampler", py::is_final(), collected<Sampler>())
         .def(py::init<const py::list &, const py::list &, std::int64_t, std::int64_t, py::object>(),
              py::arg("leaves"), py::arg("params"), py::arg("every"), py::arg("steps"),
              py::arg("on_full"))
         .def_static("option_names", &Sampler::option_names)
-        .def_readwrite("steps", &Sampler::steps)
-        .def_readwrite("room", &Sampler::room)
+        .def_property("steps", &Sampler::steps, &Sampler::set_steps)
+        .def("set_room", &Sampler::set_room, py::arg("room"))
         .def("begin", &Sampler::begin_elsewhere)
         .def("put_before", &Sampler::put_before, py::arg("leaf"), py::arg("param"))
         .def("put_after", &Sampler::put_after, py::arg("leaf"), py::arg("param"), py::arg("grad"),

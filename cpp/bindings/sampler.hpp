@@ -74,16 +74,26 @@ public:
     /// Calls on_full() if it is time.
     void notify() const;
 
-    /// Keeps numbers of the last step, with their names; false if one must be checked first, or
-    /// many wait.
+    /// Keeps numbers of the last step, with their names; false, and keeps none, if one must be
+    /// checked first, or many wait.
     bool log(const py::dict &named);
     /// Lets log() take these names.
     void learn(const std::vector<py::str> &names);
     /// Tuples of a name, a step and a value, in order.
     py::list take_logged();
 
-    std::int64_t steps; ///< that were made
-    std::size_t room;   ///< for observations
+    std::int64_t steps() const { ///< that were made
+        const GilLock lock(mutex_);
+        return steps_;
+    }
+    void set_steps(std::int64_t steps) {
+        const GilLock lock(mutex_);
+        steps_ = steps;
+    }
+    void set_room(std::size_t room) {
+        const GilLock lock(mutex_);
+        room_ = room;
+    }
     static std::vector<std::string> option_names();
 
     void traverse(Visitor &visit) const;
@@ -125,7 +135,9 @@ private:
     std::size_t elements_ = 0, groups_ = 0;
     std::int64_t every_;
     py::object on_full_;
-    mutable GilMutex mutex_;
+    mutable GilMutex mutex_; ///< guards what follows
+    std::int64_t steps_;
+    std::size_t room_ = 1;
     std::int64_t wait_ = 0; ///< steps before the next one of which not only the update counts
     bool closed_ = false, under_way_ = false, elsewhere_ = false;
     bool is_first_ = false; ///< whether not only the update of the step under way counts
@@ -142,32 +154,6 @@ struct HeldSampler {
     Sampler *sampler;
 
     Sampler *operator->() const { return sampler; }
-};
-
-/// The samplers of one step while it is made; without end() it was not made. Those that Python
-/// shows the step to are left out.
-class SampledStep {
-public:
-    explicit SampledStep(std::vector<HeldSampler> samplers);
-    ~SampledStep();
-    SampledStep(const SampledStep &) = delete;
-    SampledStep &operator=(const SampledStep &) = delete;
-
-    /// Shows a leaf before its update, and after it.
-    void before(std::size_t leaf, const Tensor &tensor);
-    void after(std::size_t leaf, const Tensor &tensor, double factor);
-    /// The same for many; `params` are what samplers know them by, if not by their order.
-    void before(std::span<const Tensor> tensors, std::span<const void *const> params);
-    void after(std::span<const Tensor> tensors, std::span<const void *const> params, double factor);
-    void end(const GradientTransform &transform, std::optional<double> grad_norm) noexcept;
-
-private:
-    template <typename Visit>
-    void each(const Visit &visit);
-
-    std::vector<HeldSampler> samplers_;
-    std::vector<bool> begun_; ///< those that sample this step
-    bool ended_ = false;
 };
 
 } // namespace fused_rmsprop::bindings

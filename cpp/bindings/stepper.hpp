@@ -13,7 +13,7 @@
 
 #include "claim.hpp"
 #include "gil.hpp"
-#include "sampler.hpp"
+#include "sampled_step.hpp"
 
 namespace fused_rmsprop::bindings {
 

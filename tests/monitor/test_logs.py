@@ -9,7 +9,6 @@ import pytest
 
 from fused_rmsprop import RMSProp
 from fused_rmsprop.monitor import Monitor
-from fused_rmsprop.monitor.logs import Logs
 
 
 def test_what_is_logged_are_numbers() -> None:
@@ -58,18 +57,22 @@ def test_names_of_the_monitor_cannot_be_logged(name: str, message: str) -> None:
 
 
 def test_threads_log_while_another_reads() -> None:
-    logs, taken, done = Logs(), list[int](), threading.Event()
+    monitor, done = Monitor(RMSProp(np.ones(3)), max_points=10_000), threading.Event()
+    errors = list[BaseException]()
 
-    def append(first: int) -> None:
-        for step in range(first, first + 2000):
-            logs.append(step, None, {"loss": 1.0})
+    def log(first: int) -> None:
+        try:
+            for value in range(first, first + 2000):
+                monitor.log(loss=float(value))
+        except BaseException as error:
+            errors.append(error)
 
-    def drain() -> None:
+    def read() -> None:
         while not done.is_set():
-            taken.extend(step for step, _ in logs.drain())
+            assert len(monitor.history.logged) <= 1
 
-    writers = [threading.Thread(target=append, args=(2000 * i,)) for i in range(4)]
-    readers = [threading.Thread(target=drain) for _ in range(2)]
+    writers = [threading.Thread(target=log, args=(2000 * i,)) for i in range(4)]
+    readers = [threading.Thread(target=read) for _ in range(2)]
     for thread in (*writers, *readers):
         thread.start()
     for thread in writers:
@@ -77,5 +80,25 @@ def test_threads_log_while_another_reads() -> None:
     done.set()
     for thread in readers:
         thread.join()
-    taken.extend(step for step, _ in logs.drain())
-    assert sorted(taken) == [*range(8000)]
+    assert not errors
+    assert sorted(monitor.history.logged["loss"].values) == [*range(8000)]
+
+
+def test_many_values_may_be_logged_at_once() -> None:
+    monitor = Monitor(RMSProp(np.ones(3)))
+    for _ in range(2):
+        monitor.log({f"of_{i}": float(i) for i in range(3000)})
+    logged = monitor.history.logged
+    assert len(logged) == 3000
+    assert logged["of_2999"].values.tolist() == [2999.0, 2999.0]
+
+
+def test_names_are_known_by_what_they_are() -> None:
+    monitor = Monitor(RMSProp(np.ones(3)))
+    for value in range(3000):  # each name is a new object, and not all numbers are floats
+        monitor.log({"".join(["val", "/loss"]): value}, **{"".join(["lo", "ss"]): float(value)})
+    logged = monitor.history.logged
+    assert list(logged) == ["val/loss", "loss"]
+    for series in logged.values():
+        assert series.steps.tolist() == [0] * 750
+        assert series.values.tolist() == [4 * i + 1.5 for i in range(750)]  # means of four

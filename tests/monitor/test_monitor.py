@@ -108,7 +108,7 @@ def test_only_optimizers_of_this_package_are_observed() -> None:
     ):
         with pytest.raises(error, match=message):
             Monitor(opt, **arguments)
-        assert opt._watch is None
+        assert opt._stepper.samplers == []
 
 
 def test_a_step_that_is_refused_raises_the_same_error_and_is_no_observation() -> None:
@@ -151,9 +151,7 @@ def test_an_optimizer_takes_several_monitors_and_lets_each_go() -> None:
     opt.step(np.ones(3))
     assert first.history.steps.tolist() == [*range(1, 9)]
     assert second.history.steps.tolist() == [1, 5, 9, 13]
-    assert opt._watch is None
-    assert "_watch" not in vars(opt)
-    assert opt._stepper.unobserved == -1
+    assert opt._stepper.samplers == []
 
 
 def test_a_subclass_is_observed_inside_its_own_step() -> None:
@@ -173,7 +171,7 @@ def test_copies_and_pickles_are_not_observed() -> None:
     opt.step(np.ones(3))
     opt.step(np.ones(3))
     for copied in (pickle.loads(pickle.dumps(opt)), copy.deepcopy(opt)):
-        assert copied._watch is None
+        assert copied._stepper.samplers == []
         copied.step(np.ones(3))
     assert len(monitor.history.steps) == 1  # the second is not complete
     for copied in (pickle.loads(pickle.dumps(monitor)), copy.deepcopy(monitor)):
@@ -234,40 +232,43 @@ def test_another_thread_reads_while_the_training_goes_on() -> None:
 def test_a_monitor_that_fails_ends_with_a_warning_and_the_training_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for method in ("_values", "_params", "_averages", "_as_array", "_frozen", "_grad_norm"):
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise MemoryError("no memory")
+
+    for part, method in (("_statistics", "points"), ("_observer", "frozen"), ("_store", "add")):
         opt = RMSProp(np.ones(3), lr=0.1)
-        monitor = Monitor(opt, every=1)
-
-        def broken(*args: Any, **kwargs: Any) -> None:
-            raise MemoryError("no memory")
-
-        monkeypatch.setattr(monitor._observer, method, broken)
+        monitor = Monitor(opt, every=1, callback=lambda step, values: None)
+        opt.step(np.ones(3))
+        monkeypatch.setattr(getattr(monitor, part), method, broken)
         with pytest.warns(
             RuntimeWarning, match="goes on without it: MemoryError: no memory"
         ) as seen:
             opt.step(np.ones(3))
         assert seen[0].filename == __file__
-        assert opt.step_count == 1
+        assert opt.step_count == 2
+        assert not monitor.is_observing
         opt.step(np.ones(3))
-        assert opt._watch is None
+        assert opt._stepper.samplers == []
 
 
-def test_an_interrupt_after_the_step_leaves_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_of_a_monitor_leaves_the_step_made_and_loses_nothing() -> None:
+    before = np.geterr()
     opt = RMSProp(np.ones(3), lr=0.1)
-    monitor = Monitor(opt, every=1)
+    monitor = Monitor(opt, every=1, callback=lambda step, values: None)
 
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(monitor._observer, "_averages", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            opt.step(np.ones(3))
-    assert opt.step_count == 1
-    assert not len(monitor.history.steps)
     opt.step(np.ones(3))
+    for part, method in (("_statistics", "points"), ("_observer", "frozen"), ("_store", "add")):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(getattr(monitor, part), method, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                opt.step(np.ones(3))
+        assert np.geterr() == before
+    assert opt.step_count == 4
     opt.step(np.ones(3))
-    assert monitor.history.steps.tolist() == [2]
+    assert monitor.history.steps.tolist() == [1, 2, 3, 4]
 
 
 def step_often(opt: RMSProp, grads: Any) -> None:
@@ -299,6 +300,22 @@ def test_a_group_that_is_added_later_is_not_observed() -> None:
             update("0", np.ones(3))
     assert monitor.history.names == ("0",)
     assert monitor.history["grad_rms"].ravel().tolist() == [1, 1, 1]
+
+
+def test_a_state_that_is_loaded_meanwhile_counts() -> None:
+    opt = RMSProp(np.ones(3), on_nonfinite="skip")
+    for _ in range(5):
+        opt.step(np.ones(3))
+    saved = opt.state_dict()
+    opt.step(np.full(3, np.nan))
+    with Monitor(opt, every=1) as monitor:
+        opt.step(np.ones(3))
+        monitor.log(loss=1.0)
+        opt.load_state_dict(saved)
+        monitor.log(loss=2.0)
+        opt.step(np.ones(3))
+    assert monitor.history.steps.tolist() == [6, 5]
+    assert monitor.history.logged["loss"].steps.tolist() == [6, 4]
 
 
 def test_a_cycle_through_a_monitor_is_collected() -> None:
@@ -454,24 +471,6 @@ def test_a_child_steps_though_a_thread_was_reading() -> None:
             os._exit(0 if len(monitor.history.steps) else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-
-
-def test_the_error_state_of_numpy_is_the_users() -> None:
-    before = np.geterr()
-    opt = RMSProp(np.ones(3), lr=0.1)
-    monitor = Monitor(opt, every=1)
-
-    def interrupted(*args: Any) -> None:
-        raise KeyboardInterrupt
-
-    for method in ("_values", "_params", "_averages", "_frozen", "_grad_norm"):
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(monitor._observer, method, interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                opt.step(np.ones(3))
-        assert np.geterr() == before
-        opt.step(np.ones(3))
-        assert opt._stepper.unobserved == 0
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_streams_get_each_number_at_once_and_in_order(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="mode='a' goes on in it"):
         Monitor(opt, path=path)
     assert not monitor.is_observing
-    assert opt._watch is None
+    assert not opt._stepper.samplers
 
 
 def test_a_resumed_training_goes_on_in_its_file(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_streams_that_are_none_are_refused_and_nothing_is_observed(tmp_path: Pat
     for arguments, error, message in bad:
         with pytest.raises(error, match=message):
             Monitor(opt, **arguments)
-        assert opt._watch is None
+        assert not opt._stepper.samplers
     assert not list(tmp_path.iterdir())
 
 

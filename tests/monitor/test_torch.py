@@ -218,6 +218,71 @@ def test_steps_count_on_from_a_loaded_state() -> None:
     assert monitor.history.logged["loss"].steps.tolist() == [6]
 
 
+def test_a_state_that_is_loaded_meanwhile_counts() -> None:
+    net = model()
+    optimizer = RMSprop(net.parameters())
+    train(net, optimizer, 5)
+    saved = copy.deepcopy(optimizer.state_dict())
+    train(net, optimizer, 5)
+    with Monitor(optimizer, every=1) as monitor:
+        train(net, optimizer, 1, monitor)
+        optimizer.load_state_dict(saved)
+        train(net, optimizer, 2, monitor)
+    assert monitor.history.steps.tolist() == [11, 6, 7]
+    assert monitor.history.logged["loss"].steps.tolist() == [11, 6, 7]
+
+
+def test_a_sample_is_of_the_same_elements_in_every_order_of_memory() -> None:
+    recorded = []
+    start = torch.sin(torch.arange(4000.0)).reshape(4, 10, 10, 10)
+    for kind in (torch.contiguous_format, torch.channels_last):
+        p = start.clone(memory_format=kind).requires_grad_()
+        optimizer = RMSprop([p], lr=0.1)
+        with Monitor(optimizer, every=1, sample=100) as monitor:
+            for step in range(3):
+                p.grad = torch.cos(step * start).contiguous(memory_format=kind)
+                optimizer.step()
+        recorded.append(monitor.history.rows)
+    np.testing.assert_array_equal(recorded[0], recorded[1])
+
+
+def test_steps_that_torch_and_the_kernel_share_are_counted_once() -> None:
+    half = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
+    single = torch.ones(3, requires_grad=True)
+    optimizer = RMSprop([{"params": [half], "lr": 0.5}, {"params": [single]}], lr=0.25)
+    with Monitor(optimizer, every=3) as monitor:
+        for step in range(8):
+            half.grad = torch.ones(3, dtype=torch.bfloat16) if step < 7 else None
+            single.grad = torch.full((3,), 2.0)
+            optimizer.step()
+    assert monitor.history.steps.tolist() == [1, 4, 7]
+    assert monitor.history["grad_rms"].tolist() == [[1, 2]] * 3
+    assert monitor.history.option("lr").tolist() == [[0.5, 0.25]] * 3
+    assert (monitor.history["cosine"][:2] > 0.99).all()
+
+
+def test_a_step_that_an_interrupt_cut_short_silences_no_monitor() -> None:
+    net = model()
+    optimizer = RMSprop(net.parameters())
+    with Monitor(optimizer, every=1) as monitor:
+        train(net, optimizer, 2)
+        optimizer._watch.begin()  # as in a step of which torch makes a part
+        train(net, optimizer, 2)
+    assert monitor.history.steps.tolist() == [1, 2, 3, 4]
+
+
+def test_a_group_that_is_added_later_is_not_observed() -> None:
+    net = model()
+    optimizer = RMSprop(net[0].named_parameters(), lr=0.1)
+    with Monitor(optimizer, every=1) as monitor:
+        train(net, optimizer, 1)
+        optimizer.add_param_group({"params": list(net[2].named_parameters())})
+        train(net, optimizer, 2)
+    assert monitor.history.names == ("weight", "bias")
+    assert monitor.history.steps.tolist() == [1, 2, 3]
+    assert (monitor.history["grad_rms"] > 0).all()
+
+
 def test_copies_are_not_observed_and_detach_ends_it() -> None:
     net = model()
     optimizer = RMSprop(net.parameters())

@@ -60,7 +60,7 @@ public:
         const std::int64_t before = step_count + skipped_steps;
         Stepper::take_settings(other);
         for (const HeldSampler &sampler : held_samplers())
-            sampler->steps += other.step_count + other.skipped_steps - before;
+            sampler->set_steps(sampler->steps() + other.step_count + other.skipped_steps - before);
         const GilLock lock(mutex);
         step_count = other.step_count;
         accumulated = other.accumulated;

@@ -15,6 +15,7 @@ from fused_rmsprop.monitor.files.streams import Callback, Streams, Writer, strea
 from fused_rmsprop.monitor.history import Point, Store
 from fused_rmsprop.monitor.logs import as_numbers
 from fused_rmsprop.monitor.observation.observers import Observer
+from fused_rmsprop.monitor.observation.sampling import Batch
 from fused_rmsprop.monitor.observation.statistics import Statistics
 from fused_rmsprop.monitor.pictures.live import Live
 from fused_rmsprop.monitor.record import Record
@@ -97,6 +98,10 @@ class Monitor(Record):
     _observer: Observer | None
     _statistics: Statistics | None
     _tell: Callable[[dict[str, Any]], bool]
+    #: Those that are not stored yet: an interrupt must not lose them.
+    _batches: list[Batch]
+    #: Points for streams, which only the thread that steps feeds.
+    _unsent: list[Point]
     _live: Live | None
 
     @helps_with_options
@@ -212,7 +217,7 @@ class Monitor(Record):
         self._store = store
         self._lock = threading.RLock()
         self._observer = self._statistics = None
-        self._tell = _not_told
+        self._tell, self._batches, self._unsent = _not_told, [], []
         self._streams = Streams()
         self._live = None
 
@@ -234,34 +239,36 @@ class Monitor(Record):
             return
         at_once = bool(self._streams) or self._live is not None
         each = 1 + sum(map(len, observer.positions))
-        observer.sampler.room = 1 if at_once else min(_TOGETHER, 1 + _ELEMENTS_TOGETHER // each)
+        room = 1 if at_once else min(_TOGETHER, 1 + _ELEMENTS_TOGETHER // each)
+        observer.sampler.set_room(room)
         self._tell = _not_told if self._streams else observer.sampler.log
 
     def _collect(self) -> None:
         """Take the observations that wait; a step of the optimizer has just ended."""
         try:
-            points = self._complete()
+            self._complete()
         except Exception as error:
             self._fail(error)
             return
-        for point in points if self._streams else ():
-            self._streams.point(point)
+        while self._unsent:
+            self._streams.point(self._unsent.pop(0))
         if self._live is not None:
             self._live.update()
 
-    def _complete(self) -> list[Point]:
+    def _complete(self) -> None:
         """Turn waiting observations into points, and store what was logged."""
         with self._lock:
             observer, statistics = self._observer, self._statistics
             if observer is None or statistics is None:
-                return []
+                return
             self._store.log_all(observer.sampler.take_logged())
-            batch = observer.take()
-            if not len(batch.steps):
-                return []
-            points = statistics.points(batch, observer.frozen())
-            self._store.add(points)
-            return points
+            self._batches.append(observer.take())
+            while self._batches:
+                points = statistics.points(self._batches[0], observer.frozen())
+                self._store.add(points)
+                del self._batches[0]
+                if self._streams:
+                    self._unsent += points
 
     def _fail(self, error: Exception) -> None:
         """End the observation after an error: a training goes on without its monitor."""

@@ -239,6 +239,8 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
             in_backward = state.pop("_in_backward", None)
             new._take_state(state)
             self.__dict__.update(new.__dict__)  # all at once
+            if self._watch is not None:
+                self._watch.follow()
         if in_backward is not None:  # unpickled, or copied
             self.in_backward = in_backward
 
@@ -255,8 +257,6 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
         former, self._plan = self._plan, Plan(self._stepper)
         self._plan.warned = former.warned
         self._plan.accept_options(self.param_groups)
-        if self._watch is not None:
-            self._watch.follow()
 
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's layout; see `torch.optim.Optimizer.state_dict`.

@@ -63,6 +63,8 @@ class Statistics:
 
     def points(self, batch: Batch, frozen: Flags) -> list[Point]:
         """One point of each observation; frozen leaves are not measured if they had no gradient."""
+        if not len(batch.steps):
+            return []
         there = batch.seen & ~(frozen & ~batch.with_grad)
         rows = np.full((len(batch.steps), len(QUANTITIES), len(frozen) + 1), np.nan)
         with np.errstate(all="ignore"):
