@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,45 +62,44 @@ def _step(
     whole: list[dict[str, Any]],
     watch: Any,
 ) -> tuple[Any, list[Any]]:
-    stepper = plan.stepper
     plan.follow_options(groups, state)
-    given = [group["params"] for group in groups], state, plan.options
     if plan.by_kernel_alone:
-        done = stepper.step_claimed(*given)
+        done = plan.stepper.step_claimed([g["params"] for g in groups], state, plan.options)
         if done is not None:
             return done
         plan.assign(groups, state, whole)
     elif plan.is_out_of_date:
         plan.assign(groups, state, whole)
-    if any(plan.for_torch):
-        if not stepper.read(*given):  # so that errors come before torch's part
-            plan.assign(groups, state, whole)
-            if not stepper.read(*given):
-                raise RuntimeError(CHANGED)
-        plan.refuse_for_torch(groups, whole)
-        prepared = _prepared_for_torch(plan, groups, state, whole)
-        if not plan.is_examined:
-            warn_of_torch_alone(plan, whole)
-            plan.is_examined = True
-
-        def step() -> tuple[Any, list[Any]]:
-            for group, entries in prepared:
-                _step_by_torch(entries, group, state)
-            return _step_by_kernel(plan, groups, state, whole)
-
-        return step() if watch is None else _shown(watch, step)
-    return _step_by_kernel(plan, groups, state, whole)
-
-
-def _shown(watch: Any, step: Callable[[], tuple[Any, list[Any]]]) -> tuple[Any, list[Any]]:
+    if not any(plan.for_torch):
+        return _step_by_kernel(plan, groups, state, whole)
+    if watch is None:
+        return _step_by_both(plan, groups, state, whole)
     watch.begin()
     made = False
     try:
-        nonfinite, unversioned = step()
+        nonfinite, unversioned = _step_by_both(plan, groups, state, whole)
         made = nonfinite is None
-        return nonfinite, unversioned
     finally:
         watch.end(made)
+    return nonfinite, unversioned
+
+
+def _step_by_both(
+    plan: Plan, groups: list[dict[str, Any]], state: Any, whole: list[dict[str, Any]]
+) -> tuple[Any, list[Any]]:
+    given = [group["params"] for group in groups], state, plan.options
+    if not plan.stepper.read(*given):  # so that errors come before torch's part
+        plan.assign(groups, state, whole)
+        if not plan.stepper.read(*given):
+            raise RuntimeError(CHANGED)
+    plan.refuse_for_torch(groups, whole)
+    prepared = _prepared_for_torch(plan, groups, state, whole)
+    if not plan.is_examined:
+        warn_of_torch_alone(plan, whole)
+        plan.is_examined = True
+    for group, entries in prepared:
+        _step_by_torch(entries, group, state)
+    return _step_by_kernel(plan, groups, state, whole)
 
 
 def _step_by_kernel(
