@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -75,6 +76,9 @@ public:
         const Strided<Int> mine{ndim_, values_.data(), values_.data() + ndim_};
         return array.same_shape(mine) && array.same_order(mine);
     }
+
+    std::span<const Int> shape() const { return std::span(values_).first(ndim_); }
+    std::span<const Int> strides() const { return std::span(values_).last(ndim_); }
 
 private:
     std::size_t ndim_ = 0;

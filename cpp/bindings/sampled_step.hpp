@@ -19,12 +19,19 @@ public:
     SampledStep &operator=(const SampledStep &) = delete;
 
     /// Shows a leaf before its update, and after it.
-    void before(std::size_t leaf, const Tensor &tensor);
+    void before(std::size_t leaf, const Tensor &tensor, bool frozen);
     void after(std::size_t leaf, const Tensor &tensor, double factor);
-    /// The same for many; `params` are what samplers know them by, if not by their order.
-    void before(std::span<const Tensor> tensors, std::span<const void *const> params);
+    /// The same for many; `params` are what samplers know them by, if not by their order. Without
+    /// `frozen` the samplers know themselves which are.
+    void before(std::span<const Tensor> tensors, std::span<const void *const> params,
+                const std::vector<bool> &frozen);
     void after(std::span<const Tensor> tensors, std::span<const void *const> params, double factor);
-    void end(const GradientTransform &transform, std::optional<double> grad_norm) noexcept;
+    /// See Sampler::end().
+    void end(const GradientTransform &transform, std::optional<double> grad_norm,
+             std::optional<std::int64_t> made) noexcept;
+
+    /// For the garbage collector.
+    void traverse(Visitor &visit) const;
 
 private:
     template <typename Visit>

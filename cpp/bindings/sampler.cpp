@@ -3,42 +3,20 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <limits>
+#include <new>
+#include <numeric>
 #include <tuple>
 #include <utility>
 
 #include <pybind11/stl.h>
 
-#include "register.hpp"
 #include "sampled_sums.hpp"
-#include "stepper.hpp"
 
 namespace fused_rmsprop::bindings {
 namespace {
 
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 constexpr std::size_t option_count = std::size(number_options) + 1; // and eps_inside_sqrt
 constexpr std::size_t limit_count = 3;
-constexpr std::size_t most_logged = 1000;
-
-template <class T>
-void gather_from(const Sampler::Leaf &leaf, const void *array, double factor, double *out) {
-    const T *const elements = static_cast<const T *>(array);
-    for (const std::int64_t position : leaf.positions)
-        *out++ = factor * static_cast<double>(elements[position]);
-}
-
-/// Writes the sampled elements of an array, times a factor; NaN if there is no array.
-void gather(const Sampler::Leaf &leaf, DType dtype, const void *array, double factor, double *out) {
-    if (array == nullptr)
-        std::fill_n(out, leaf.positions.size(), nan);
-    else if (dtype == DType::float32)
-        gather_from<float>(leaf, array, factor, out);
-    else
-        gather_from<double>(leaf, array, factor, out);
-}
-
-PyObject *pointer_to(const py::object &object) { return object.ptr(); }
 
 template <class T>
 void append(std::vector<T> &queue, std::span<const T> row) noexcept {
@@ -53,21 +31,27 @@ py::array_t<T> as_array(const std::vector<T> &values, std::vector<py::ssize_t> s
 } // namespace
 
 Sampler::Sampler(const py::list &leaves, const py::list &params, std::int64_t every,
-                 std::int64_t made, py::object on_full)
-    : params_(params), every_(every), on_full_(std::move(on_full)), steps_(made) {
+                 std::int64_t made, std::int64_t uncounted, py::object on_full)
+    : params_(params), every_(every), on_full_(std::move(on_full)), steps_(made),
+      uncounted_(uncounted) {
+    using Places = std::vector<std::int64_t>;
     for (const py::handle item : leaves) {
-        auto [positions, size, group] =
-            item.cast<std::tuple<std::vector<std::int64_t>, std::size_t, std::size_t>>();
-        for (const std::int64_t position : positions)
-            if (position < 0 || static_cast<std::size_t>(position) >= size)
+        auto [places, shape, strides, group] =
+            item.cast<std::tuple<Places, Places, Places, std::size_t>>();
+        const auto size =
+            std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies());
+        for (const std::int64_t place : places)
+            if (place < 0 || place >= size || shape.size() != strides.size())
                 throw py::index_error("a sampled element lies outside of its leaf");
+        const std::size_t index = leaves_.size(), count = places.size();
+        if (index < params.size())
+            by_param_[params[index].ptr()] = index;
+        leaves_.emplace_back(std::move(places), static_cast<std::size_t>(size), group, elements_);
+        leaves_.back().set_order(shape, strides);
         groups_ = std::max(groups_, group + 1);
-        if (leaves_.size() < params.size())
-            by_param_[params[leaves_.size()].ptr()] = leaves_.size();
-        const std::size_t count = positions.size();
-        leaves_.push_back({std::move(positions), size, group, elements_});
         elements_ += count;
     }
+    frozen_.resize(leaves_.size());
     for (Sample *const sample : {&now_, &observed_}) {
         for (auto *const row : {&sample->param, &sample->grad, &sample->average, &sample->update})
             row->resize(elements_);
@@ -75,6 +59,13 @@ Sampler::Sampler(const py::list &leaves, const py::list &params, std::int64_t ev
         sample->with_grad.resize(leaves_.size());
         sample->options.resize(option_count * groups_);
     }
+}
+
+void Sampler::set_order(std::size_t leaf, std::span<const std::int64_t> shape,
+                        std::span<const std::int64_t> strides) {
+    const GilLock lock(mutex_);
+    if (leaf < leaves_.size())
+        leaves_[leaf].set_order(shape, strides);
 }
 
 std::vector<std::string> Sampler::option_names() {
@@ -85,11 +76,39 @@ std::vector<std::string> Sampler::option_names() {
     return names;
 }
 
-bool Sampler::begin() {
+void Sampler::prepare() {
+    abandon();
+    look_at_params();
+}
+
+void Sampler::look_at_params() {
+    {
+        const GilLock lock(mutex_);
+        if (closed_ || wait_ > 0)
+            return;
+    }
+    for (std::size_t i = 0; i < params_.size(); ++i) {
+        const py::object param = params_[i];
+        const auto requires_grad = py::getattr(param, "requires_grad", py::none());
+        set_frozen(i, requires_grad.ptr() == Py_False);
+    }
+}
+
+void Sampler::set_frozen(std::size_t leaf, bool frozen) noexcept {
+    const GilLock lock(mutex_);
+    if (leaf < frozen_.size())
+        frozen_[leaf] = frozen ? 1 : 0;
+}
+
+bool Sampler::begin() noexcept {
     const GilLock lock(mutex_);
     if (closed_ || (wait_ > 0 && !awaits_))
         return false;
-    reserve(); // so that the end of the step needs no memory
+    try {
+        reserve(); // so that the end of the step needs no memory
+    } catch (const std::bad_alloc &) {
+        return false;
+    }
     is_first_ = wait_ == 0;
     std::ranges::fill(now_.seen, 0);
     std::ranges::fill(now_.with_grad, 0);
@@ -99,6 +118,7 @@ bool Sampler::begin() {
 }
 
 bool Sampler::begin_elsewhere() {
+    prepare();
     {
         const GilLock lock(mutex_);
         elsewhere_ = true;
@@ -129,9 +149,9 @@ void Sampler::reserve() {
 
 void Sampler::before(std::size_t leaf, const Tensor &tensor) {
     const GilLock lock(mutex_);
-    if (!under_way_ || leaf >= leaves_.size() || tensor.size != leaves_[leaf].size)
+    if (!under_way_ || leaf >= leaves_.size() || tensor.size != leaves_[leaf].size())
         return;
-    gather(leaves_[leaf], tensor.dtype, tensor.param, 1, at(now_.param, leaf));
+    leaves_[leaf].gather(tensor.dtype, tensor.param, 1, at(now_.param, leaf));
     now_.seen[leaf] = 1;
 }
 
@@ -139,25 +159,26 @@ void Sampler::after(std::size_t leaf, const Tensor &tensor, double factor) {
     const GilLock lock(mutex_);
     if (!under_way_ || leaf >= leaves_.size() || now_.seen[leaf] == 0)
         return;
-    const Leaf &of = leaves_[leaf];
+    const SampledLeaf &of = leaves_[leaf];
     double *const update = at(now_.update, leaf);
     const double *const param = at(now_.param, leaf);
-    gather(of, tensor.dtype, tensor.param, 1, update);
-    for (std::size_t i = 0; i < of.positions.size(); ++i)
+    of.gather(tensor.dtype, tensor.param, 1, update);
+    for (std::size_t i = 0; i < of.count(); ++i)
         update[i] -= param[i];
+    now_.seen[leaf] = 2;
     if (!is_first_)
         return;
-    gather(of, tensor.dtype, tensor.grad, factor, at(now_.grad, leaf));
-    gather(of, tensor.dtype, tensor.square_avg, 1, at(now_.average, leaf));
+    of.gather(tensor.dtype, tensor.grad, factor, at(now_.grad, leaf));
+    of.gather(tensor.dtype, tensor.square_avg, 1, at(now_.average, leaf));
     now_.with_grad[leaf] = tensor.grad != nullptr;
-    take_options(of.group, *tensor.options);
+    take_options(of.group(), *tensor.options);
 }
 
 void Sampler::put_before(std::size_t leaf, const Elements &param) {
     const GilLock lock(mutex_);
     if (!under_way_)
         return;
-    if (leaf >= leaves_.size() || param.size() != std::ssize(leaves_[leaf].positions))
+    if (leaf >= leaves_.size() || param.size() != static_cast<py::ssize_t>(leaves_[leaf].count()))
         throw py::value_error("a sampler needs as many elements of a leaf as it samples");
     std::copy_n(param.data(), param.size(), at(now_.param, leaf));
     now_.seen[leaf] = 1;
@@ -169,13 +190,14 @@ void Sampler::put_after(std::size_t leaf, const Elements &param,
     const GilLock lock(mutex_);
     if (!under_way_ || leaf >= leaves_.size() || now_.seen[leaf] == 0)
         return;
-    const std::size_t count = leaves_[leaf].positions.size();
+    const std::size_t count = leaves_[leaf].count();
     for (const Elements *const given :
          {&param, grad ? &*grad : nullptr, average ? &*average : nullptr})
         if (given != nullptr && given->size() != static_cast<py::ssize_t>(count))
             throw py::value_error("a sampler needs as many elements of a leaf as it samples");
     std::ranges::transform(std::span(param.data(), count), std::span(at(now_.param, leaf), count),
                            at(now_.update, leaf), std::minus());
+    now_.seen[leaf] = 2;
     if (!is_first_)
         return;
     const auto put = [&](const std::optional<Elements> &given, double *out) {
@@ -184,7 +206,7 @@ void Sampler::put_after(std::size_t leaf, const Elements &param,
     put(grad, at(now_.grad, leaf));
     put(average, at(now_.average, leaf));
     now_.with_grad[leaf] = grad.has_value();
-    take_options(leaves_[leaf].group, options);
+    take_options(leaves_[leaf].group(), options);
 }
 
 void Sampler::take_options(std::size_t group, const Options &options) {
@@ -197,16 +219,18 @@ void Sampler::take_options(std::size_t group, const Options &options) {
     first[row * groups_] = options.eps_inside_sqrt ? 1 : 0;
 }
 
-void Sampler::end(const GradientTransform &transform, std::optional<double> grad_norm) noexcept {
+void Sampler::end(const GradientTransform &transform, std::optional<double> grad_norm,
+                  std::optional<std::int64_t> made) noexcept {
     const GilLock lock(mutex_);
     elsewhere_ = false;
-    ++steps_;
+    steps_ = made ? *made - uncounted_ : steps_ + 1;
     if (wait_ > 0)
         --wait_;
     if (!std::exchange(under_way_, false)) {
         awaits_ = false; // a step that nobody saw lies between
         return;
     }
+    settle();
     if (std::exchange(awaits_, false))
         finish(&now_);
     if (!is_first_)
@@ -221,6 +245,14 @@ void Sampler::end(const GradientTransform &transform, std::optional<double> grad
     wait_ = every_ - 1;
 }
 
+/// Settles which leaves the step under way has shown.
+void Sampler::settle() noexcept {
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        const bool is_left_alone = is_first_ && frozen_[i] != 0 && now_.with_grad[i] == 0;
+        now_.seen[i] = now_.seen[i] == 2 && !is_left_alone ? 1 : 0;
+    }
+}
+
 /// Adds the observation to those that wait; `next` is the step after it.
 void Sampler::finish(const Sample *next) noexcept {
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
@@ -228,11 +260,11 @@ void Sampler::finish(const Sample *next) noexcept {
         if (observed_.seen[i] != 0)
             sums = sums_of(at(observed_.param, i), at(observed_.grad, i), at(observed_.update, i),
                            next != nullptr && next->seen[i] != 0
-                               ? next->update.data() + leaves_[i].begin
+                               ? next->update.data() + leaves_[i].begin()
                                : nullptr,
-                           observed_.limits[2], leaves_[i].positions.size());
+                           observed_.limits[2], leaves_[i].count());
         else
-            std::fill_n(at(observed_.average, i), leaves_[i].positions.size(), nan);
+            std::fill_n(at(observed_.average, i), leaves_[i].count(), nan);
         append(queue_.sums, std::span<const double>(sums));
     }
     append(queue_.averages, std::span<const double>(observed_.average));
@@ -244,15 +276,27 @@ void Sampler::finish(const Sample *next) noexcept {
     queue_.steps.push_back(observed_.step);
 }
 
+/// Adds an observation that awaits another update, which does not come.
+void Sampler::finish_alone() {
+    if (!awaits_)
+        return;
+    reserve();
+    awaits_ = false;
+    finish(nullptr);
+}
+
+void Sampler::follow(std::int64_t made) {
+    const GilLock lock(mutex_);
+    steps_ = made - uncounted_;
+    finish_alone();
+}
+
 void Sampler::close() {
     const GilLock lock(mutex_);
     if (std::exchange(closed_, true))
         return;
     under_way_ = false;
-    if (std::exchange(awaits_, false)) {
-        reserve();
-        finish(nullptr);
-    }
+    finish_alone();
 }
 
 py::dict Sampler::take() {
@@ -291,46 +335,6 @@ std::size_t Sampler::leaf_of(const void *param) const noexcept {
     return found == by_param_.end() ? leaves_.size() : found->second;
 }
 
-bool Sampler::log(const py::dict &named) {
-    const GilLock lock(mutex_); // nothing of the following runs Python code
-    if (closed_ || logged_.size() >= most_logged)
-        return false;
-    const std::size_t before = logged_.size();
-    Py_ssize_t position = 0;
-    PyObject *name = nullptr, *value = nullptr;
-    while (PyDict_Next(named.ptr(), &position, &name, &value)) {
-        const auto known = std::ranges::find(names_, name, pointer_to); // they are interned
-        if (known == names_.end() || !PyFloat_CheckExact(value)) {
-            logged_.resize(before);
-            return false;
-        }
-        logged_.push_back(
-            {static_cast<std::size_t>(known - names_.begin()), steps_, PyFloat_AS_DOUBLE(value)});
-    }
-    return true;
-}
-
-void Sampler::learn(const std::vector<py::str> &names) {
-    const GilLock lock(mutex_);
-    for (const py::str &name : names)
-        if (std::ranges::find(names_, name.ptr(), pointer_to) == names_.end())
-            names_.push_back(name);
-}
-
-py::list Sampler::take_logged() {
-    std::vector<Logged> taken;
-    std::vector<py::str> names;
-    {
-        const GilLock lock(mutex_);
-        std::swap(taken, logged_);
-        names = names_;
-    }
-    py::list values;
-    for (const Logged &each : taken)
-        values.append(py::make_tuple(names[each.name], each.step, each.value));
-    return values;
-}
-
 void Sampler::traverse(Visitor &visit) const {
     visit(params_);
     visit(on_full_);
@@ -341,33 +345,6 @@ void Sampler::clear() {
     const auto params = std::exchange(params_, py::list());
     const auto call = std::exchange(on_full_, py::object());
     by_param_.clear();
-}
-
-void register_sampler(py::module_ &m) {
-    py::class_<Sampler>(m, "Sampler", py::is_final(), collected<Sampler>())
-        .def(py::init<const py::list &, const py::list &, std::int64_t, std::int64_t, py::object>(),
-             py::arg("leaves"), py::arg("params"), py::arg("every"), py::arg("steps"),
-             py::arg("on_full"))
-        .def_static("option_names", &Sampler::option_names)
-        .def_property("steps", &Sampler::steps, &Sampler::set_steps)
-        .def("set_room", &Sampler::set_room, py::arg("room"))
-        .def("begin", &Sampler::begin_elsewhere)
-        .def("put_before", &Sampler::put_before, py::arg("leaf"), py::arg("param"))
-        .def("put_after", &Sampler::put_after, py::arg("leaf"), py::arg("param"), py::arg("grad"),
-             py::arg("average"), py::arg("options"))
-        .def(
-            "end",
-            [](Sampler &self, const Stepper &stepper) {
-                const auto [transform, grad_norm] = stepper.transform_and_norm();
-                self.end(transform, grad_norm);
-            },
-            py::arg("stepper"))
-        .def("abandon", &Sampler::abandon)
-        .def("close", &Sampler::close)
-        .def("take", &Sampler::take)
-        .def("learn", &Sampler::learn, py::arg("names"))
-        .def("log", &Sampler::log, py::arg("named"))
-        .def("take_logged", &Sampler::take_logged);
 }
 
 } // namespace fused_rmsprop::bindings

@@ -15,6 +15,8 @@
 
 #include "garbage.hpp"
 #include "gil.hpp"
+#include "logged_values.hpp"
+#include "sampled_leaf.hpp"
 
 namespace fused_rmsprop::bindings {
 
@@ -25,24 +27,25 @@ namespace fused_rmsprop::bindings {
 /// show count as unseen in it.
 class Sampler {
 public:
-    /// An optimizer's parameter, and the places in memory of the elements that are sampled.
-    struct Leaf {
-        std::vector<std::int64_t> positions;
-        std::size_t size, group;
-        std::size_t begin; ///< of its sample among those of all
-    };
     using Elements = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
-    /// `leaves` are tuples of the positions, the size and the group; `params` the objects that they
-    /// are known by, if not by their order. `on_full()` is called after a step when `room`
-    /// observations wait.
-    Sampler(const py::list &leaves, const py::list &params, std::int64_t every, std::int64_t steps,
-            py::object on_full);
+    /// `leaves` are tuples of the places in C order, the shape, the strides and the group; `params`
+    /// the objects that they are known by, if not by their order. `made` steps were made, and
+    /// `uncounted` more skipped. `on_full()` is called after a step when many observations wait.
+    Sampler(const py::list &leaves, const py::list &params, std::int64_t every, std::int64_t made,
+            std::int64_t uncounted, py::object on_full);
+
+    /// Takes over the order of a leaf's elements in memory, in which the next steps show it.
+    void set_order(std::size_t leaf, std::span<const std::int64_t> shape,
+                   std::span<const std::int64_t> strides);
 
     // The following do nothing, and find no step under way, once the sampler is closed.
 
+    /// Before a step: ends one that an interrupt has cut short, and looks which objects require no
+    /// gradient. That may run code.
+    void prepare();
     /// Begins a step; false if it is not due.
-    bool begin();
+    bool begin() noexcept;
     /// Leaves the coming step to Python, which shows it; begins it if it is due.
     bool begin_elsewhere();
     bool is_shown_elsewhere() const noexcept {
@@ -56,10 +59,14 @@ public:
     void before(std::size_t leaf, const Tensor &tensor);
     /// Samples it afterwards, its gradient times a factor.
     void after(std::size_t leaf, const Tensor &tensor, double factor);
-    /// Ends a step that was made, whether it was due or not.
-    void end(const GradientTransform &transform, std::optional<double> grad_norm) noexcept;
+    /// A leaf that steps leave alone counts as unseen if it has no gradient.
+    void set_frozen(std::size_t leaf, bool frozen) noexcept;
+    /// Ends a step that was made, whether it was due or not. `made` are all steps of the optimizer,
+    /// with those that were skipped, if their number is known.
+    void end(const GradientTransform &transform, std::optional<double> grad_norm,
+             std::optional<std::int64_t> made) noexcept;
 
-    /// The same as before() and after() with elements that were gathered already.
+    // The same with elements that were gathered already.
     void put_before(std::size_t leaf, const Elements &param);
     void put_after(std::size_t leaf, const Elements &param, const std::optional<Elements> &grad,
                    const std::optional<Elements> &average, const Options &options);
@@ -69,27 +76,21 @@ public:
 
     /// What waits: arrays, whose first axis is that of observations.
     py::dict take();
-    /// Ends the observation. The last one needs no step after it any more.
+    /// So many steps were made, because a state was loaded. The last observation gets no next
+    /// update.
+    void follow(std::int64_t made);
+    /// Ends the observation. The last one gets no next update.
     void close();
     /// Calls on_full() if it is time.
     void notify() const;
 
-    /// Keeps numbers of the last step, with their names; false, and keeps none, if one must be
-    /// checked first, or many wait.
-    bool log(const py::dict &named);
-    /// Lets log() take these names.
-    void learn(const std::vector<py::str> &names);
-    /// Tuples of a name, a step and a value, in order.
-    py::list take_logged();
+    LoggedValues logged;
 
-    std::int64_t steps() const { ///< that were made
+    std::int64_t steps() const { ///< that were made, and those skipped since the construction
         const GilLock lock(mutex_);
         return steps_;
     }
-    void set_steps(std::int64_t steps) {
-        const GilLock lock(mutex_);
-        steps_ = steps;
-    }
+    /// Of how many observations on_full() is told.
     void set_room(std::size_t room) {
         const GilLock lock(mutex_);
         room_ = room;
@@ -103,8 +104,9 @@ private:
     /// The sampled elements of all leaves in one step, and all else that counts.
     struct Sample {
         std::vector<double> param, grad, average, update;
-        std::vector<std::uint8_t> seen, with_grad; ///< by leaf
-        std::vector<double> options;               ///< by option and group; NaN: unknown
+        std::vector<std::uint8_t> seen; ///< by leaf; 1: before the update, 2: and after it
+        std::vector<std::uint8_t> with_grad;
+        std::vector<double> options; ///< by option and group; NaN: unknown
         double limits[3] = {}; ///< the maximum of the norm, of each array's, of elements; NaN: none
         double grad_norm = 0;  ///< NaN: unknown
         std::int64_t step = 0;
@@ -116,36 +118,32 @@ private:
         std::vector<std::uint8_t> seen, with_grad;
     };
 
-    struct Logged {
-        std::size_t name; ///< among names_
-        std::int64_t step;
-        double value;
-    };
-
     void take_options(std::size_t group, const Options &options);
+    void look_at_params();
+    void settle() noexcept;
     void finish(const Sample *next) noexcept;
+    void finish_alone();
     void reserve();
     double *at(std::vector<double> &row, std::size_t leaf) {
-        return row.data() + leaves_[leaf].begin;
+        return row.data() + leaves_[leaf].begin();
     }
 
-    std::vector<Leaf> leaves_;
+    std::vector<SampledLeaf> leaves_;
     py::list params_;
     std::unordered_map<const void *, std::size_t> by_param_; ///< leaves
     std::size_t elements_ = 0, groups_ = 0;
     std::int64_t every_;
     py::object on_full_;
     mutable GilMutex mutex_; ///< guards what follows
-    std::int64_t steps_;
+    std::int64_t steps_, uncounted_;
     std::size_t room_ = 1;
     std::int64_t wait_ = 0; ///< steps before the next one of which not only the update counts
     bool closed_ = false, under_way_ = false, elsewhere_ = false;
-    bool is_first_ = false; ///< whether not only the update of the step under way counts
-    bool awaits_ = false;   ///< whether observed_ lacks the next update
+    bool is_first_ = false;            ///< whether not only the update of the step under way counts
+    bool awaits_ = false;              ///< whether observed_ lacks the next update
+    std::vector<std::uint8_t> frozen_; ///< leaves
     Sample now_, observed_;
     Queue queue_;
-    std::vector<py::str> names_; ///< that log() takes
-    std::vector<Logged> logged_;
 };
 
 /// A sampler held through its Python object, so that it lives as long as a step uses it.

@@ -44,18 +44,19 @@ Stepper::Settings Stepper::settings(double grad_scale) const {
 }
 
 Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, double grad_scale,
-                                   std::size_t release_gil_from_bytes) {
+                                   std::size_t release_gil_from_bytes,
+                                   std::optional<std::int64_t> made) {
     Settings tuned = settings(grad_scale);
     tuned.execution.tuner = &tuner(tuned.execution.threads);
     std::vector<HeldSampler> samplers = held_samplers();
     if (samplers.empty())
         return run_step(tensors, tuned, release_gil_from_bytes);
     SampledStep sampled(std::move(samplers));
-    sampled.before(tensors, known_by_);
+    sampled.before(tensors, known_by_, frozen_);
     const Outcome outcome = run_step(tensors, tuned, release_gil_from_bytes);
     if (outcome != Outcome::refused) {
         sampled.after(tensors, known_by_, grad_scale);
-        sampled.end(tuned.transform, transform_and_norm().second);
+        sampled.end(tuned.transform, transform_and_norm().second, made);
     }
     return outcome;
 }
@@ -87,12 +88,15 @@ py::list Stepper::samplers() const {
     return objects;
 }
 
-void Stepper::set_samplers(const py::list &samplers) {
-    std::vector<HeldSampler> held; // the old ones end when the lock is gone: that may run code
-    for (const py::handle sampler : samplers)
-        held.push_back({py::reinterpret_borrow<py::object>(sampler), sampler.cast<Sampler *>()});
+void Stepper::add_sampler(const py::object &sampler) {
+    HeldSampler held{sampler, sampler.cast<Sampler *>()};
     const GilLock lock(mutex);
-    samplers_.swap(held);
+    samplers_.push_back(std::move(held));
+}
+
+void Stepper::remove_sampler(const py::object &sampler) {
+    const GilLock lock(mutex); // the caller holds the sampler: its end runs no code here
+    std::erase_if(samplers_, [&](const HeldSampler &held) { return held.object.is(sampler); });
 }
 
 void Stepper::notify() const {
@@ -100,9 +104,9 @@ void Stepper::notify() const {
         sampler->notify();
 }
 
-void Stepper::abandon_samples() const {
+void Stepper::prepare_samplers() const {
     for (const HeldSampler &sampler : held_samplers())
-        sampler->abandon();
+        sampler->prepare();
 }
 
 void Stepper::show_samplers(Visitor &visit) const {
@@ -130,7 +134,10 @@ void register_stepper(py::module_ &m) {
             "reading",
             [](Stepper &self) { return std::make_unique<Claim>(self.ownership, Claim::Reading{}); },
             py::keep_alive<0, 1>())
-        .def_property("samplers", &Stepper::samplers, &Stepper::set_samplers)
+        .def_property_readonly("samplers", &Stepper::samplers)
+        .def("add_sampler", &Stepper::add_sampler, py::arg("sampler"))
+        .def("remove_sampler", &Stepper::remove_sampler, py::arg("sampler"))
+        .def("prepare_samplers", &Stepper::prepare_samplers)
         .def("notify", &Stepper::notify)
         .def_property("on_nonfinite", &Stepper::on_nonfinite, &Stepper::set_on_nonfinite)
         .def_property(

@@ -38,7 +38,10 @@ public:
     /// The samplers of monitors, which the next steps show what they do. A step that is under way
     /// keeps its own.
     py::list samplers() const;
-    void set_samplers(const py::list &samplers);
+    void add_sampler(const py::object &sampler);
+    void remove_sampler(const py::object &sampler);
+    /// Before a step, without a claim: see Sampler::prepare().
+    void prepare_samplers() const;
     /// Lets monitors know of observations that wait. Call it after a step, without a claim.
     void notify() const;
     std::pair<GradientTransform, std::optional<double>> transform_and_norm() const {
@@ -75,8 +78,9 @@ protected:
 
     /// One step, without the GIL if it reads that many bytes of parameters. Changes that other
     /// threads make to the settings meanwhile have no effect on it.
+    /// `made` is the number of steps with this one, and with those skipped, if it is known.
     Outcome run_step(std::span<const Tensor> tensors, double grad_scale,
-                     std::size_t release_gil_from_bytes);
+                     std::size_t release_gil_from_bytes, std::optional<std::int64_t> made);
     Outcome run_step(std::span<const Tensor> tensors, const Settings &settings,
                      std::size_t release_gil_from_bytes);
 
@@ -89,12 +93,11 @@ protected:
         const GilLock lock(mutex);
         return samplers_;
     }
-    /// Ends what samplers take for a step under way, which an interrupt has cut short.
-    void abandon_samples() const;
     /// For the garbage collector.
     void show_samplers(Visitor &visit) const;
     void clear_samplers();
-    std::vector<const void *> known_by_; ///< see SampledStep
+    std::vector<const void *> known_by_; ///< the tensors, by samplers; see SampledStep
+    std::vector<bool> frozen_;           ///< likewise
 
 private:
     enum OnNonfiniteName : std::uint8_t { propagate, skip, raise };

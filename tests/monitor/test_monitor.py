@@ -235,7 +235,7 @@ def test_a_monitor_that_fails_ends_with_a_warning_and_the_training_goes_on(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise MemoryError("no memory")
 
-    for part, method in (("_statistics", "points"), ("_observer", "frozen"), ("_store", "add")):
+    for part, method in (("_statistics", "points"), ("_observer", "take"), ("_store", "add")):
         opt = RMSProp(np.ones(3), lr=0.1)
         monitor = Monitor(opt, every=1, callback=lambda step, values: None)
         opt.step(np.ones(3))
@@ -260,7 +260,7 @@ def test_an_interrupt_of_a_monitor_leaves_the_step_made_and_loses_nothing() -> N
         raise KeyboardInterrupt
 
     opt.step(np.ones(3))
-    for part, method in (("_statistics", "points"), ("_observer", "frozen"), ("_store", "add")):
+    for part, method in (("_statistics", "points"), ("_observer", "take"), ("_store", "add")):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(getattr(monitor, part), method, interrupted)
             with pytest.raises(KeyboardInterrupt):

@@ -68,7 +68,7 @@ void Leafwise::enter() {
     Execution &execution = settings_.execution;
     if (stepper_.leaves_->largest >= execution.serial_below_bytes)
         execution.threads = stepper_.leaves_->threads.begin(execution.threads);
-    stepper_.abandon_samples();
+    stepper_.prepare_samplers();
     sampled_.emplace(stepper_.held_samplers());
     claim_ = std::move(claim);
     entered_ = true;
@@ -126,7 +126,7 @@ void Leafwise::update(const py::object &name, const py::object &grad) {
     tensor.grad = stepper_.gradient(slot, given);
     tensor.step = slot.group->step(slot.index);
     settings_.execution.tuner = &stepper_.leaves_->tuners[settings_.execution.threads != 1][i];
-    sampled_->before(i, tensor);
+    sampled_->before(i, tensor, false);
     if (stepper_.run_step(std::span(&tensor, 1), settings_, stepper_.release_gil_from_bytes) ==
         NumpyStepper::Outcome::refused)
         raise(nonfinite_(slot.grad_what, given));
@@ -166,7 +166,7 @@ void Leafwise::leave(bool counts) noexcept {
         stepper_.leaves_->threads.end();
     if (counts) {
         show_others();
-        sampled_->end(settings_.transform, std::nullopt);
+        sampled_->end(settings_.transform, std::nullopt, stepper_.counted() + 1);
         const GilLock lock(stepper_.mutex);
         ++stepper_.step_count;
         stepper_.grad_norm.reset();
@@ -183,7 +183,7 @@ void Leafwise::show_others() noexcept {
             continue;
         Tensor tensor = stepper_.tensors_[i];
         tensor.grad = nullptr;
-        sampled_->before(i, tensor);
+        sampled_->before(i, tensor, stepper_.slots_[i].frozen);
         sampled_->after(i, tensor, grad_scale_);
     }
 }
@@ -193,6 +193,8 @@ void Leafwise::traverse(Visitor &visit) const {
     visit(unknown_);
     visit(nonfinite_);
     visit.each(bound_);
+    if (sampled_)
+        sampled_->traverse(visit);
 }
 
 void register_leafwise(py::module_ &m) {

@@ -81,6 +81,7 @@ void NumpyStepper::refresh() {
     written_ = written_by(groups_);
     slots_.clear();
     tensors_.clear();
+    frozen_.clear();
     leaves_.reset();
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         Group &group = *groups_[g].group;
@@ -96,6 +97,7 @@ void NumpyStepper::refresh() {
                 tensor.*state_kinds[k].array = p.state_data(k);
             tensor.options = &group.options();
             tensors_.push_back(tensor);
+            frozen_.push_back(frozen[i]);
         }
         layouts_.push_back(group.layout());
     }
@@ -196,8 +198,8 @@ bool NumpyStepper::look_for_lost(bool reads_bound) {
 py::object NumpyStepper::run(double grad_scale) {
     for (std::size_t i = 0; i < slots_.size(); ++i)
         tensors_[i].step = slots_[i].group->step(slots_[i].index);
-    abandon_samples();
-    const Outcome outcome = run_step(tensors_, grad_scale, release_gil_from_bytes);
+    prepare_samplers();
+    const Outcome outcome = run_step(tensors_, grad_scale, release_gil_from_bytes, counted() + 1);
     if (outcome == Outcome::refused) {
         const Slot &slot = slots_[nonfinite()];
         if (accumulated > 0)

@@ -57,10 +57,9 @@ public:
     void discard_accumulated();
 
     void take_settings(const NumpyStepper &other) noexcept {
-        const std::int64_t before = step_count + skipped_steps;
         Stepper::take_settings(other);
         for (const HeldSampler &sampler : held_samplers())
-            sampler->set_steps(sampler->steps() + other.step_count + other.skipped_steps - before);
+            sampler->follow(other.counted());
         const GilLock lock(mutex);
         step_count = other.step_count;
         accumulated = other.accumulated;
@@ -114,6 +113,8 @@ private:
     void prefetch(std::size_t leaf) const;
     py::object run(double grad_scale);
 
+    /// All steps, with those that were skipped.
+    std::int64_t counted() const { return step_count + skipped_steps; }
     void forget_sums();
 
     std::vector<HeldGroup> groups_;

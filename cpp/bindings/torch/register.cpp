@@ -45,15 +45,7 @@ void register_torch(py::module_ &m) {
         .def_property_readonly("why_no_c_functions", &TorchStepper::why_no_c_functions)
         .def_property_readonly("has_changed_states", &TorchStepper::has_changed_states)
         .def("abandon", &TorchStepper::abandon)
-        .def(
-            "step",
-            [](TorchStepper &self, const py::list &groups, const py::dict &state,
-               const std::vector<Options> &options) {
-                py::object done = self.step(groups, state, options);
-                self.notify();
-                return done;
-            },
-            py::arg("groups"), py::arg("state"), py::arg("options"));
+        .def("step", &TorchStepper::step, py::arg("groups"), py::arg("state"), py::arg("options"));
 
     py::class_<ShownAverages>(m, "ShownAverages", py::is_final(), collected<ShownAverages>())
         .def(py::init([](py::object stepper, py::object read) {

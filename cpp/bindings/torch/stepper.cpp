@@ -4,8 +4,9 @@
 #include <limits>
 #include <utility>
 
-#include <pybind11/critical_section.h>
 #include <pybind11/stl.h>
+
+#include <fused_rmsprop/fp_environment.hpp>
 
 #include "entries.hpp"
 #include "pipeline.hpp"
@@ -17,36 +18,6 @@ namespace {
 // gives: each gradient must be kept alive then.
 constexpr std::size_t release_gil_from_bytes = 1 << 23;
 
-// Nothing inside a critical section of the following runs Python code.
-
-std::vector<py::object> values_of(const py::dict &dict) {
-    const py::scoped_critical_section no_other_thread(dict);
-    std::vector<py::object> values;
-    for (const auto &item : dict)
-        values.push_back(py::reinterpret_borrow<py::object>(item.second));
-    return values;
-}
-
-/// Whether a dict still has these values, in this order.
-bool has_values(const py::dict &dict, const std::vector<py::object> &values) {
-    const py::scoped_critical_section no_other_thread(dict);
-    if (dict.size() != values.size())
-        return false;
-    Py_ssize_t position = 0;
-    PyObject *value = nullptr;
-    return std::all_of(values.begin(), values.end(), [&](const py::object &expected) {
-        return PyDict_Next(dict.ptr(), &position, nullptr, &value) && value == expected.ptr();
-    });
-}
-
-/// Whether a list still has these items.
-bool has_items(const py::list &list, const std::vector<py::object> &items) {
-    const py::scoped_critical_section no_other_thread(list);
-    PyObject **const first = PySequence_Fast_ITEMS(list.ptr());
-    return std::equal(first, first + list.size(), items.begin(), items.end(),
-                      [](PyObject *now, const py::object &then) { return now == then.ptr(); });
-}
-
 /// Adds one while that is exact; later counts stay, as torch's do. So the rounding mode of the
 /// caller has no part in it.
 template <typename Number>
@@ -54,6 +25,13 @@ void count_up(void *address) {
     constexpr auto end = static_cast<Number>(1ULL << std::numeric_limits<Number>::digits);
     if (Number &count = *static_cast<Number *>(address); count < end)
         count += 1;
+}
+
+/// The number of steps that a state tells of.
+std::uint64_t count_at(const void *address, DType dtype) {
+    const double count = dtype == DType::float32 ? double{*static_cast<const float *>(address)}
+                                                 : *static_cast<const double *>(address);
+    return count > 0 ? static_cast<std::uint64_t>(std::min(count, 0x1p53)) : 0;
 }
 
 } // namespace
@@ -103,8 +81,12 @@ std::vector<std::size_t> TorchStepper::assign(const py::list &slots, const py::l
     tensors_ = std::move(new_tensors);
     written_ = std::move(written);
     known_by_.clear();
-    for (const Slot &slot : slots_)
+    for (const Slot &slot : slots_) {
         known_by_.push_back(slot.param.object.ptr());
+        for (const HeldSampler &sampler : held_samplers())
+            sampler->set_order(sampler->leaf_of(known_by_.back()), slot.layout.shape(),
+                               slot.layout.strides());
+    }
     return {};
 }
 
@@ -240,7 +222,10 @@ bool TorchStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
     slot.has_grad = static_cast<bool>(grad);
     tensor.options = &options_[slot.group];
     if (!slot.has_grad) {
-        tensor.square_avg = nullptr; // it may have moved, and samplers read it
+        const Held &average = slot.held[0]; // samplers read it, and nothing else
+        const bool is_there =
+            average.tensor && reader_.still_at(average.tensor, average.address, tensor.size);
+        tensor.square_avg = is_there ? average.address : nullptr;
         return true;
     }
     if (keeping_)
@@ -260,10 +245,7 @@ bool TorchStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
         return false;
     __builtin_prefetch(step.address, 1);
     if (tensor.options->bias_correction) {
-        const double count = slot.steps_dtype == DType::float32
-                                 ? double{*static_cast<const float *>(step.address)}
-                                 : *static_cast<const double *>(step.address);
-        tensor.step = count > 0 ? static_cast<std::uint64_t>(std::min(count, 0x1p53)) : 0;
+        tensor.step = count_at(step.address, slot.steps_dtype);
     }
     tensor.grad = gradient(slot, tensor.dtype, grad);
     return true;
@@ -310,7 +292,7 @@ py::object TorchStepper::step_claimed(const py::list &groups, const py::dict &st
         return py::none();
     if (bytes_to_step(tensors_) >= release_gil_from_bytes)
         keep_gradients();
-    const Outcome outcome = run_step(tensors_, 1.0, release_gil_from_bytes);
+    const Outcome outcome = run_step(tensors_, 1.0, release_gil_from_bytes, counted_after());
     py::list unversioned;
     std::vector<Changed> changed; // to the end: destroying an object may run code
     if (outcome == Outcome::stepped) {
@@ -365,6 +347,26 @@ void TorchStepper::forget_gradients() {
     grads_.clear();
     reader_.forget_kept();
     keeping_ = false;
+}
+
+/// For samplers: the number of steps with the one under way, and with those skipped, if a state
+/// tells.
+std::optional<std::int64_t> TorchStepper::counted_after() const {
+    if (held_samplers().empty())
+        return std::nullopt;
+    std::optional<std::int64_t> most;
+    in_fp_environment(false, [&] {
+        for (const Slot &slot : slots_) {
+            if (!slot.has_grad)
+                continue;
+            const auto count =
+                static_cast<std::int64_t>(count_at(slot.held[steps].address, slot.steps_dtype));
+            most = std::max(most.value_or(0), count);
+        }
+    });
+    if (!most)
+        return std::nullopt;
+    return *most + 1 + skipped_steps;
 }
 
 /// Counts the step where there was a gradient; returns the parameters to tell autograd of.

@@ -34,8 +34,8 @@ public:
     /// None, and of a list of the parameters that autograd must be told of.
     py::object step(const py::list &groups, const py::dict &state,
                     const std::vector<Options> &options) {
+        prepare_samplers();
         const Claim claim(ownership);
-        abandon_samples();
         return step_claimed(groups, state, options);
     }
 
@@ -109,6 +109,7 @@ private:
     void forget_gradients();
     bool read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad);
     const void *gradient(Slot &slot, DType dtype, TensorHandle &grad);
+    std::optional<std::int64_t> counted_after() const;
     py::list count_step();
     void keep_gradients();
 

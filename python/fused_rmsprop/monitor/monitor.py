@@ -7,9 +7,11 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal
 
+from fused_rmsprop import _core
 from fused_rmsprop.base import helps_with_options, warn_the_caller
 from fused_rmsprop.monitor.files.streams import Callback, Streams, Writer, streams_to
 from fused_rmsprop.monitor.history import Point, Store
@@ -128,8 +130,7 @@ class Monitor(Record):
         constants = {"kind": observer.kind, "every": every, "sample": sample}
         constants |= observer.constants()
         self._set_up(Store(leaves, observer.groups, SCHEDULABLE, constants, max_points))
-        steps = observer.count_steps()
-        self._streams = streams_to(self._store, path, mode, steps, writer, callback)
+        self._streams = streams_to(self._store, path, mode, observer.steps, writer, callback)
         self._observer = observer
         observer.observe(every, sample, seed, self._collect, self._fail)
         self._statistics = Statistics(leaves, observer.ends)
@@ -257,14 +258,14 @@ class Monitor(Record):
 
     def _complete(self) -> None:
         """Turn waiting observations into points, and store what was logged."""
-        with self._lock:
+        with self._lock, _core.FpEnvironment():
             observer, statistics = self._observer, self._statistics
             if observer is None or statistics is None:
                 return
             self._store.log_all(observer.sampler.take_logged())
             self._batches.append(observer.take())
             while self._batches:
-                points = statistics.points(self._batches[0], observer.frozen())
+                points = statistics.points(self._batches[0])
                 self._store.add(points)
                 del self._batches[0]
                 if self._streams:
@@ -272,6 +273,10 @@ class Monitor(Record):
 
     def _fail(self, error: Exception) -> None:
         """End the observation after an error: a training goes on without its monitor."""
+        if self._observer is not None:
+            self._observer.detach()
+            with suppress(Exception):  # what can be had of what waits
+                self._complete()
         self._end()
         warn_the_caller(
             f"the monitor ends, and the training goes on without it: {type(error).__name__}: "

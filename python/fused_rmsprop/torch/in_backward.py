@@ -171,8 +171,10 @@ class InBackward:
     def update(self, optimizer: RMSprop, param: Any) -> None:
         """Step a parameter whose gradient is complete, and free the gradient."""
         with self._lock, optimizer._stepper.claim():
+            if optimizer._in_backward is not self:  # turned off meanwhile
+                return
             update = self._updates.get(id(param))
-            if update is None or optimizer._in_backward is not self:  # turned off meanwhile
+            if update is None:
                 return
             if not self._open or update.round == self.round:  # perhaps nobody calls step()
                 self._begin_round(optimizer)
@@ -181,6 +183,13 @@ class InBackward:
             except Exception:
                 self._end_round(optimizer)
                 raise
+        if optimizer._watch is not None:
+            optimizer._stepper.notify()
+
+    def end(self, optimizer: RMSprop) -> None:
+        """End a round of updates that no step has ended; the optimizer is claimed."""
+        if self._open:
+            self._end_round(optimizer)
 
     def finish(self, optimizer: RMSprop) -> None:
         """Step the parameters that still have a gradient; the optimizer is claimed."""
@@ -209,8 +218,7 @@ class InBackward:
                 raise RuntimeError(CHANGED)
 
     def _begin_round(self, optimizer: RMSprop) -> None:
-        if self._open:
-            self._end_round(optimizer)
+        self.end(optimizer)
         if optimizer._watch is not None:
             optimizer._watch.begin()
         self.threads = optimizer.threads

@@ -175,6 +175,7 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
                 self._plan.forget_assignment()  # so that no step takes the short way
                 self._in_backward = new
             else:
+                former.end(self)
                 self._plan = self._plan.successor(former.last_plans())
                 self._in_backward = None
 
@@ -340,6 +341,8 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
             with private.grad_mode(True):
                 loss = closure()
         self._step_all()
+        if self._watch is not None:
+            self._stepper.notify()
         return loss
 
     def _step_all(self) -> None:
@@ -366,6 +369,8 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
 
     def _step_anew(self) -> tuple[Any, list[Any]]:
         """Make a step with new options or a new assignment, or one of which torch does a part."""
+        if self._watch is not None and self._in_backward is None:
+            self._stepper.prepare_samplers()
         with self._stepper.claim(), private.grad_mode(self.defaults["differentiable"]):
             if self._in_backward is not None:
                 self._in_backward.finish(self)
@@ -373,5 +378,4 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
             else:
                 groups = self.param_groups
                 done = step_anew(self._plan, groups, self.state, groups, self._watch)
-        self._stepper.notify()
         return done

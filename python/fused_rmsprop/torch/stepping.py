@@ -74,9 +74,9 @@ def _step(
         return _step_by_kernel(plan, groups, state, whole)
     if watch is None:
         return _step_by_both(plan, groups, state, whole)
-    watch.begin()
     made = False
     try:
+        watch.begin()
         nonfinite, unversioned = _step_by_both(plan, groups, state, whole)
         made = nonfinite is None
     finally:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fused_rmsprop import _core
 from fused_rmsprop.monitor.history import Leaf
@@ -21,6 +20,8 @@ class Observer(ABC):
     leaves: tuple[Leaf, ...]
     groups: tuple[str, ...]
     sampler: _core.Sampler
+    #: The steps that were skipped before: they have no numbers.
+    uncounted: int
     #: The places in C order of the elements of each leaf that are sampled.
     positions: list[Positions]
 
@@ -39,12 +40,11 @@ class Observer(ABC):
         self.fail = fail
         rng = np.random.default_rng(seed)
         self.positions = [draw_positions(leaf.shape, most, rng) for leaf in self.leaves]
-        pairs = zip(self.positions, self.leaves, strict=True)
-        leaves = [
-            (self._in_memory(index, positions).tolist(), leaf.size, leaf.group)
-            for index, (positions, leaf) in enumerate(pairs)
-        ]
-        self.sampler = _core.Sampler(leaves, self._params(), every, self.count_steps(), on_full)
+        each = zip(self.positions, self.leaves, self._strides(), strict=True)
+        leaves = [(p.tolist(), leaf.shape, strides, leaf.group) for p, leaf, strides in each]
+        self.sampler = _core.Sampler(
+            leaves, self._params(), every, self.steps, self.uncounted, on_full
+        )
         self._attach()
 
     @property
@@ -60,21 +60,23 @@ class Observer(ABC):
     def take(self) -> Batch:
         """The observations that wait."""
         batch = Batch(**self.sampler.take())
-        for group in np.flatnonzero(np.isnan(batch.options).any((0, 1))).tolist():
-            batch.fill_options(group, self._options()[group])
+        if np.isnan(batch.options).any():  # of groups without leaves, or without the kernel's
+            for group, options in enumerate(self._options()[: batch.options.shape[-1]]):
+                batch.fill_options(group, options)
         return batch
+
+    @property
+    def steps(self) -> int:
+        """How many steps the optimizer has made, and skipped since the monitor was made."""
+        return self.count_steps() - self.uncounted
 
     @abstractmethod
     def count_steps(self) -> int:
-        """How many steps the optimizer has made, and skipped since the monitor was made."""
+        """How many steps the optimizer has made and skipped."""
 
     @abstractmethod
     def constants(self) -> dict[str, Any]:
         """Options that hardly ever change, for the rules of a report."""
-
-    @abstractmethod
-    def frozen(self) -> NDArray[np.bool_]:
-        """Which leaves steps leave alone, if they have no gradient; shape (leaves,)."""
 
     @abstractmethod
     def _attach(self) -> None:
@@ -89,8 +91,8 @@ class Observer(ABC):
         """What steps know the leaves by, if not by their order."""
 
     @abstractmethod
-    def _in_memory(self, index: int, positions: Positions) -> Positions:
-        """The places in memory of elements of a leaf."""
+    def _strides(self) -> list[tuple[int, ...]]:
+        """The strides of the leaves that the kernel steps, in elements."""
 
     @abstractmethod
     def _options(self) -> Sequence[Mapping[str, Any]]:

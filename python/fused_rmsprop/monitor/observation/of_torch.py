@@ -14,7 +14,6 @@ from torch.nn.parameter import is_lazy
 from fused_rmsprop import _core
 from fused_rmsprop.monitor.history import Leaf
 from fused_rmsprop.monitor.observation.observers import Observer, constants_of
-from fused_rmsprop.monitor.observation.sampling import Positions, in_memory
 from fused_rmsprop.torch import RMSprop
 from fused_rmsprop.torch.plan import kernel_options
 
@@ -47,70 +46,66 @@ class TorchObserver(Observer):
         self.leaves = tuple(leaves)
         self.groups = tuple(str(g) for g in range(len(optimizer.param_groups)))
         self.params = params
-        self._index = {id(p): i for i, p in enumerate(params)}
-        self._skipped = optimizer.skipped_steps
+        self.uncounted = optimizer.skipped_steps
         # Of a step that is shown here:
-        self._taken = set[int]()  # leaves
+        self._awaited: dict[int, list[int]] = {}  # the leaves of a parameter, by its identity
         self._options_now: list[_core.Options] = []
 
     def count_steps(self) -> int:
-        """How many steps the states tell of, and were skipped since the monitor was made."""
+        """How many steps the states tell of, and were skipped."""
         states = map(self._optimizer.state.get, self.params)
         made = max((int(state.get("step", 0)) for state in states if state), default=0)
-        return made + self._optimizer.skipped_steps - self._skipped
+        return made + self._optimizer.skipped_steps
 
     def constants(self) -> dict[str, Any]:
         """Options that hardly ever change."""
         return constants_of(self._optimizer, self._optimizer.param_groups)
 
-    def frozen(self) -> NDArray[np.bool_]:
-        """Which leaves steps leave alone, if they have no gradient."""
-        return np.array([not p.requires_grad for p in self.params], bool)
-
     def begin(self) -> bool:
         """Begin a step that is shown here, because the kernel does not make it as a whole."""
         if not self.sampler.begin():
             return False
-        self._taken.clear()
-        self._options_now = [kernel_options(group) for group in self._options()]
-        for index, p in enumerate(self.params):
-            self.sampler.put_before(index, self._sampled(index, p))
+        groups = self._options()
+        present = {id(p) for group in groups for p in group["params"]}
+        self._awaited = {}
+        for index, (leaf, p) in enumerate(zip(self.leaves, self.params, strict=True)):
+            if id(p) in present and _size(p) == leaf.size:
+                self._awaited.setdefault(id(p), []).append(index)
+                self.sampler.put_before(index, self._sampled(index, p))
+        self._options_now = [kernel_options(group) for group in groups]
         return True
 
-    def take_leaf(self, param: Any) -> None:
+    def show(self, param: Any) -> None:
         """Show a parameter after its update, while its gradient is still there."""
-        index = self._index.get(id(param))
-        if index is None or index in self._taken:
-            return
-        self._taken.add(index)
-        state = self._optimizer.state.get(param, {})
-        average = state.get("variance", state.get("square_avg"))
-        grad, average = (
-            None if tensor is None else self._sampled(index, tensor)
-            for tensor in (param.grad, average)
-        )
-        options = self._options_now[self.leaves[index].group]
-        self.sampler.put_after(index, self._sampled(index, param), grad, average, options)
+        for index in self._awaited.pop(id(param), ()):
+            if _size(param) != self.leaves[index].size:
+                continue
+            state = self._optimizer.state.get(param, {})
+            average = state.get("variance", state.get("square_avg"))
+            grad, average = (
+                None if tensor is None else self._sampled(index, tensor)
+                for tensor in (param.grad, average)
+            )
+            options = self._options_now[self.leaves[index].group]
+            self.sampler.put_after(index, self._sampled(index, param), grad, average, options)
 
-    def take_others(self) -> None:
+    def show_others(self) -> None:
         """Show all parameters that were not shown after an update."""
         for p in self.params:
-            self.take_leaf(p)
+            self.show(p)
 
     def _sampled(self, index: int, tensor: Any) -> NDArray[Any]:
         elements: NDArray[Any] = _as_array(tensor).ravel()[self.positions[index]]
         return elements
 
     def _attach(self) -> None:
-        stepper = self._optimizer._stepper
-        stepper.samplers = [*stepper.samplers, self.sampler]
+        self._optimizer._stepper.add_sampler(self.sampler)
         watch = self._optimizer._watch or Watch(self._optimizer)
         watch.observers = (*watch.observers, self)
         self._optimizer.__dict__["_watch"] = watch
 
     def _detach(self) -> None:
-        stepper = self._optimizer._stepper
-        stepper.samplers = [sampler for sampler in stepper.samplers if sampler is not self.sampler]
+        self._optimizer._stepper.remove_sampler(self.sampler)
         watch = self._optimizer._watch
         if watch is not None:
             watch.observers = tuple(o for o in watch.observers if o is not self)
@@ -120,13 +115,13 @@ class TorchObserver(Observer):
     def _params(self) -> list[Any]:
         return self.params
 
-    def _in_memory(self, index: int, positions: Positions) -> Positions:
-        p = self.params[index]
-        if p.layout != torch.strided or p.is_complex() or hasattr(p, "to_local"):
-            return positions  # the kernel does not step it
-        return in_memory(positions, self.leaves[index].shape, p.stride())
+    def _strides(self) -> list[tuple[int, ...]]:
+        can_step = self._optimizer._plan.can_step
+        in_order = [np.empty(leaf.shape, np.int8).strides for leaf in self.leaves]
+        pairs = zip(self.params, in_order, strict=True)
+        return [p.stride() if can_step(p) else strides for p, strides in pairs]
 
-    def _options(self) -> Sequence[Mapping[str, Any]]:
+    def _options(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = self._optimizer.param_groups
         return groups
 
@@ -141,32 +136,40 @@ class Watch:
     def __init__(self, optimizer: RMSprop) -> None:
         self._optimizer = optimizer
         self.observers: tuple[TorchObserver, ...] = ()
-        self._due: list[TorchObserver] = []  # those of the step under way
+        #: Those that the step under way is shown to, and whether they sample it.
+        self._shown: list[tuple[TorchObserver, bool]] = []
 
     def begin(self) -> None:
         """Begin a step."""
-        self._due = [o for o in self.observers if _guarded(o, TorchObserver.begin)]
+        self._shown = [(o, bool(_guarded(o, TorchObserver.begin))) for o in self.observers]
 
     def after(self, param: Any) -> None:
         """After an update; the gradient is still there."""
-        for observer in self._due:
-            _guarded(observer, lambda observer: observer.take_leaf(param))
+        for observer, is_due in self._shown:
+            if is_due:
+                _guarded(observer, lambda observer: observer.show(param))
 
     def end(self, made: bool = True) -> None:
         """End the step."""
-        due, self._due = self._due, []
-        for observer in due if made else ():
-            _guarded(observer, TorchObserver.take_others)
-        for observer in self.observers:
-            if made:
-                observer.sampler.end(self._optimizer._stepper)
-            else:
+        shown, self._shown = self._shown, []
+        for observer, is_due in shown:
+            if not made:
                 observer.sampler.abandon()
+                continue
+            if is_due:
+                _guarded(observer, TorchObserver.show_others)
+            steps = observer.count_steps() if is_due else None
+            observer.sampler.end(self._optimizer._stepper, steps)
 
     def follow(self) -> None:
         """Count on from a state that was loaded."""
         for observer in self.observers:
-            observer.sampler.steps = observer.count_steps()
+            observer.sampler.follow(observer.count_steps())
+
+
+def _size(tensor: Any) -> int:
+    """The number of an array's elements that a tensor becomes."""
+    return int(_local(tensor).numel()) * (2 if tensor.is_complex() else 1)
 
 
 def _guarded(observer: TorchObserver, show: Callable[[TorchObserver], object]) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -33,20 +32,6 @@ def draw_positions(shape: tuple[int, ...], most: int, rng: np.random.Generator) 
     return (starts[:, None] + np.arange(_RUN)).ravel().astype(np.int64)
 
 
-def in_memory(positions: Positions, shape: tuple[int, ...], strides: Sequence[int]) -> Positions:
-    """The places in memory of elements of a dense array by their places in C order.
-
-    ``strides`` count elements.
-    """
-    if not shape or not positions.size:
-        return positions
-    axes = zip(np.unravel_index(positions, shape), strides, strict=True)
-    places = np.zeros_like(positions)
-    for index, stride in axes:
-        places += index * stride
-    return places
-
-
 class Batch(NamedTuple):
     """Observations that a sampler has made, on the first axis of each array; NaN: there is none."""
 
@@ -56,7 +41,7 @@ class Batch(NamedTuple):
     options: Array  # (., options, groups)
     limits: Array  # (., 3): max_grad_norm, max_grad_norm_per_array, max_grad_value
     grad_norms: Array  # (.,)
-    seen: NDArray[np.bool_]  # (., leaves): in that step
+    seen: NDArray[np.bool_]  # (., leaves): in that step, and not frozen
     with_grad: NDArray[np.bool_]  # (., leaves)
 
     def fill_options(self, group: int, values: Any) -> None:

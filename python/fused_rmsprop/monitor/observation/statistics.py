@@ -19,7 +19,7 @@ _OF_LEAF, _OF_ALL = 256, 512
 
 _ROW = {name: i for i, name in enumerate(QUANTITIES)}
 _RATES = slice(_ROW[f"effective_lr_p{PERCENTILES[0]}"], None)
-#: The sums that the sampler makes; see sampler.cpp.
+#: The sums that the sampler makes; see sampled_sums.hpp.
 _SUMS = (
     "params", "updates", "squares", "limited", "following", "products", "finite", "moving", "lost",
     "compared", "reversals",
@@ -61,14 +61,13 @@ class Statistics:
         self._of_all = np.minimum(np.searchsorted(stand_for, marks), last)
         self._groups_of_all = np.repeat(self._groups, self._counts)[self._of_all]
 
-    def points(self, batch: Batch, frozen: Flags) -> list[Point]:
-        """One point of each observation; frozen leaves are not measured if they had no gradient."""
+    def points(self, batch: Batch) -> list[Point]:
+        """One point of each observation."""
         if not len(batch.steps):
             return []
-        there = batch.seen & ~(frozen & ~batch.with_grad)
-        rows = np.full((len(batch.steps), len(QUANTITIES), len(frozen) + 1), np.nan)
+        rows = np.full((len(batch.steps), len(QUANTITIES), len(self._sizes) + 1), np.nan)
         with np.errstate(all="ignore"):
-            sums = self._sums(batch, there)
+            sums = self._sums(batch)
             total = {name: (self._weights * values).sum(axis=1) for name, values in sums.items()}
             for name, quantity in _QUANTITY.items():
                 rows[:, _ROW[name], :-1] = quantity(sums)
@@ -79,18 +78,16 @@ class Statistics:
                 grad_rms = rows[:, _ROW["grad_rms"], :-1]
                 factors = self._clip_factors(batch, grad_rms, sums["limited"])
                 rows[:, _ROW["clip_factor"]] = factors
-        rows[:, :, :-1][np.broadcast_to(~there[:, None], rows[:, :, :-1].shape)] = np.nan
         each = zip(batch.steps.tolist(), rows, batch.scheduled, strict=True)
         return [Point(*point) for point in each]
 
-    def _sums(self, batch: Batch, there: Flags) -> dict[str, Array]:
+    def _sums(self, batch: Batch) -> dict[str, Array]:
         """Sums over the sampled elements of each leaf; arrays (observations, leaves)."""
         sums = dict(zip(_SUMS, batch.sums.transpose(2, 0, 1), strict=True))
-        given = there & batch.with_grad
-        sums["params"] = np.where(there, sums["params"], 0)
+        given = batch.seen & batch.with_grad
         for name in ("squares", "limited", "finite", "moving", "lost"):
             sums[name] = np.where(given, sums[name], 0)
-        sums["elements"] = np.where(there, self._counts, 0.0)
+        sums["elements"] = np.where(batch.seen, self._counts, 0.0)
         sums["grads"] = np.where(given, self._counts, 0.0)
         return sums
 
@@ -124,7 +121,8 @@ class Statistics:
         ``limited`` are the sums of squares that `max_grad_value` has left of the gradients.
         """
         limit, of_each, of_value = batch.limits.T[:, :, None]
-        rms = np.where(np.isnan(of_value), grad_rms, np.sqrt(limited / self._counts))
+        all_of_it = np.isnan(of_value) | np.isnan(grad_rms)
+        rms = np.where(all_of_it, grad_rms, np.sqrt(limited / self._counts))
         norms = rms * np.sqrt(self._sizes)
         is_each = ~np.isnan(of_each)
         of_leaves = np.where(is_each, np.minimum(1, of_each / norms), 1.0)
