@@ -11,6 +11,7 @@ import pytest
 
 from fp_environment_support import MODES, Environment, needs_fenv
 from fused_rmsprop import RMSProp, rmsprop_step, schedules
+from fused_rmsprop.monitor import Monitor
 from fused_rmsprop.schedules import Constant
 from reference import same_bits
 
@@ -24,6 +25,7 @@ class Case:
         rng = np.random.default_rng(5)
         self.p, self.g, self.v = (rng.standard_normal(37).astype(dtype) for _ in range(3))
         self.v = self.v**2
+        self.odd = [np.asarray(x, dtype) * self.g for x in (1, 1e30, np.nan, np.inf, 1)]
         self.opt = self.made()
         self.opt.step(self.g)
         self.state_dict = self.opt.state_dict()
@@ -39,6 +41,18 @@ class Case:
         for _ in range(3):
             self.opt.accumulate(self.g)
         self.opt.step()
+
+    def observed(self) -> None:
+        self.opt.max_grad_norm = None
+        monitor = Monitor(self.opt, every=2, sample=16)
+        for grad in self.odd:
+            self.opt.step(grad)
+            monitor.log(loss=0.1)
+            with self.opt.leafwise() as update:
+                update("param", self.g)
+        self.found.append(monitor.history.rows)
+        monitor.detach()
+        self.found.append(monitor.history.rows)
 
     def averaged(self) -> None:
         with self.opt.use_ema():
@@ -59,6 +73,7 @@ ENTRIES: dict[str, Callable[[Case], Any]] = {
     "step": lambda case: case.opt.step(case.g),
     "scaled step": lambda case: case.opt.step(case.g, grad_scale=0.3),
     "leafwise": Case.leafwise,
+    "monitor": Case.observed,
     "accumulate": Case.accumulated,
     "lr": lambda case: setattr(case.opt, "lr", Constant(0.3)),
     "scale_lr": lambda case: case.opt.scale_lr(0.3),

@@ -251,6 +251,40 @@ def test_a_monitor_that_fails_ends_with_a_warning_and_the_training_goes_on(
         assert opt._stepper.samplers == []
 
 
+def test_a_monitor_that_fails_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    opt = RMSProp(np.ones(3), lr=0.1)
+    monitor = Monitor(opt, every=1)
+    for step in range(30):
+        opt.step(np.ones(3))
+        monitor.log(loss=float(step))
+    with pytest.warns(RuntimeWarning, match="goes on without it: ValueError: of its own"):
+        monitor._fail(ValueError("of its own"))
+    assert monitor.history.steps.tolist() == [*range(1, 31)]
+    assert monitor.history.logged["loss"].values.tolist() == [*range(30)]
+
+
+def test_a_monitor_made_in_the_middle_of_a_step_counts_as_the_optimizer() -> None:
+    opt = RMSProp({"a": np.ones(3), "b": np.ones(3)})
+    with opt.leafwise() as update:
+        update("a", np.ones(3))
+        monitor = Monitor(opt, every=1)
+        update("b", np.ones(3))
+    opt.step({"a": np.ones(3), "b": np.ones(3)})
+    monitor.detach()
+    assert monitor.history.steps.tolist() == [2]
+
+
+def test_no_update_is_compared_with_one_of_another_state() -> None:
+    p = np.ones(3)
+    opt = RMSProp(p, lr=0.1)
+    saved = opt.state_dict()
+    with Monitor(opt, every=10) as monitor:
+        opt.step(np.ones(3))
+        opt.load_state_dict(saved)
+        opt.step(-np.ones(3))
+    assert np.isnan(monitor.history["reversed"]).all()
+
+
 def test_an_interrupt_of_a_monitor_leaves_the_step_made_and_loses_nothing() -> None:
     before = np.geterr()
     opt = RMSProp(np.ones(3), lr=0.1)
@@ -318,10 +352,16 @@ def test_a_state_that_is_loaded_meanwhile_counts() -> None:
     assert monitor.history.logged["loss"].steps.tolist() == [6, 4]
 
 
-def test_a_cycle_through_a_monitor_is_collected() -> None:
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_cycle_through_a_monitor_is_collected(inside: bool) -> None:
     opt = RMSProp(np.ones(3))
     monitor = Monitor(opt)
     opt.step(np.ones(3))
+    if inside:
+        block = opt.leafwise()
+        block.__enter__()
+        monitor.block = block  # type: ignore[attr-defined]
+        del block
     ends = weakref.ref(opt), weakref.ref(monitor)
     del opt, monitor
     gc.collect()

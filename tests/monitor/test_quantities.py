@@ -275,6 +275,10 @@ def test_a_limited_gradient_is_clipped_by_what_is_left_of_it() -> None:
     np.testing.assert_allclose(
         monitor.history["clip_factor"][0, 0], 0.5 / np.sqrt((limited**2).sum())
     )
+    opt = RMSProp([np.ones(4), np.ones(4)], max_grad_value=1.0, max_grad_norm_per_array=0.5)
+    with Monitor(opt, every=1) as monitor:
+        opt.step([np.array([10.0, -10.0, 0.1, 0.0]), None])
+    assert np.isnan(monitor.history["clip_factor"][0]).tolist() == [False, True]
 
 
 def test_a_frozen_leaf_counts_nowhere() -> None:
@@ -286,6 +290,23 @@ def test_a_frozen_leaf_counts_nowhere() -> None:
             update("b", np.ones(2))
             update("a", np.ones(2))
     assert monitor.history.total("grad_rms").tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_leaf_is_frozen_in_the_steps_in_which_it_is(read: bool) -> None:
+    opt = RMSProp({"a": np.ones(2), "b": np.ones(2), "c": np.ones(2)})
+    opt.freeze("b")
+    monitor = Monitor(opt, every=1)
+    for step in range(6):
+        if step == 3:
+            if read:
+                assert len(monitor.history.steps)
+            opt.unfreeze("b")
+            opt.freeze("c")
+        opt.step({"a": np.ones(2), "b": np.ones(2), "c": None})
+    monitor.detach()
+    nan = np.isnan(monitor.history["update_rms"])
+    assert nan.tolist() == [[False, True, False]] * 3 + [[False, False, True]] * 3
 
 
 def test_an_empty_leaf_is_no_problem() -> None:

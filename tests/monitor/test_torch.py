@@ -261,14 +261,122 @@ def test_steps_that_torch_and_the_kernel_share_are_counted_once() -> None:
     assert (monitor.history["cosine"][:2] > 0.99).all()
 
 
-def test_a_step_that_an_interrupt_cut_short_silences_no_monitor() -> None:
+@pytest.mark.parametrize("lr", [0.01, torch.tensor(0.01)], ids=["number", "tensor"])
+def test_a_step_that_an_interrupt_cut_short_silences_no_monitor(lr: Any) -> None:
     net = model()
-    optimizer = RMSprop(net.parameters())
+    optimizer = RMSprop(net.parameters(), lr=lr)
     with Monitor(optimizer, every=1) as monitor:
         train(net, optimizer, 2)
         optimizer._watch.begin()  # as in a step of which torch makes a part
         train(net, optimizer, 2)
     assert monitor.history.steps.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("lr", [0.01, torch.tensor(0.01)], ids=["number", "tensor"])
+def test_a_round_of_updates_ends_with_its_mode(lr: Any) -> None:
+    p = torch.ones(3, requires_grad=True)
+    optimizer = RMSprop([p], lr=lr, in_backward=True)
+    with Monitor(optimizer, every=1) as monitor:
+        (p * 2).sum().backward()
+        optimizer.in_backward = False
+        for _ in range(3):
+            p.grad = torch.ones(3)
+            optimizer.step()
+    assert monitor.history.steps.tolist() == [1, 2, 3, 4]
+    assert monitor.history["grad_rms"].ravel().tolist() == [2, 1, 1, 1]
+
+
+def test_updates_without_calls_of_step_are_told_of() -> None:
+    p = torch.ones(3, requires_grad=True)
+    optimizer = RMSprop([p], lr=0.01, in_backward=True)
+    seen: list[int] = []
+    Monitor(optimizer, every=1, callback=lambda step, values: seen.append(step))
+    for _ in range(20):
+        (p * p).sum().backward()
+    assert seen == [*range(1, 19)]  # the 20th round is open, and the 19th waits for it
+
+
+def test_leaves_may_have_gaps_and_be_given_twice() -> None:
+    gaps = torch.ones(600)[::2].requires_grad_()
+    twice = torch.ones(3, requires_grad=True)
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        optimizer = RMSprop([gaps, twice, twice], lr=0.1)
+    with Monitor(optimizer, every=1) as monitor:
+        gaps.grad, twice.grad = torch.full((300,), 2.0), torch.ones(3)
+        optimizer.step()
+    assert monitor.history["grad_rms"].tolist() == [[2, 1, 1]]
+    first, second, third = monitor.history["update_rms"][0]
+    assert 0 < first < second == third
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_parameter_of_another_size_is_no_longer_measured(dtype: Any) -> None:
+    changed, same = (torch.ones(n, dtype=dtype, requires_grad=True) for n in (300, 3))
+    kernels = torch.ones(3, requires_grad=True)
+    optimizer = RMSprop([changed, same, kernels], lr=0.1)
+    with Monitor(optimizer, every=1) as monitor:
+        for size in (300, 20, 0):
+            with torch.no_grad():
+                changed.set_(torch.ones(size, dtype=dtype))
+            optimizer.state.pop(changed, None)
+            changed.grad, same.grad = torch.ones(size, dtype=dtype), torch.ones(3, dtype=dtype)
+            kernels.grad = torch.ones(3)
+            optimizer.step()
+    nan = np.isnan(monitor.history["grad_rms"])
+    assert nan.tolist() == [[False] * 3, *[[True, False, False]] * 2]
+
+
+def test_a_sample_stays_the_same_in_a_new_order_of_memory() -> None:
+    p = torch.sin(torch.arange(4000.0)).reshape(4, 10, 10, 10).requires_grad_()
+    optimizer = RMSprop([p], lr=0.0)
+    with Monitor(optimizer, every=1, sample=100) as monitor:
+        for kind in (torch.contiguous_format, torch.channels_last, torch.contiguous_format):
+            p.data = p.data.contiguous(memory_format=kind)
+            p.grad = p.detach().clone()
+            optimizer.step()
+    sizes = monitor.history["param_rms"].ravel()
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert (monitor.history["grad_rms"].ravel() == sizes).all()
+
+
+def test_a_leaf_without_a_gradient_has_an_effective_rate() -> None:
+    p, q = (torch.ones(3, requires_grad=True) for _ in range(2))
+    optimizer = RMSprop([p, q], lr=0.1)
+    with Monitor(optimizer, every=1) as monitor:
+        for step in range(3):
+            p.grad, q.grad = torch.ones(3), torch.ones(3) if step == 0 else None
+            optimizer.step()
+    rates = monitor.history["effective_lr_p50"]
+    assert rates[0, 1] == rates[1, 1] == rates[2, 1] == rates[0, 0] > rates[1, 0]
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_parameter_is_frozen_in_the_steps_in_which_it_is(read: bool) -> None:
+    p, q = (torch.ones(3, requires_grad=True) for _ in range(2))
+    q.requires_grad_(False)
+    optimizer = RMSprop([p, q], lr=0.1)
+    monitor = Monitor(optimizer, every=1)
+    for step in range(6):
+        if step == 3:
+            q.requires_grad_()
+            if read:
+                assert len(monitor.history.steps)
+        p.grad = torch.ones(3)
+        optimizer.step()
+    monitor.detach()
+    assert np.isnan(monitor.history.of("0.1", "param_rms")).tolist() == [True] * 3 + [False] * 3
+
+
+def test_a_group_that_is_gone_is_no_longer_measured() -> None:
+    p, q = (torch.ones(3, requires_grad=True) for _ in range(2))
+    optimizer = RMSprop([{"params": [p]}, {"params": [q]}], lr=0.1)
+    with Monitor(optimizer, every=1) as monitor:
+        for step in range(4):
+            if step == 2:
+                optimizer.param_groups.pop()
+            p.grad = q.grad = torch.ones(3)
+            optimizer.step()
+    assert np.isnan(monitor.history["grad_rms"]).tolist() == [[False] * 2] * 2 + [[False, True]] * 2
 
 
 def test_a_group_that_is_added_later_is_not_observed() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from fused_rmsprop import _core
 from fused_rmsprop.base import helps_with_options, warn_the_caller
+from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.monitor.files.streams import Callback, Streams, Writer, streams_to
 from fused_rmsprop.monitor.history import Point, Store
 from fused_rmsprop.monitor.logs import as_numbers
@@ -107,6 +108,7 @@ class Monitor(Record):
     _live: Live | None
 
     @helps_with_options
+    @in_fp_environment
     def __init__(
         self,
         opt: Any,
