@@ -48,16 +48,17 @@ class Training:
     def block(self, monitor: Monitor | None) -> float:
         """Return the seconds of an iteration; the monitor is told the loss in each."""
         stepper = self.optimizer._stepper
-        samplers = stepper.samplers
-        if monitor is None:
-            stepper.samplers = []
+        samplers = stepper.samplers if monitor is None else []
+        for sampler in samplers:
+            stepper.remove_sampler(sampler)
         began = time.perf_counter()
         for _ in range(ITERATIONS):
             loss = self.iterate()
             if monitor is not None:
                 monitor.log(loss=loss)
         seconds = (time.perf_counter() - began) / ITERATIONS
-        stepper.samplers = samplers
+        for sampler in samplers:
+            stepper.add_sampler(sampler)
         return seconds
 
 
