@@ -15,7 +15,7 @@ from fused_rmsprop.monitor.observation.sampling import Batch, Positions
 Flags: TypeAlias = NDArray[np.bool_]
 
 #: How many elements of a leaf, and of all leaves, percentiles are taken from.
-_OF_LEAF, _OF_ALL = 256, 512
+_OF_LEAF = _OF_ALL = 256
 
 _ROW = {name: i for i, name in enumerate(QUANTITIES)}
 _RATES = slice(_ROW[f"effective_lr_p{PERCENTILES[0]}"], None)
@@ -38,13 +38,13 @@ class Statistics:
     """
 
     def __init__(self, leaves: Sequence[Leaf], ends: Positions) -> None:
-        self._groups = np.array([leaf.group for leaf in leaves], int)
+        groups = np.array([leaf.group for leaf in leaves], int)
         self._sizes = np.array([leaf.size for leaf in leaves], float)
         self._counts = np.diff(ends, prepend=0)
         self._weights = self._sizes / np.maximum(self._counts, 1)  # elements for each sampled one
-        self._choose_elements(ends)
+        self._choose_elements(ends, groups)
 
-    def _choose_elements(self, ends: Positions) -> None:
+    def _choose_elements(self, ends: Positions, groups: Positions) -> None:
         """Choose those that percentiles are taken from, evenly among the sampled ones."""
         width = int(min(self._counts.max(initial=0), _OF_LEAF))
         of_leaf = np.minimum(self._counts, width)
@@ -59,7 +59,11 @@ class Statistics:
         marks = (np.arange(count) + 0.5) * (total / max(count, 1))
         last = max(len(stand_for) - 1, 0)
         self._of_all = np.minimum(np.searchsorted(stand_for, marks), last)
-        self._groups_of_all = np.repeat(self._groups, self._counts)[self._of_all]
+        #: The groups of leaves and of those elements; a single group is enough for all.
+        self._groups = groups[:, None]
+        self._groups_of_all = np.repeat(groups, self._counts)[self._of_all]
+        if not groups.any():
+            self._groups, self._groups_of_all = np.zeros((1, 1), int), np.zeros(1, int)
 
     def points(self, batch: Batch) -> list[Point]:
         """One point of each observation."""
@@ -106,7 +110,7 @@ class Statistics:
         of_leaves = v[:, self._places]
         of_leaves[:, ~self._is_there] = np.nan
         of_leaves.sort(axis=-1)
-        of_leaves = self._rate(batch, _nearest(of_leaves, falling=True), self._groups[:, None])
+        of_leaves = self._rate(batch, _nearest(of_leaves, falling=True), self._groups)
         of_all = self._rate(batch, v[:, self._of_all], self._groups_of_all)
         of_all.sort(axis=-1)
         return of_leaves, _nearest(of_all)
