@@ -89,6 +89,10 @@ protected:
 
     std::size_t nonfinite() const { return nonfinite_; }
 
+    bool is_sampled() const {
+        const GilLock lock(mutex);
+        return !samplers_.empty();
+    }
     std::vector<HeldSampler> held_samplers() const {
         const GilLock lock(mutex);
         return samplers_;

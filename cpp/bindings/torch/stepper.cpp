@@ -352,7 +352,7 @@ void TorchStepper::forget_gradients() {
 /// For samplers: the number of steps with the one under way, and with those skipped, if a state
 /// tells.
 std::optional<std::int64_t> TorchStepper::counted_after() const {
-    if (held_samplers().empty())
+    if (!is_sampled())
         return std::nullopt;
     std::optional<std::int64_t> most;
     in_fp_environment(false, [&] {

@@ -34,6 +34,7 @@ public:
     /// None, and of a list of the parameters that autograd must be told of.
     py::object step(const py::list &groups, const py::dict &state,
                     const std::vector<Options> &options) {
+        notify(); // at the end of the last step others had more to do than to listen
         prepare_samplers();
         const Claim claim(ownership);
         return step_claimed(groups, state, options);

@@ -243,7 +243,7 @@ class Monitor(Record):
         at_once = bool(self._streams) or self._live is not None
         each = 1 + sum(map(len, observer.positions))
         room = 1 if at_once else min(_TOGETHER, 1 + _ELEMENTS_TOGETHER // each)
-        observer.sampler.set_room(room)
+        observer.make_room(room)
         self._tell = _not_told if self._streams else observer.sampler.log
 
     def _collect(self) -> None:

@@ -341,7 +341,7 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
             with private.grad_mode(True):
                 loss = closure()
         self._step_all()
-        if self._watch is not None:
+        if self._watch is not None and self._watch.at_once:
             self._stepper.notify()
         return loss
 
@@ -370,6 +370,7 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
     def _step_anew(self) -> tuple[Any, list[Any]]:
         """Make a step with new options or a new assignment, or one of which torch does a part."""
         if self._watch is not None and self._in_backward is None:
+            self._stepper.notify()
             self._stepper.prepare_samplers()
         with self._stepper.claim(), private.grad_mode(self.defaults["differentiable"]):
             if self._in_backward is not None:

@@ -52,6 +52,10 @@ class Observer(ABC):
         """The end of each leaf's sample among those of all."""
         return np.cumsum([len(positions) for positions in self.positions], dtype=np.int64)
 
+    def make_room(self, room: int) -> None:
+        """Let so many observations wait; 1: each is taken when its step ends."""
+        self.sampler.set_room(room)
+
     def detach(self) -> None:
         """End that; what was sampled can still be taken."""
         self._detach()

@@ -47,6 +47,7 @@ class TorchObserver(Observer):
         self.groups = tuple(str(g) for g in range(len(optimizer.param_groups)))
         self.params = params
         self.uncounted = optimizer.skipped_steps
+        self.at_once = False
         # Of a step that is shown here:
         self._awaited: dict[int, list[int]] = {}  # the leaves of a parameter, by its identity
         self._options_now: list[_core.Options] = []
@@ -60,6 +61,11 @@ class TorchObserver(Observer):
     def constants(self) -> dict[str, Any]:
         """Options that hardly ever change."""
         return constants_of(self._optimizer, self._optimizer.param_groups)
+
+    def make_room(self, room: int) -> None:
+        """Let so many observations wait."""
+        super().make_room(room)
+        self.at_once = room == 1
 
     def begin(self) -> bool:
         """Begin a step that is shown here, because the kernel does not make it as a whole."""
@@ -138,6 +144,11 @@ class Watch:
         self.observers: tuple[TorchObserver, ...] = ()
         #: Those that the step under way is shown to, and whether they sample it.
         self._shown: list[tuple[TorchObserver, bool]] = []
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a monitor is to be told of each observation when its step ends."""
+        return any(observer.at_once for observer in self.observers)
 
     def begin(self) -> None:
         """Begin a step."""
