@@ -37,9 +37,15 @@ py::list LoggedValues::take() {
         std::swap(taken, values_);
         names = names_;
     }
+    std::vector<std::pair<py::list, py::list>> by_name(names.size());
+    for (const Value &each : taken) {
+        by_name[each.name].first.append(each.step);
+        by_name[each.name].second.append(each.value);
+    }
     py::list values;
-    for (const Value &each : taken)
-        values.append(py::make_tuple(names[each.name], each.step, each.value));
+    for (std::size_t i = 0; i < names.size(); ++i)
+        if (const auto &[steps, numbers] = by_name[i]; !steps.empty())
+            values.append(py::make_tuple(names[i], steps, numbers));
     return values;
 }
 

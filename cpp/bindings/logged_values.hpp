@@ -20,7 +20,7 @@ public:
     /// wait.
     bool add(std::int64_t step, const py::dict &named);
 
-    /// Tuples of a name, a step and a value, in order.
+    /// Tuples of a name, a list of steps and one of values.
     py::list take();
 
 private:

@@ -216,22 +216,24 @@ class _Means:
         self._kept: list[tuple[int, float]] = []  # the step of the last value, and the mean
         self._step, self._count, self._sum = 0, 0, 0.0  # of the values of the next mean
 
-    def append(self, step: int, value: float) -> None:
-        self._step, self._count, self._sum = step, self._count + 1, self._sum + value
-        if self._count < self._stride:
-            return
-        self._kept.append(self._mean())
-        self._count, self._sum = 0, 0.0
-        if len(self._kept) >= self._most:
-            pairs = zip(self._kept[::2], self._kept[1::2], strict=True)
-            self._kept = [(step, (one + other) / 2) for (_, one), (step, other) in pairs]
-            self._stride *= 2
+    def extend(self, steps: Sequence[int], values: Sequence[float]) -> None:
+        step, count, total = self._step, self._count, self._sum
+        for step, value in zip(steps, values, strict=True):
+            count, total = count + 1, total + value
+            if count >= self._stride:
+                self._kept.append((step, total / count))
+                count, total = 0, 0.0
+                if len(self._kept) >= self._most:
+                    self._halve()
+        self._step, self._count, self._sum = step, count, total
 
-    def _mean(self) -> tuple[int, float]:
-        return self._step, self._sum / self._count
+    def _halve(self) -> None:
+        pairs = zip(self._kept[::2], self._kept[1::2], strict=True)
+        self._kept = [(step, (one + other) / 2) for (_, one), (step, other) in pairs]
+        self._stride *= 2
 
     def series(self) -> Series:
-        entries = self._kept + ([self._mean()] if self._count else [])
+        entries = self._kept + ([(self._step, self._sum / self._count)] if self._count else [])
         steps, values = zip(*entries, strict=True) if entries else ((), ())
         return Series(np.array(steps, np.int64), np.array(values, np.float64))
 
@@ -277,15 +279,15 @@ class Store:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append a logged value of each name."""
-        self.log_all((name, step, value) for name, value in values.items())
+        self.log_all((name, [step], [value]) for name, value in values.items())
 
-    def log_all(self, values: Iterable[tuple[str, int, float]]) -> None:
-        """Append logged values, with their names and steps, in order."""
+    def log_all(self, series: Iterable[tuple[str, Sequence[int], Sequence[float]]]) -> None:
+        """Append logged values of names, with their steps."""
         with self._lock:
-            for name, step, value in values:
-                if (means := self._logged.get(name)) is None:
-                    means = self._logged[name] = _Means(self.max_points)
-                means.append(step, value)
+            for name, steps, values in series:
+                if name not in self._logged:
+                    self._logged[name] = _Means(self.max_points)
+                self._logged[name].extend(steps, values)
 
     def renew_lock(self) -> None:
         """In a forked child, forget a thread that does not exist here."""

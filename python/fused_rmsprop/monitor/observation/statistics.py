@@ -15,7 +15,7 @@ from fused_rmsprop.monitor.observation.sampling import Batch, Positions
 Flags: TypeAlias = NDArray[np.bool_]
 
 #: How many elements of a leaf, and of all leaves, percentiles are taken from.
-_OF_LEAF = _OF_ALL = 256
+_OF_LEAF = _OF_ALL = 128
 
 _ROW = {name: i for i, name in enumerate(QUANTITIES)}
 _RATES = slice(_ROW[f"effective_lr_p{PERCENTILES[0]}"], None)
