@@ -32,7 +32,7 @@ from fused_rmsprop.monitor import Monitor
 from report import environment, headline, with_unit
 
 CHECKED_ITERATIONS = 50
-ITERATIONS = 1280  # of a block: as many as wait for their statistics, which come at once
+ITERATIONS = 2560  # of a block: as many as wait for their statistics, which come at once
 #: What a monitor may add to an iteration.
 BOUNDS = {
     "MLP": 0.01,

@@ -29,7 +29,7 @@ private:
         std::int64_t step;
         double value;
     };
-    static constexpr std::size_t most = 1000;
+    static constexpr std::size_t most = 4096;
 
     GilMutex mutex_;
     std::vector<py::str> names_;

@@ -223,9 +223,7 @@ void Sampler::end(const GradientTransform &transform, std::optional<double> grad
                   std::optional<std::int64_t> made) noexcept {
     const GilLock lock(mutex_);
     elsewhere_ = false;
-    steps_ = made ? *made - uncounted_ : steps_ + 1;
-    if (wait_ > 0)
-        --wait_;
+    count(made);
     if (!std::exchange(under_way_, false)) {
         awaits_ = false; // a step that nobody saw lies between
         return;
@@ -243,6 +241,18 @@ void Sampler::end(const GradientTransform &transform, std::optional<double> grad
     std::swap(now_, observed_);
     awaits_ = true;
     wait_ = every_ - 1;
+}
+
+void Sampler::pass(std::optional<std::int64_t> made) noexcept {
+    const GilLock lock(mutex_);
+    count(made);
+    awaits_ = false;
+}
+
+void Sampler::count(std::optional<std::int64_t> made) noexcept {
+    steps_ = made ? *made - uncounted_ : steps_ + 1;
+    if (wait_ > 0)
+        --wait_;
 }
 
 /// Settles which leaves the step under way has shown.
@@ -321,12 +331,7 @@ py::dict Sampler::take() {
 }
 
 void Sampler::notify() const {
-    {
-        const GilLock lock(mutex_);
-        if (closed_ || queue_.steps.size() < room_)
-            return;
-    }
-    if (const py::object call = on_full_)
+    if (const py::object call = on_full_; call && is_full())
         call();
 }
 

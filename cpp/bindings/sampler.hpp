@@ -39,6 +39,22 @@ public:
     void set_order(std::size_t leaf, std::span<const std::int64_t> shape,
                    std::span<const std::int64_t> strides);
 
+    /// Whether the next step is sampled.
+    bool is_due() const noexcept {
+        const GilLock lock(mutex_);
+        return !closed_ && (wait_ == 0 || awaits_);
+    }
+    /// Whether prepare() has something to do.
+    bool needs_preparation() const noexcept {
+        const GilLock lock(mutex_);
+        return under_way_ || elsewhere_ || (wait_ == 0 && !by_param_.empty());
+    }
+    /// Whether notify() calls on_full().
+    bool is_full() const noexcept {
+        const GilLock lock(mutex_);
+        return !closed_ && queue_.steps.size() >= room_;
+    }
+
     // The following do nothing, and find no step under way, once the sampler is closed.
 
     /// Before a step: ends one that an interrupt has cut short, and looks which objects require no
@@ -61,8 +77,10 @@ public:
     void after(std::size_t leaf, const Tensor &tensor, double factor);
     /// A leaf that steps leave alone counts as unseen if it has no gradient.
     void set_frozen(std::size_t leaf, bool frozen) noexcept;
-    /// Ends a step that was made, whether it was due or not. `made` are all steps of the optimizer,
-    /// with those that were skipped, if their number is known.
+    /// Counts a step that was not due. `made` are all steps of the optimizer, with those that were
+    /// skipped, if their number is known.
+    void pass(std::optional<std::int64_t> made) noexcept;
+    /// Ends a step that was made, whether it was due or not.
     void end(const GradientTransform &transform, std::optional<double> grad_norm,
              std::optional<std::int64_t> made) noexcept;
 
@@ -119,6 +137,7 @@ private:
     };
 
     void take_options(std::size_t group, const Options &options);
+    void count(std::optional<std::int64_t> made) noexcept;
     void look_at_params();
     void settle() noexcept;
     void finish(const Sample *next) noexcept;
@@ -152,6 +171,7 @@ struct HeldSampler {
     Sampler *sampler;
 
     Sampler *operator->() const { return sampler; }
+    const Sampler &get() const { return *sampler; }
 };
 
 } // namespace fused_rmsprop::bindings

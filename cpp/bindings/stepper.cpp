@@ -48,10 +48,13 @@ Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, double grad_
                                    std::optional<std::int64_t> made) {
     Settings tuned = settings(grad_scale);
     tuned.execution.tuner = &tuner(tuned.execution.threads);
-    std::vector<HeldSampler> samplers = held_samplers();
-    if (samplers.empty())
-        return run_step(tensors, tuned, release_gil_from_bytes);
-    SampledStep sampled(std::move(samplers));
+    if (!any_sampler(&Sampler::is_due)) {
+        const Outcome outcome = run_step(tensors, tuned, release_gil_from_bytes);
+        if (outcome != Outcome::refused)
+            pass_samplers(made);
+        return outcome;
+    }
+    SampledStep sampled(held_samplers());
     sampled.before(tensors, known_by_, frozen_);
     const Outcome outcome = run_step(tensors, tuned, release_gil_from_bytes);
     if (outcome != Outcome::refused) {
@@ -100,13 +103,25 @@ void Stepper::remove_sampler(const py::object &sampler) {
 }
 
 void Stepper::notify() const {
+    if (!any_sampler(&Sampler::is_full))
+        return;
     for (const HeldSampler &sampler : held_samplers())
         sampler->notify();
 }
 
 void Stepper::prepare_samplers() const {
+    if (!any_sampler(&Sampler::needs_preparation))
+        return;
     for (const HeldSampler &sampler : held_samplers())
         sampler->prepare();
+}
+
+/// Counts a step that none of them samples.
+void Stepper::pass_samplers(std::optional<std::int64_t> made) const noexcept {
+    const GilLock lock(mutex);
+    for (const HeldSampler &sampler : samplers_)
+        if (!sampler->is_shown_elsewhere())
+            sampler->pass(made);
 }
 
 void Stepper::show_samplers(Visitor &visit) const {

@@ -2,6 +2,7 @@
 // results of its last step.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -93,6 +94,11 @@ protected:
         const GilLock lock(mutex);
         return !samplers_.empty();
     }
+    template <typename Condition>
+    bool any_sampler(const Condition &condition) const {
+        const GilLock lock(mutex);
+        return std::ranges::any_of(samplers_, condition, &HeldSampler::get);
+    }
     std::vector<HeldSampler> held_samplers() const {
         const GilLock lock(mutex);
         return samplers_;
@@ -100,6 +106,7 @@ protected:
     /// For the garbage collector.
     void show_samplers(Visitor &visit) const;
     void clear_samplers();
+    void pass_samplers(std::optional<std::int64_t> made) const noexcept;
     std::vector<const void *> known_by_; ///< the tensors, by samplers; see SampledStep
     std::vector<bool> frozen_;           ///< likewise
 

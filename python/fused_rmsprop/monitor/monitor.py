@@ -28,8 +28,8 @@ from fused_rmsprop.values import Number, as_count, as_number
 
 #: As many sampled elements and observations wait to be stored together: small models would pay most
 #: for the calls.
-_ELEMENTS_TOGETHER = 2**18
-_TOGETHER = 128
+_ELEMENTS_TOGETHER = 2**19
+_TOGETHER = 256
 
 
 class Monitor(Record):
