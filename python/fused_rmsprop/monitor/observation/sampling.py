@@ -44,6 +44,11 @@ class Batch(NamedTuple):
     seen: NDArray[np.bool_]  # (., leaves): in that step, and not frozen
     with_grad: NDArray[np.bool_]  # (., leaves)
 
+    def part(self, rows: slice) -> Batch:
+        """Some of the observations."""
+        parts: list[Any] = [array[rows] for array in self]
+        return Batch(*parts)
+
     def fill_options(self, group: int, values: Any) -> None:
         """Set the options of a group where no leaf has shown them."""
         for name, row in _OPTION_ROWS.items():

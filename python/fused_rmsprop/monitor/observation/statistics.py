@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +16,9 @@ Flags: TypeAlias = NDArray[np.bool_]
 
 #: How many elements of a leaf, and of all leaves, percentiles are taken from.
 _OF_LEAF = _OF_ALL = 128
+
+#: As many elements are sorted at once.
+_AT_ONCE = 2**14
 
 _ROW = {name: i for i, name in enumerate(QUANTITIES)}
 _RATES = slice(_ROW[f"effective_lr_p{PERCENTILES[0]}"], None)
@@ -76,14 +79,22 @@ class Statistics:
             for name, quantity in _QUANTITY.items():
                 rows[:, _ROW[name], :-1] = quantity(sums)
                 rows[:, _ROW[name], -1] = quantity(total)
-            of_leaves, of_all = self._rates(batch)
-            rows[:, _RATES, :-1], rows[:, _RATES, -1] = of_leaves.transpose(0, 2, 1), of_all
+            for part in self._parts(len(rows)):
+                of_leaves, of_all = self._rates(batch.part(part))
+                rows[part, _RATES, :-1] = of_leaves.transpose(0, 2, 1)
+                rows[part, _RATES, -1] = of_all
             if not np.isnan(batch.limits).all():
                 grad_rms = rows[:, _ROW["grad_rms"], :-1]
                 factors = self._clip_factors(batch, grad_rms, sums["limited"])
                 rows[:, _ROW["clip_factor"]] = factors
         each = zip(batch.steps.tolist(), rows, batch.scheduled, strict=True)
         return [Point(*point) for point in each]
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Parts of observations whose arrays are small: large ones come anew from the system."""
+        length = max(_AT_ONCE // max(self._places.size, 1), 1)
+        for begin in range(0, count, length):
+            yield slice(begin, begin + length)
 
     def _sums(self, batch: Batch) -> dict[str, Array]:
         """Sums over the sampled elements of each leaf; arrays (observations, leaves)."""
