@@ -106,6 +106,8 @@ class Monitor(Record):
     #: Points for streams, which only the thread that steps feeds.
     _unsent: list[Point]
     _live: Live | None
+    #: Whether it ended by an error of its own, of which the user was warned.
+    _has_failed: bool
 
     @helps_with_options
     @in_fp_environment
@@ -162,7 +164,7 @@ class Monitor(Record):
             and options and quantities such as ``lr`` or ``grad_rms/all``. Nothing is recorded
             then.
         RuntimeError
-            If the monitor is detached.
+            If the monitor was detached. One that has ended by an error of its own ignores the call.
         """
         # A short function: it may be called in each step, when the caches hold the user's data.
         if values is not None or not self._tell(named):
@@ -222,11 +224,13 @@ class Monitor(Record):
         self._observer = self._statistics = None
         self._tell, self._batches, self._unsent = _not_told, [], []
         self._streams = Streams()
-        self._live = None
+        self._live, self._has_failed = None, False
 
     def _log(self, named: dict[str, float]) -> None:
         """Record numbers that were checked."""
         if (observer := self._observer) is None:
+            if self._has_failed:
+                return  # the training goes on
             raise RuntimeError("the monitor is detached: it observes no optimizer any more")
         sampler, step = observer.sampler, observer.sampler.steps
         sampler.learn(list(named))
@@ -279,6 +283,7 @@ class Monitor(Record):
             self._observer.detach()
             with suppress(Exception):  # what can be had of what waits
                 self._complete()
+        self._has_failed = True
         self._end()
         warn_the_caller(
             f"the monitor ends, and the training goes on without it: {type(error).__name__}: "
