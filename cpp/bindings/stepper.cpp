@@ -130,7 +130,7 @@ void Stepper::show_samplers(Visitor &visit) const {
 }
 
 void Stepper::clear_samplers() {
-    std::vector<HeldSampler> held; // as above
+    std::vector<HeldSampler> held; // they end when the lock is gone: that may run code
     const GilLock lock(mutex);
     samplers_.swap(held);
 }

@@ -171,10 +171,8 @@ class InBackward:
     def update(self, optimizer: RMSprop, param: Any) -> None:
         """Step a parameter whose gradient is complete, and free the gradient."""
         with self._lock, optimizer._stepper.claim():
-            if optimizer._in_backward is not self:  # turned off meanwhile
-                return
             update = self._updates.get(id(param))
-            if update is None:
+            if update is None or optimizer._in_backward is not self:  # turned off meanwhile
                 return
             if not self._open or update.round == self.round:  # perhaps nobody calls step()
                 self._begin_round(optimizer)
