@@ -12,78 +12,76 @@
 #include "team.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
+#include <utility>
+#include <vector>
 
 namespace fused_rmsprop {
 namespace {
 
-// The unit of summation. The order of additions depends on the tensors' sizes alone: elements are
-// summed by chunks of a tensor, chunks by segments, and segments in their order; threads take
-// whole segments.
-constexpr std::size_t chunk = 4096; // elements
+// The order of additions depends on the tensors' sizes alone: elements are summed by chunks of a
+// tensor, chunks by segments, and segments in their order.
 constexpr std::size_t segments = 1024;
 
+std::size_t own_chunks(const Tensor &t) {
+    return t.bytes_to_step() == 0 ? 0 : (t.size + chunk_size - 1) / chunk_size;
+}
+
+/// Sums up chunks of gradients.
 struct Squares {
     InstructionSet set;
     Factors<float> scale32;
     Factors<double> scale64;
     double limit;
-    double magnified; ///< every element is multiplied by this
-
-    std::size_t chunks_of(const Tensor &t) const {
-        return t.bytes_to_step() == 0 ? 0 : (t.size + chunk - 1) / chunk;
-    }
 
     template <typename T>
-    kernels::SquareSum of_chunk(const Tensor &t, std::size_t index,
-                                const Factors<T> &factors) const {
+    SquareSum of_chunk(const Tensor &t, std::size_t index, int power,
+                       const Factors<T> &factors) const {
         const kernels::Loops<T> &loops = kernels::loops_for<T>(set);
-        const kernels::Scaling<T> scaling{factors.second, static_cast<T>(limit), magnified};
-        const std::size_t first = index * chunk, size = std::min(chunk, t.size - first);
-        const T *const elements = static_cast<const T *>(t.grad) + first;
-        if (factors.first == 1)
-            return loops.add_squares(elements, scaling, size);
-        T scaled[chunk];
-        loops.limit(scaled, elements, {factors.first, std::numeric_limits<T>::infinity()}, size);
-        return loops.add_squares(scaled, scaling, size);
+        const kernels::Scaling<T> scaling{factors.second, static_cast<T>(limit),
+                                          std::ldexp(1, power)};
+        const std::size_t first = index * chunk_size, size = std::min(chunk_size, t.size - first);
+        const T *elements = static_cast<const T *>(t.grad) + first;
+        T scaled[chunk_size];
+        if (factors.first != 1) {
+            loops.limit(scaled, elements, {factors.first, std::numeric_limits<T>::infinity()},
+                        size);
+            elements = scaled;
+        }
+        const kernels::SquareSum found = loops.add_squares(elements, scaling, size);
+        return {found.sum, found.finite};
     }
 
-    kernels::SquareSum of_chunk(const Tensor &t, std::size_t index) const {
-        return t.dtype == DType::float32 ? of_chunk(t, index, scale32)
-                                         : of_chunk(t, index, scale64);
-    }
-
-    /// The sum over all tensors, and the first tensor that has a NaN or an infinity.
-    GradNorm of_all(std::span<const Tensor> tensors, std::size_t chunks, int threads,
-                    bool flush_denormals) const {
-        double sums[segments]; // cleared as far as it is used: many norms are of one small array
-        std::atomic<std::size_t> nonfinite{no_tensor};
-        const std::size_t used = std::clamp<std::size_t>(chunks, 1, segments);
-        std::fill_n(sums, used, 0.0);
-        run_kernels(threads, flush_denormals, [&](int index, int count) {
-            const auto i = static_cast<std::size_t>(index), n = static_cast<std::size_t>(count);
-            std::size_t segment = share(used, i, n), c = share(chunks, segment, used);
-            const std::size_t end = share(chunks, share(used, i + 1, n), used);
-            std::size_t seen = 0; // chunks of the tensors before
-            for (std::size_t k = 0; c < end; seen += chunks_of(tensors[k++]))
-                for (; c < std::min(end, seen + chunks_of(tensors[k])); ++c) {
-                    const kernels::SquareSum squares = of_chunk(tensors[k], c - seen);
-                    sums[segment] += squares.sum;
-                    segment += c + 1 == share(chunks, segment + 1, used);
-                    for (auto first = nonfinite.load(std::memory_order_relaxed);
-                         !squares.finite && k < first &&
-                         !nonfinite.compare_exchange_weak(first, k);) {
-                    }
-                }
-        });
-        GradNorm result{.norm = 0, .nonfinite = nonfinite};
-        for (const double sum : std::span(sums).first(used))
-            result.norm += sum;
-        return result;
+    SquareSum of_chunk(const Tensor &t, std::size_t index, int power) const {
+        return t.dtype == DType::float32 ? of_chunk(t, index, power, scale32)
+                                         : of_chunk(t, index, power, scale64);
     }
 };
+
+double total(std::span<const SquareSum> chunks) {
+    const std::size_t used = std::min(chunks.size(), segments);
+    double sum = 0;
+    for (std::size_t i = 0, c = 0; i < used; ++i) {
+        double of_segment = 0;
+        for (const std::size_t end = share(chunks.size(), i + 1, used); c < end; ++c)
+            of_segment += chunks[c].sum;
+        sum += of_segment;
+    }
+    return sum;
+}
+
+/// The power of two by which elements are multiplied if their squares add up to this: those of
+/// float64 overflow beyond 1e154, and vanish below 1e-154.
+int power_for(double squares, bool finite) {
+    return finite && std::isinf(squares) ? -600 : squares < 0x1p-900 ? 600 : 0;
+}
+
+Scale root(double squares, int power) {
+    Scale norm = Scale::of(std::sqrt(squares));
+    norm.exponent -= power;
+    return norm;
+}
 
 template <typename T>
 void add(InstructionSet set, const Sum &s, std::size_t first, std::size_t size) {
@@ -127,31 +125,104 @@ void add_all(std::span<const Sum> sums, const Execution &execution) {
 
 } // namespace
 
-Norm norm_of(std::span<const Tensor> tensors, const GradientTransform &transform,
-             const Execution &execution) {
-    const Scale scale = Scale::of(transform.grad_scale);
-    Squares squares{instruction_set(), Factors<float>(scale), Factors<double>(scale),
-                    transform.max_grad_value.value_or(INFINITY), 1};
+SquareSums::SquareSums(std::span<const Tensor> tensors, const GradientTransform &transform,
+                       const Execution &execution, Peers *peers)
+    : tensors_(tensors), transform_(transform), execution_(execution), peers_(peers) {
+    measure([](std::size_t) { return 0; });
+}
+
+std::size_t SquareSums::chunks_of(std::size_t tensor) const {
+    return peers_ == nullptr ? own_chunks(tensors_[tensor]) : peers_->chunks_of(tensor);
+}
+
+/// Calls `visit(tensor, its chunks)` for each tensor.
+template <typename Visit>
+void SquareSums::each_tensor(const Visit &visit) const {
+    std::size_t seen = 0;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        const std::size_t count = chunks_of(i);
+        visit(i, chunks_.subspan(seen, count));
+        seen += count;
+    }
+}
+
+/// Sums up all chunks; elements of tensor i are multiplied by 2 to the `power_of(i)`.
+template <typename Power>
+void SquareSums::measure(const Power &power_of) {
+    thread_local std::vector<SquareSum> own; // kept, so that later steps allocate nothing
     std::size_t chunks = 0, bytes = 0;
-    for (const Tensor &t : tensors) {
-        chunks += squares.chunks_of(t);
+    for (const Tensor &t : tensors_) {
+        chunks += own_chunks(t);
         bytes += t.bytes_to_step();
     }
-    const int threads = threads_beside_steps(bytes, execution);
-    const auto sum = [&] {
-        return squares.of_all(tensors, chunks, threads, execution.flush_denormals);
-    };
-    GradNorm result = sum();
-    // Squares of float64 overflow beyond 1e154, and vanish below 1e-154.
-    const bool overflowed = result.nonfinite == no_tensor && std::isinf(result.norm);
-    const int power = overflowed ? -600 : result.norm < 0x1p-900 ? 600 : 0;
-    if (power != 0) {
-        squares.magnified = std::ldexp(1, power);
-        result = sum();
+    own.resize(chunks);
+    const Scale scale = Scale::of(transform_.grad_scale);
+    const Squares squares{instruction_set(), Factors<float>(scale), Factors<double>(scale),
+                          transform_.max_grad_value.value_or(INFINITY)};
+    const std::span<SquareSum> out(own);
+    run_kernels(threads_beside_steps(bytes, execution_), execution_.flush_denormals,
+                [&](int index, int count) {
+                    const auto i = static_cast<std::size_t>(index);
+                    const auto n = static_cast<std::size_t>(count);
+                    std::size_t c = share(chunks, i, n);
+                    const std::size_t end = share(chunks, i + 1, n);
+                    std::size_t seen = 0; // chunks of the tensors before
+                    for (std::size_t k = 0; c < end; seen += own_chunks(tensors_[k++]))
+                        for (; c < std::min(end, seen + own_chunks(tensors_[k])); ++c)
+                            out[c] = squares.of_chunk(tensors_[k], c - seen, power_of(k));
+                });
+    chunks_ = out;
+    if (peers_ == nullptr)
+        return;
+    std::size_t whole = 0;
+    for (std::size_t i = 0; i < tensors_.size(); ++i)
+        whole += peers_->chunks_of(i);
+    joined_.resize(whole);
+    peers_->join(out, joined_);
+    chunks_ = joined_;
+}
+
+Scale SquareSums::norm() {
+    double squares = total(chunks_);
+    const int power = power_for(squares, nonfinite() == no_tensor);
+    if (power != 0 && !chunks_.empty()) {
+        measure([=](std::size_t) { return power; });
+        squares = total(chunks_);
+        magnified_ = true;
     }
-    Scale norm = Scale::of(std::sqrt(result.norm));
-    norm.exponent -= power;
-    return {norm, result.nonfinite};
+    return root(squares, power);
+}
+
+void SquareSums::norms(std::span<Scale> each) {
+    if (std::exchange(magnified_, false))
+        measure([](std::size_t) { return 0; });
+    thread_local std::vector<int> powers; // kept likewise
+    powers.assign(tensors_.size(), 0);
+    bool again = false;
+    each_tensor([&](std::size_t i, std::span<const SquareSum> chunks) {
+        const double squares = total(chunks);
+        if (!chunks.empty())
+            powers[i] = power_for(squares, std::ranges::all_of(chunks, &SquareSum::finite));
+        again = again || powers[i] != 0;
+        each[i] = root(squares, 0);
+    });
+    if (!again)
+        return;
+    magnified_ = true;
+    const std::vector<int> &of_each = powers; // of this thread, also where the team reads them
+    measure([&](std::size_t i) { return of_each[i]; });
+    each_tensor([&](std::size_t i, std::span<const SquareSum> chunks) {
+        each[i] = root(total(chunks), of_each[i]);
+    });
+}
+
+std::size_t SquareSums::nonfinite() const {
+    std::size_t found = no_tensor;
+    each_tensor([&](std::size_t i, std::span<const SquareSum> chunks) {
+        if (found == no_tensor && !std::ranges::all_of(chunks, &SquareSum::finite))
+            found = i;
+    });
+    return found;
 }
 
 GradNorm grad_norm(std::span<const Tensor> tensors, const GradientTransform &transform,
@@ -159,8 +230,9 @@ GradNorm grad_norm(std::span<const Tensor> tensors, const GradientTransform &tra
     GradNorm result;
     in_fp_environment(false, [&] {
         check(tensors, transform, execution);
-        const Norm found = norm_of(tensors, transform, execution);
-        result = {.norm = found.norm.value(), .nonfinite = found.nonfinite};
+        SquareSums squares(tensors, transform, execution, nullptr);
+        result.nonfinite = squares.nonfinite();
+        result.norm = squares.norm().value();
     });
     return result;
 }

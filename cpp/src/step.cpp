@@ -1,6 +1,7 @@
 // One step over many tensors: checks them all, measures their gradients if they may be clipped or
 // the step skipped, cuts the tensors into slices, runs the slices.
 
+#include <fused_rmsprop/distributed.hpp>
 #include <fused_rmsprop/fp_environment.hpp>
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
@@ -27,6 +28,13 @@ struct Work {
     std::size_t bytes = 0; ///< of parameters to be updated
     /// The same of those that can be updated without a division, by dtype.
     std::size_t refinable_bytes[2] = {};
+
+    void add(const Tensor &t) { add(t, t.grad != nullptr && has_exact_quotient(*t.options)); }
+    void add(const Tensor &t, bool has_exact_quotient) {
+        bytes += t.bytes_to_step();
+        if (has_exact_quotient)
+            refinable_bytes[t.dtype == DType::float64] += t.bytes_to_step();
+    }
 
     /// The dtype of most of these.
     std::optional<DType> refinable() const {
@@ -64,9 +72,7 @@ Work check(std::span<const Tensor> tensors, const GradientTransform &transform,
         for (std::size_t k = 0; k < state_kind_count; ++k)
             if (needed >> k & 1)
                 required(t.*state_kinds[k].array, state_kinds[k].name);
-        work.bytes += t.bytes_to_step();
-        if (refinable)
-            work.refinable_bytes[t.dtype == DType::float64] += t.bytes_to_step();
+        work.add(t, refinable);
     }
     return work;
 }
@@ -84,32 +90,28 @@ struct Clipping {
     const Scale &of(std::size_t tensor) const { return of_each.empty() ? common : of_each[tensor]; }
 };
 
-/// Clips each gradient by its own norm, and then all of them by the norm that they have together.
-Clipping clip_each(std::span<const Tensor> tensors, const GradientTransform &transform,
-                   const Execution &execution) {
-    thread_local std::vector<Scale> factors; // kept, so that later steps allocate nothing
+/// Clips each gradient by its own norm, and then all of them by the norm that they have together:
+/// writes the factor of each.
+void clip_each(SquareSums &squares, const GradientTransform &transform, std::span<Scale> factors) {
+    squares.norms(factors);
     const double most = *transform.max_grad_norm_per_array;
     double largest = 0; // of the norms, once clipped
-    factors.assign(tensors.size(), {});
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        factors[i] = norm_of(tensors.subspan(i, 1), transform, execution).norm;
-        largest = std::max(largest, std::min(factors[i].value(), most));
-    }
+    for (const Scale &norm : factors)
+        largest = std::max(largest, std::min(norm.value(), most));
     const Scale unit = Scale::of(largest); // in which no square of a norm overflows
-    double squares = 0;
+    double sum = 0;
     for (Scale &factor : factors) {
         const Scale norm = std::exchange(factor, clip_factor(factor, most));
         const Scale clipped = norm * factor;
         const double share = clipped.significand == 0 ? 0 : (clipped / unit).value();
-        squares += share * share;
+        sum += share * share;
     }
     if (transform.max_grad_norm) {
-        const Scale norm = unit * Scale::of(std::sqrt(squares));
+        const Scale norm = unit * Scale::of(std::sqrt(sum));
         const Scale common = clip_factor(norm, *transform.max_grad_norm);
         for (Scale &factor : factors)
             factor = factor * common;
     }
-    return {.common = {}, .of_each = factors};
 }
 
 /// Whether the square of an element may overflow, or what else enters it makes it do so: a norm of
@@ -196,40 +198,63 @@ int update(std::span<const Tensor> tensors, const Work &work, const Execution &e
 }
 
 /// Whether clipping by the norm would carry a NaN or an infinity to all arrays.
-bool spreads(const Norm &found, const GradientTransform &transform) {
-    return found.nonfinite != no_tensor && transform.max_grad_norm &&
+bool spreads(std::size_t nonfinite, const GradientTransform &transform) {
+    return nonfinite != no_tensor && transform.max_grad_norm &&
            std::isfinite(*transform.max_grad_norm);
 }
 
-StepResult check_and_step(std::span<const Tensor> tensors, const Execution &execution,
-                          const GradientTransform &transform) {
-    validate(execution);
-    const Work work = check(tensors, transform, execution.flush_denormals);
-    const bool may_skip = transform.on_nonfinite == OnNonfinite::skip;
-    const Shared shared{.set = instruction_set(),
-                        .plan = {},
-                        .grad_scale = Scale::of(transform.grad_scale),
-                        .limit = Scale::of(transform.max_grad_value.value_or(INFINITY))};
+/// Decides about a step as far as all gradients together do: its result before any update. Writes
+/// the factors of single gradients to `factors`, if they have their own.
+StepResult decide(std::span<const Tensor> tensors, const Execution &execution,
+                  const GradientTransform &transform, const Shared &shared, Peers *peers,
+                  Clipping &clipping, std::vector<Scale> &factors) {
     StepResult result;
-    Clipping clipping;
+    const bool may_skip = transform.on_nonfinite == OnNonfinite::skip;
+    const bool each = std::isfinite(transform.max_grad_norm_per_array.value_or(INFINITY));
+    if (!transform.max_grad_norm && !may_skip && !each)
+        return result;
+    SquareSums squares(tensors, transform, execution, peers);
     if (transform.max_grad_norm || may_skip) {
-        const Norm found = norm_of(tensors, transform, execution);
-        result.grad_norm = found.norm.value();
-        result.nonfinite = found.nonfinite;
-        result.skipped = found.nonfinite != no_tensor &&
+        const Scale norm = squares.norm();
+        result.grad_norm = norm.value();
+        result.nonfinite = squares.nonfinite();
+        result.skipped = result.nonfinite != no_tensor &&
                          (may_skip || (transform.on_nonfinite == OnNonfinite::skip_if_it_spreads &&
-                                       spreads(found, transform)));
+                                       spreads(result.nonfinite, transform)));
         if (transform.max_grad_norm)
-            clipping.common = clip_factor(found.norm, *transform.max_grad_norm);
+            clipping.common = clip_factor(norm, *transform.max_grad_norm);
     }
-    if (std::isfinite(transform.max_grad_norm_per_array.value_or(INFINITY)) && !result.skipped)
-        clipping = clip_each(tensors, transform, execution);
+    if (each && !result.skipped) {
+        factors.assign(tensors.size(), {});
+        clip_each(squares, transform, factors);
+        clipping.of_each = factors;
+    }
     if (may_skip && !result.skipped) {
         const double norm = std::min(*result.grad_norm, transform.max_grad_norm.value_or(INFINITY));
         result.nonfinite =
             first_overflow(tensors, shared, clipping, norm, execution.flush_denormals);
+        if (peers != nullptr)
+            result.nonfinite = peers->least(result.nonfinite);
         result.skipped = result.nonfinite != no_tensor;
     }
+    return result;
+}
+
+Shared shared_by(const GradientTransform &transform) {
+    return {.set = instruction_set(),
+            .plan = {},
+            .grad_scale = Scale::of(transform.grad_scale),
+            .limit = Scale::of(transform.max_grad_value.value_or(INFINITY))};
+}
+
+StepResult check_and_step(std::span<const Tensor> tensors, const Execution &execution,
+                          const GradientTransform &transform, Peers *peers) {
+    validate(execution);
+    const Work work = check(tensors, transform, execution.flush_denormals);
+    const Shared shared = shared_by(transform);
+    Clipping clipping;
+    thread_local std::vector<Scale> factors; // kept, so that later steps allocate nothing
+    StepResult result = decide(tensors, execution, transform, shared, peers, clipping, factors);
     if (work.bytes > 0 && !result.skipped)
         result.threads = update(tensors, work, execution, shared, clipping);
     return result;
@@ -238,10 +263,76 @@ StepResult check_and_step(std::span<const Tensor> tensors, const Execution &exec
 } // namespace
 
 StepResult step(std::span<const Tensor> tensors, const Execution &execution,
-                const GradientTransform &transform) {
+                const GradientTransform &transform, Peers *peers) {
     StepResult result;
-    in_fp_environment(false, [&] { result = check_and_step(tensors, execution, transform); });
+    in_fp_environment(false,
+                      [&] { result = check_and_step(tensors, execution, transform, peers); });
     return result;
+}
+
+namespace {
+
+/// The tensor of `size` elements from `first` on.
+Tensor part_of(Tensor t, std::size_t first, std::size_t size) {
+    const std::size_t bytes = first * item_size(t.dtype);
+    const auto moved = [&](void *array) {
+        return array == nullptr ? nullptr : static_cast<std::byte *>(array) + bytes;
+    };
+    t.size = size;
+    t.param = moved(t.param);
+    if (t.grad != nullptr)
+        t.grad = static_cast<const std::byte *>(t.grad) + bytes;
+    for (const StateKind &kind : state_kinds)
+        t.*kind.array = moved(t.*kind.array);
+    return t;
+}
+
+} // namespace
+
+struct Step::Prepared {
+    std::span<const Tensor> tensors;
+    Execution execution;
+    Shared shared;
+    Clipping clipping = {};
+    std::vector<Scale> factors = {};
+    StepResult result = {};
+    std::vector<Tensor> parts = {}; ///< of the update under way, and their factors
+    std::vector<Scale> factors_of_parts = {};
+};
+
+Step::Step(std::span<const Tensor> tensors, const Execution &execution,
+           const GradientTransform &transform, Peers *peers) {
+    in_fp_environment(false, [&] {
+        validate(execution);
+        check(tensors, transform, execution.flush_denormals);
+        prepared_.reset(new Prepared{tensors, execution, shared_by(transform)});
+        Prepared &p = *prepared_;
+        p.result = decide(tensors, execution, transform, p.shared, peers, p.clipping, p.factors);
+    });
+}
+
+Step::~Step() = default;
+Step::Step(Step &&) noexcept = default;
+Step &Step::operator=(Step &&) noexcept = default;
+
+const StepResult &Step::result() const { return prepared_->result; }
+
+void Step::update(std::span<const Part> parts) {
+    Prepared &p = *prepared_;
+    p.parts.clear();
+    p.factors_of_parts.clear();
+    Work work;
+    for (const Part &part : parts) {
+        p.parts.push_back(part_of(p.tensors[part.tensor], part.first, part.size));
+        p.factors_of_parts.push_back(p.clipping.of(part.tensor));
+        work.add(p.parts.back());
+    }
+    if (work.bytes == 0)
+        return;
+    in_fp_environment(false, [&] {
+        const Clipping clipping{.common = {}, .of_each = p.factors_of_parts};
+        p.result.threads = fused_rmsprop::update(p.parts, work, p.execution, p.shared, clipping);
+    });
 }
 
 } // namespace fused_rmsprop

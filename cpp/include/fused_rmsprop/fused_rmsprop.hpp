@@ -58,14 +58,17 @@ struct StepResult {
     std::size_t nonfinite = no_tensor;
 };
 
-/// Makes one step over all tensors together, in place.
+class Peers; ///< in distributed.hpp
+
+/// Makes one step over all tensors together, in place. With `peers`, tensors are this process's
+/// parts of them, and all processes make the step together: see distributed.hpp.
 ///
 /// Bit for bit the same result for every instruction set, number of threads and alignment.
 /// The caller's floating-point environment is as before when this returns.
 /// Throws std::invalid_argument, before the first write, for options that validate() refuses and
 /// for arrays that are missing. That no two arrays overlap is the caller's promise.
 StepResult step(std::span<const Tensor> tensors, const Execution &execution = {},
-                const GradientTransform &transform = {});
+                const GradientTransform &transform = {}, Peers *peers = nullptr);
 
 /// The same for the arrays of a single parameter, `step({param, grad, square_avg}, options)`.
 inline StepResult step(const Arrays<float> &arrays, const Options &options = {},
