@@ -69,7 +69,10 @@ Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, const Settin
     StepResult result;
     without_gil(bytes_to_step(tensors) >= release_gil_from_bytes,
                 [&] { result = step(tensors, settings.execution, settings.transform); });
+    return record(result, settings);
+}
 
+Stepper::Outcome Stepper::record(const StepResult &result, const Settings &settings) {
     if (result.skipped && settings.refuses_nonfinite) {
         nonfinite_ = result.nonfinite;
         return Outcome::refused;

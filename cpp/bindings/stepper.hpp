@@ -85,6 +85,9 @@ protected:
     Outcome run_step(std::span<const Tensor> tensors, const Settings &settings,
                      std::size_t release_gil_from_bytes);
 
+    /// Keeps the result of a step.
+    Outcome record(const StepResult &result, const Settings &settings);
+
     /// `execution`, for a step and for work beside it.
     Execution tuned_execution();
 

@@ -379,7 +379,8 @@ class RMSProp(LeafwiseOptimizer, Saving):
                 f"options belong to the groups: opt.param_groups[0][{name!r}] = {value!r}"
             )
         settable = ("lr", *OPTIMIZER_OPTIONS)
-        if type(self) is RMSProp and name not in (*self._REBUILT, *settable):
+        ours = type(self).__module__.startswith("fused_rmsprop.")  # a subclass may have more
+        if ours and name not in (*self._REBUILT, *settable):
             hint = f"; is {meant} meant?" if (meant := option_meant(name)) else ":"
             raise AttributeError(
                 f"there is no {name!r} to set{hint} {', '.join(settable)} can be set here, "

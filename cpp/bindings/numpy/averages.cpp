@@ -24,8 +24,9 @@ void Averages::enter() {
             if (!p.state[average])
                 continue;
             p.check();
-            const std::size_t bytes = p.size * item_size(p.dtype);
-            shown.push_back({p.array, p.what, p.data, bytes,
+            const std::size_t bytes = p.count * item_size(p.dtype);
+            shown.push_back({p.array, p.what, p.data, p.size * item_size(p.dtype),
+                             p.part_of(p.data), bytes,
                              std::make_unique_for_overwrite<std::byte[]>(bytes)});
             averages.push_back(p.state_data(average));
         }
@@ -49,7 +50,7 @@ std::optional<std::string> Averages::restore() noexcept {
     std::optional<std::string> lost;
     for (Shown &p : shown_) {
         const auto array = py::reinterpret_borrow<py::array>(p.array);
-        if (data_of(p.array) == p.data && static_cast<std::size_t>(array.nbytes()) == p.bytes)
+        if (data_of(p.array) == p.begin && static_cast<std::size_t>(array.nbytes()) == p.whole)
             std::memcpy(p.data, p.trained.get(), p.bytes);
         else
             lost = std::move(p.what);

@@ -32,7 +32,9 @@ private:
     struct Shown {
         py::object array;
         std::string what;
-        void *data;
+        void *begin;       ///< of the array
+        std::size_t whole; ///< its bytes
+        void *data;        ///< of the part that this process steps
         std::size_t bytes;
         std::unique_ptr<std::byte[]> trained;
     };

@@ -91,7 +91,8 @@ void NumpyStepper::read(const py::object &grads, bool bound) {
     for (std::size_t i = 0; i < slots_.size(); ++i) {
         prefetch(i);
         const bool some = given_[i] && !slots_[i].frozen;
-        tensors_[i].grad = some ? gradient(slots_[i], given_[i]) : nullptr;
+        tensors_[i].grad =
+            some ? slots_[i].parameter().part_of(gradient(slots_[i], given_[i])) : nullptr;
     }
 }
 

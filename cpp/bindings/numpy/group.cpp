@@ -23,6 +23,14 @@ void Parameter::check_facts() const {
                                      "the optimizer was made; make a new optimizer for it");
 }
 
+py::array Parameter::part() const {
+    if (is_whole())
+        return array;
+    const auto item = static_cast<py::ssize_t>(item_size(dtype));
+    return py::array(array.dtype(), std::vector{static_cast<py::ssize_t>(count)}, std::vector{item},
+                     part_of(data), array);
+}
+
 Group::Group(const py::object &nest, const std::string &root, const py::str &name, bool from_pickle)
     : nest_(nest), root_(root) {
     std::vector<Tree::Leaf> leaves;
@@ -41,6 +49,7 @@ Group::Group(const py::object &nest, const std::string &root, const py::str &nam
                                .array = array,
                                .dtype = dtype_of(array),
                                .size = static_cast<std::size_t>(array.size()),
+                               .count = static_cast<std::size_t>(array.size()),
                                .data = data_of(array),
                                .descr = array.dtype(),
                                .layout = Layout(strided(array)),
@@ -53,6 +62,28 @@ Group::Group(const py::object &nest, const std::string &root, const py::str &nam
     // References from frames to the root cannot be told from those that stay.
     if (std::vector<std::string> none; !parameters_.empty() && !nest_.is(parameters_[0].array))
         find_lost(none, PY_SSIZE_T_MAX, held_without_snapshot);
+}
+
+void Group::take_parts(const std::vector<std::size_t> &first,
+                       const std::vector<std::size_t> &count) {
+    if (first.size() != parameters_.size() || count.size() != parameters_.size())
+        throw py::value_error("a part needs one beginning and one size per parameter");
+    for (std::size_t i = 0; i < parameters_.size(); ++i)
+        if (first[i] > parameters_[i].size || count[i] > parameters_[i].size - first[i])
+            throw py::value_error("a part goes beyond " + parameters_[i].what);
+    const GilLock lock(mutex_);
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+        parameters_[i].first = first[i];
+        parameters_[i].count = count[i];
+    }
+    ++layout_;
+}
+
+std::vector<py::array> Group::parts() const {
+    std::vector<py::array> parts;
+    for (const Parameter &parameter : parameters_)
+        parts.push_back(parameter.part());
+    return parts;
 }
 
 void Group::find_lost(std::vector<std::string> &lost, Py_ssize_t of_root, Py_ssize_t of_leaf) {
@@ -110,7 +141,7 @@ std::vector<Parameter> Group::with_state(const Options &options,
         for (std::size_t i = 0; i < changed.size(); ++i) {
             Parameter &p = changed[i];
             p.state_what[k] = "state[" + py::repr(p.name).cast<std::string>() + "]['" + name + "']";
-            check_state(arrays[i], p.state_what[k], p.array, p.what);
+            check_state(arrays[i], p.state_what[k], p.part(), p.what);
             p.state[k] = arrays[i];
         }
     }

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "../garbage.hpp"
@@ -29,12 +31,23 @@ struct Parameter {
     py::array array;
     DType dtype;
     std::size_t size; ///< in elements
+    /// The run of elements, in their order in memory, that this process steps and has the state of.
+    std::size_t first = 0, count;
     void *data;
     py::object descr; ///< the dtype object
     Layout<py::ssize_t> layout;
     bool came_read_only = false;                    ///< from a pickle, say out of a memory map
     std::array<py::object, array_count> state = {}; ///< null: there is none
     std::array<std::string, array_count> state_what = {}; ///< as errors call those
+
+    bool is_whole() const { return count == size; }
+    /// Where that run begins in an array of all elements.
+    template <typename Void>
+    Void *part_of(Void *whole) const {
+        using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
+        return static_cast<Byte *>(whole) + first * item_size(dtype);
+    }
+    py::array part() const; ///< that run, or all of the array
 
     void *state_data(std::size_t k) const { return state[k] ? data_of(state[k]) : nullptr; }
     Extent extent() const {
@@ -58,6 +71,13 @@ public:
     /// them up by their names with `name` in front. Refuses read-only arrays, unless they come
     /// from a pickle: then only steps do.
     Group(const py::object &nest, const std::string &root, const py::str &name, bool from_pickle);
+
+    /// Steps only a run of each parameter's elements, from `first` on. Call it before there is
+    /// state.
+    void take_parts(const std::vector<std::size_t> &first, const std::vector<std::size_t> &count);
+
+    /// The arrays that steps update, as state is shaped.
+    std::vector<py::array> parts() const;
 
     /// This member of all parameters.
     template <typename T>

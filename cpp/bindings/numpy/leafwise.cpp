@@ -56,7 +56,7 @@ void Leafwise::enter() {
         for (std::size_t i = 0; i < slots.size(); ++i) {
             const Parameter &p = slots[i].parameter();
             leaves.slots[p.name] = i;
-            leaves.largest = std::max(leaves.largest, p.size * item_size(p.dtype));
+            leaves.largest = std::max(leaves.largest, p.count * item_size(p.dtype));
         }
         stepper_.leaves_ = std::move(leaves);
     }
@@ -123,7 +123,7 @@ void Leafwise::update(const py::object &name, const py::object &grad) {
                              : is_array(grad) ? grad
                                               : readable(grad, slot.grad_what);
     Tensor tensor = stepper_.tensors_[i];
-    tensor.grad = stepper_.gradient(slot, given);
+    tensor.grad = slot.parameter().part_of(stepper_.gradient(slot, given));
     tensor.step = slot.group->step(slot.index);
     settings_.execution.tuner = &stepper_.leaves_->tuners[settings_.execution.threads != 1][i];
     sampled_->before(i, tensor, false);

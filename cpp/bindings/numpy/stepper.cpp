@@ -11,6 +11,7 @@
 #include "change.hpp"
 #include "foreign.hpp"
 #include "leafwise.hpp"
+#include "sharded.hpp"
 
 namespace fused_rmsprop::bindings {
 namespace {
@@ -91,8 +92,8 @@ void NumpyStepper::refresh() {
             slots_.push_back({&group, i, frozen[i], grad_root(g) + p.path});
             Tensor tensor;
             tensor.dtype = p.dtype;
-            tensor.size = p.size;
-            tensor.param = p.data;
+            tensor.size = p.count;
+            tensor.param = p.part_of(p.data);
             for (std::size_t k = 0; k < state_kind_count; ++k)
                 tensor.*state_kinds[k].array = p.state_data(k);
             tensor.options = &group.options();
@@ -255,6 +256,8 @@ void register_numpy(py::module_ &m) {
              py::arg("params"), py::arg("root"), py::arg("name"), py::arg("from_pickle") = false)
         .def_property_readonly("names", [](const Group &g) { return g.each(&Parameter::name); })
         .def_property_readonly("arrays", [](const Group &g) { return g.each(&Parameter::array); })
+        .def_property_readonly("parts", &Group::parts)
+        .def("take_parts", &Group::take_parts, py::arg("first"), py::arg("count"))
         .def_property_readonly("dtypes", &Group::dtypes)
         .def_property_readonly("steps", &Group::steps)
         .def_property_readonly("summed", [](const Group &g) { return g.summed(); })
@@ -280,6 +283,8 @@ void register_numpy(py::module_ &m) {
         .def("accumulate", &NumpyStepper::accumulate, py::arg("grads") = py::none())
         .def("discard_accumulated", &NumpyStepper::discard_accumulated)
         .def("read_here", &NumpyStepper::read_here)
+        .def("sharded",
+             [](py::object self) { return std::make_unique<ShardedStep>(std::move(self)); })
         .def("change", [](py::object self) { return std::make_unique<Change>(std::move(self)); })
         .def("averages",
              [](py::object self) { return std::make_unique<Averages>(std::move(self)); })
@@ -313,6 +318,7 @@ void register_numpy(py::module_ &m) {
     register_change(m);
     register_averages(m);
     register_leafwise(m);
+    register_sharded(m);
 }
 
 } // namespace fused_rmsprop::bindings

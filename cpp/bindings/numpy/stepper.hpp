@@ -26,7 +26,8 @@ struct HeldGroup {
 void forget(std::vector<py::object> &gradients);
 
 class NumpyStepper : public Stepper {
-    friend class Leafwise; // steps the slots one by one
+    friend class Leafwise;    // steps the slots one by one
+    friend class ShardedStep; // steps them part by part, together with other processes
 
 public:
     /// The present groups and the Python objects in the list. Throws if arrays share memory.

@@ -6,7 +6,7 @@ KeyboardInterrupt between two lines, leaves everything old or everything new.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +46,8 @@ class Group:
     """Arrays in a user's containers that share options, and the state of each.
 
     In errors the containers are called ``root`` and the group ``where``; the names of the arrays
-    begin with ``name``. Only arrays from a pickle may be read-only.
+    begin with ``name``. Only arrays from a pickle may be read-only. ``cut`` may let the group step
+    a part of each array; what it returns is kept as ``cuts``.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class Group:
         root: str,
         name: str,
         where: str,
+        cut: Callable[[_core.Group], Any],
         from_pickle: bool = False,
     ) -> None:
         self.name = name
         self.stepper = stepper
         self.core = _core.Group(params, root, name, from_pickle)
+        self.cuts = cut(self.core)
         self.params = _snapshot(params)
         #: The state of each parameter by its name, as users see it.
         self.state = {leaf: ParamState(leaf, {}) for leaf in self.core.names}
@@ -160,7 +163,7 @@ class Group:
 
     def prepare(self, change: _core.Change, checked: Checked) -> None:
         """Add checked options, and the state that they need, to a change."""
-        arrays = arrays_for(checked.options, self._arrays, self.core.arrays)
+        arrays = arrays_for(checked.options, self._arrays, self.core.parts)
         self._prepare(change, checked, arrays)
         for kind in KINDS:  # an option that a kind starts from changes before the first step only
             start = checked.options.get(kind.start or "")
@@ -176,7 +179,7 @@ class Group:
         kinds: set[str],
     ) -> None:
         """Add checked options and the saved state of each parameter to a change."""
-        params, names = self.core.arrays, self.core.names
+        params, names = self.core.parts, self.core.names
         summed = [GRAD_SUM in saved[name] for name in names]
         kinds = kinds | ({GRAD_SUM} if any(summed) else set())
         arrays = {
@@ -199,7 +202,7 @@ class Group:
             return
         with self.stepper.change() as change:
             if GRAD_SUM not in self._arrays:  # another thread may have been quicker
-                zeros = [_core.zeros_in_order_of(param) for param in self.core.arrays]
+                zeros = [_core.zeros_in_order_of(param) for param in self.core.parts]
                 arrays = {**self._arrays, GRAD_SUM: zeros}
                 self._prepare(change, Checked(self.options, self.values()), arrays)
                 change.commit()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from fused_rmsprop import _core
@@ -70,6 +71,7 @@ class GroupedOptimizer(Optimizer):
                 root=root,
                 name=name,
                 where=f"param_groups[{index}]",
+                cut=partial(self._cut, [*self._groups, *added]),
                 from_pickle=from_pickle,
             )
             for leaf in group.core.names:
@@ -81,6 +83,10 @@ class GroupedOptimizer(Optimizer):
                 taken.add(leaf)
             added.append(group)
         return added
+
+    def _cut(self, before: Sequence[Group], core: _core.Group) -> Any:
+        """Choose the parts of a new group that this process steps: all, here."""
+        return None
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:

@@ -22,7 +22,7 @@ class NumpyObserver(Observer):
         self.leaves = tuple(
             Leaf(name, array.shape, str(array.dtype), index)
             for index, group in enumerate(self._groups)
-            for name, array in zip(group.core.names, group.core.arrays, strict=True)
+            for name, array in zip(group.core.names, group.core.parts, strict=True)
         )
         self.groups = tuple(group.name or str(g) for g, group in enumerate(self._groups))
 
@@ -45,7 +45,7 @@ class NumpyObserver(Observer):
         return []
 
     def _strides(self) -> list[tuple[int, ...]]:
-        arrays = [array for group in self._groups for array in group.core.arrays]
+        arrays = [array for group in self._groups for array in group.core.parts]
         return [tuple(stride // a.itemsize for stride in a.strides) for a in arrays]
 
     def _options(self) -> Sequence[Mapping[str, Any]]:
