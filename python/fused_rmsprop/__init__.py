@@ -46,7 +46,7 @@ unquote(RMSProp, rmsprop_step, show_config, ParamGroup, ParamState, State)
 #: Public modules that need only NumPy: an attribute imports them.
 _MODULES = ("checkpoint", "exchange", "monitor", "schedules")
 #: Public modules that other packages come with: an attribute once they were imported.
-_EXTRAS = ("autograd", "scipy", "torch")
+_EXTRAS = ("autograd", "mpi", "scipy", "torch")
 
 
 def __dir__() -> list[str]:

@@ -24,7 +24,7 @@ void Parameter::check_facts() const {
 }
 
 py::array Parameter::part() const {
-    if (is_whole())
+    if (!is_cut)
         return array;
     const auto item = static_cast<py::ssize_t>(item_size(dtype));
     return py::array(array.dtype(), std::vector{static_cast<py::ssize_t>(count)}, std::vector{item},
@@ -75,6 +75,7 @@ void Group::take_parts(const std::vector<std::size_t> &first,
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         parameters_[i].first = first[i];
         parameters_[i].count = count[i];
+        parameters_[i].is_cut = true;
     }
     ++layout_;
 }

@@ -33,6 +33,7 @@ struct Parameter {
     std::size_t size; ///< in elements
     /// The run of elements, in their order in memory, that this process steps and has the state of.
     std::size_t first = 0, count;
+    bool is_cut = false; ///< whether state has the shape of that run, even if it is all elements
     void *data;
     py::object descr; ///< the dtype object
     Layout<py::ssize_t> layout;
@@ -40,7 +41,6 @@ struct Parameter {
     std::array<py::object, array_count> state = {}; ///< null: there is none
     std::array<std::string, array_count> state_what = {}; ///< as errors call those
 
-    bool is_whole() const { return count == size; }
     /// Where that run begins in an array of all elements.
     template <typename Void>
     Void *part_of(Void *whole) const {

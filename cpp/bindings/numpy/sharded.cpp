@@ -26,11 +26,15 @@ py::bytes ShardedStep::begin(const py::object &grads, bool of_sums, std::int64_t
         stepper_.read(grads); // the warning may have run code
     std::string has(stepper_.slots_.size(), '\0');
     summed_before_.clear();
+    own_grads_.assign(has.size(), nullptr);
     for (std::size_t i = 0; i < has.size(); ++i) {
         const Slot &slot = stepper_.slots_[i];
         if (!slot.frozen)
             slot.parameter().check();
         has[i] = !of_sums && stepper_.given_[i] && !slot.frozen ? 1 : 0;
+        if (has[i])
+            own_grads_[i] = static_cast<const std::byte *>(stepper_.tensors_[i].grad) -
+                            slot.parameter().first * item_size(slot.parameter().dtype);
         summed_before_.push_back(slot.group->summed()[slot.index]);
     }
     of_sums_ = stepper_.accumulated > 0;
@@ -64,22 +68,13 @@ py::bytes ShardedStep::active() const {
     return active;
 }
 
-/// This process's whole gradient of a leaf, in the order of the parameter.
-const void *ShardedStep::own_gradient(std::size_t leaf) const {
-    const Tensor &t = stepper_.tensors_[leaf];
-    const Parameter &p = stepper_.slots_[leaf].parameter();
-    if (t.grad == nullptr)
-        return nullptr;
-    return static_cast<const std::byte *>(t.grad) - p.first * item_size(p.dtype);
-}
-
 void ShardedStep::read_grads(const Stream &stream, std::size_t begin, std::size_t end,
                              const py::array &out) const {
     need_claim();
     stream.check(begin, end, out);
     void *const buffer = const_cast<void *>(out.data());
     const auto read = [&]<typename T>(const Stream::Run &run, std::size_t offset, T *to) {
-        const auto *grad = static_cast<const T *>(own_gradient(run.leaf));
+        const auto *grad = reinterpret_cast<const T *>(own_grads_[run.leaf]);
         if (grad == nullptr)
             std::fill_n(to + offset, run.size, T(-0.0));
         else
@@ -119,8 +114,7 @@ void ShardedStep::add(const Stream &own, std::size_t begin, std::size_t end,
                 const Parameter &p = stepper_.slots_[run.leaf].parameter();
                 const std::size_t item = item_size(p.dtype);
                 auto *const sum = static_cast<std::byte *>(p.state_data(grad_sum));
-                const auto *const mine =
-                    static_cast<const std::byte *>(own_gradient(run.leaf)) + run.first * item;
+                const auto *const mine = own_grads_[run.leaf] + run.first * item;
                 sums.push_back({.dtype = p.dtype,
                                 .size = run.size,
                                 .sum = sum + (run.first - p.first) * item,

@@ -75,13 +75,13 @@ private:
     static constexpr std::size_t nobody = static_cast<std::size_t>(-1);
 
     void need_claim() const;
-    const void *own_gradient(std::size_t leaf) const;
     std::vector<Part> parts_of(const Stream &own, std::size_t begin, std::size_t end) const;
 
     py::object stepper_object_;
     NumpyStepper &stepper_;
     std::unique_ptr<Claim> claim_; ///< between begin() and the end
     bool of_sums_ = false, keeps_ = false, stepped_ = false;
+    std::vector<const std::byte *> own_grads_; ///< whole gradients in the order of the parameters
     std::vector<bool> summed_before_;
     std::vector<std::string> has_gradient_;
     std::vector<std::size_t> first_term_; ///< of each leaf: the first process with a gradient

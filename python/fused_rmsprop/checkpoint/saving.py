@@ -139,9 +139,13 @@ class Saving(GroupedOptimizer):
                 names = [name for group in saved.groups for name in group["params"]]
                 saved, report = fitted(saved, self._groups)
                 warn_if_nothing(report, [n for g in self._groups for n in g.core.names], names)
-            prepare_loading(change, self._groups, saved)
+            prepare_loading(change, self._groups, saved, self._own)
             change.commit()
         return report
+
+    def _own(self, saved: Saved) -> Saved:
+        """Saved state with the parts of its arrays that this process steps: all, here."""
+        return saved
 
     @helps_with_options
     @called("RMSProp.save")

@@ -6,7 +6,7 @@ as ``"params"``), ``"settings"`` and ``"counters"``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,8 +92,12 @@ def prepare_loading(
     change: _core.Change,
     groups: Sequence[Group],
     saved: Saved,
+    own: Callable[[Saved], Saved],
 ) -> None:
-    """Add saved state and parameters to a change; raise a `ValueError` if they do not fit."""
+    """Add saved state and parameters to a change; raise a `ValueError` if they do not fit.
+
+    ``own`` is called when they do: it cuts their arrays to the parts that this process steps.
+    """
     loaded = _core.NumpyStepper()
     for name in SETTINGS:
         setattr(loaded, name, OPTIMIZER_OPTIONS[name].read(name, saved.settings[name]))
@@ -114,6 +118,7 @@ def prepare_loading(
         )
         for i, (group, part) in enumerate(zip(groups, saved.groups, strict=True))
     ]
+    saved = own(saved)
     change.take_settings(loaded)
     for group, of_group, part in zip(groups, checked, saved.groups, strict=True):
         _prepare_group(change, group, of_group, saved.state, saved.params)

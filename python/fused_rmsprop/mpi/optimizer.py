@@ -1,0 +1,313 @@
+"""The `RMSProp` of a process among others, each of which holds its share of the state."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import numpy as np
+from mpi4py import MPI
+
+from fused_rmsprop import _core
+from fused_rmsprop.base import warn_of_spreading
+from fused_rmsprop.groups.group import Group
+from fused_rmsprop.mpi import checks
+from fused_rmsprop.mpi.parts import Parts, cut
+from fused_rmsprop.mpi.ranks import Ranks, own_threads
+from fused_rmsprop.mpi.sharing import SharedState
+from fused_rmsprop.mpi.traffic import Traffic
+from fused_rmsprop.optimizer import RMSProp as OneProcess
+from fused_rmsprop.values import Number, as_flag, as_scale
+
+_STEP = "at the beginning of a step"
+_MADE = "where the optimizer was made, or a parameter group added"
+#: Bytes of gradients that travel together, of all processes: see docs/mpi.md.
+_BUCKET_BYTES = 8 << 20
+_BUCKET_BYTES_PER_RANK = 64 << 10
+
+
+class RMSProp(SharedState):
+    """RMSProp for data-parallel training over MPI, with the state split among the processes.
+
+    Every process has all parameters and computes gradients on its own data. `step` updates the
+    parameters in all of them by the mean of their gradients. Each process holds the state of its
+    own range of elements, steps it, and sends the new values to the others.
+
+    The result is, bit for bit, that of `fused_rmsprop.RMSProp` in one process which accumulates
+    the gradients of rank 0, 1, ... in this order and then steps, for any number of processes.
+
+    Parameters
+    ----------
+    params, lr, ... :
+        As for `fused_rmsprop.RMSProp`, with the same structure, values and options on all ranks.
+        `threads` is by default this process's share of the cores that it may run on.
+    comm : mpi4py.MPI.Intracomm
+        The communicator, by default ``MPI.COMM_WORLD``. It is duplicated.
+    reduction : {"ordered", "fast"}
+        ``"ordered"`` adds up gradients in the order of the ranks. ``"fast"`` leaves the order to
+        MPI: then the bits depend on the number of ranks and on the MPI library.
+    bucket_bytes : int or None
+        The most bytes of gradients that travel together; while one bucket is stepped, the next
+        travels. By default 8 MiB, but at least 64 KiB for each rank.
+    timeout : float or None
+        Seconds to wait for the other ranks, after which a `RankError` is raised; None: no limit.
+    abort : bool
+        Whether to call ``MPI.Abort`` then, which ends all ranks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fused_rmsprop.RMSProp` does.
+    RankError
+        If the ranks differ in structure, values or options, if another rank has raised an error,
+        or does not answer in time. But for the last, nothing has changed in any of them.
+
+    Notes
+    -----
+    All ranks must call `step`, `accumulate`, `use_ema`, `add_param_group`, `gather_state`,
+    `state_dict`, `load_state_dict`, `save` and `load` together. If one raises, all do: the others
+    a `RankError` with its message.
+
+    Sharding the state is stage 1 of ZeRO (S. Rajbhandari et al., arXiv:1910.02054, 2020).
+
+    Examples
+    --------
+    Run it by ``mpiexec -n 4 python train.py``, or in one process as here:
+
+    >>> import numpy as np
+    >>> from fused_rmsprop.mpi import RMSProp
+    >>> params = {"W": np.ones((2, 2)), "b": np.zeros(2)}
+    >>> opt = RMSProp(params, lr=0.01, alpha=0.9)
+    >>> opt.step({"W": np.full((2, 2), 0.5), "b": None})
+    >>> print(params["W"].round(3))
+    [[0.968 0.968]
+     [0.968 0.968]]
+    """
+
+    _REBUILT = OneProcess._REBUILT | {*("_ranks", "_traffic", "_bucket_bytes", "_parts", "_source")}
+
+    def __init__(
+        self,
+        params: object,
+        *args: Any,
+        comm: Any = None,
+        reduction: str = "ordered",
+        bucket_bytes: int | None = None,
+        timeout: float | None = 1800.0,
+        abort: bool = False,
+        **options: Any,
+    ) -> None:
+        checks.check_settings(reduction, bucket_bytes, timeout)
+        self._connect(comm, reduction, bucket_bytes, timeout, as_flag("abort", abort))
+        super().__init__(params, *args, **options)
+
+    def _connect(
+        self,
+        comm: Any,
+        reduction: str,
+        bucket_bytes: int | None,
+        timeout: float | None,
+        abort: bool,
+    ) -> None:
+        """Take up the connection to the other processes."""
+        ranks = Ranks(MPI.COMM_WORLD if comm is None else comm, timeout, abort)
+        least = _BUCKET_BYTES_PER_RANK * ranks.size
+        self._ranks = ranks
+        self._traffic = Traffic(ranks, reduction == "ordered")
+        self._bucket_bytes = bucket_bytes or max(_BUCKET_BYTES, least)
+        self._parts: dict[bytes, Parts] = {}
+        self._source = None
+
+    def _build(self, specs: Any, grouped: bool, *args: Any, **kwargs: Any) -> None:
+        def build() -> None:
+            super(RMSProp, self)._build(specs, grouped, *args, **kwargs)
+            if self.threads is None:
+                self.threads = own_threads(self._ranks)
+
+        self._ranks.together(_MADE, build)
+
+    def _prepared(self, *args: Any) -> list[Group]:
+        error: Exception | None = None
+        added: list[Group] = []
+        try:
+            added = super()._prepared(*args)
+        except Exception as raised:
+            error = raised
+        described = checks.described(self, added) if error is None else {}
+        self._ranks.agree(_MADE, described, lambda: described, error)
+        if self._source is None:  # otherwise they take over loaded values
+            values = checks.crcs(added)
+            self._ranks.agree(_MADE, values, lambda: values)
+        self._parts.clear()
+        return added
+
+    def _cut(self, before: Sequence[Group], core: _core.Group) -> Any:
+        """Give this process a range of a group's elements, so that all have as much in the end."""
+        ranks, arrays = self._ranks, core.arrays
+        loads = np.zeros(ranks.size, np.int64)
+        for group in before:
+            items = np.array([a.itemsize for a in group.core.arrays], np.int64)
+            loads += (np.diff(group.cuts, axis=1) * items[:, None]).sum(axis=0)
+        cuts = cut([a.size for a in arrays], [a.itemsize for a in arrays], loads.tolist())
+        first, end = cuts[:, ranks.rank], cuts[:, ranks.rank + 1]
+        core.take_parts(first.tolist(), (end - first).tolist())
+        return cuts
+
+    def step(self, grads: object = None, grad_scale: Number = 1.0) -> None:
+        """Update all parameters in place, on all ranks, by the mean of the ranks' gradients.
+
+        Parameters
+        ----------
+        grads : like the parameters, or None
+            This rank's gradients, as for `fused_rmsprop.RMSProp.step`. A None leaf adds nothing
+            to the sum; a leaf that is None on all ranks is left alone. The sum is divided by the
+            number of ranks, as that of `accumulate` is.
+            None: the mean of the accumulated gradients, or else the bound gradients.
+        grad_scale : float
+            A factor of the gradients, ``> 0``, the same on all ranks.
+
+        Raises
+        ------
+        TypeError, ValueError, FloatingPointError, RuntimeError
+            As `fused_rmsprop.RMSProp.step` does.
+        RankError
+            If another rank has raised one of these, or made another call; nothing has changed
+            then. If a rank does not answer in time: arrays may hold half a step.
+        """
+        with self._begun("step", grads, grad_scale) as (step, parts, scale, of_sums):
+            ranks, traffic = self._ranks, self._traffic
+            gradients = self._stepper.accumulated or ranks.size
+            whole = checks.needs_all_gradients(self)
+            if whole and not of_sums:
+                traffic.run(step, parts, exchange=True, update=False)
+            goes_on = step.measure(
+                scale, gradients, parts.chunks_of_leaves, self._joined(parts), self._least
+            )
+            if goes_on:
+                traffic.run(step, parts, exchange=not whole and not of_sums, update=True)
+            if goes_on or step.refused_by is None:
+                step.finish()
+                self._stepper.notify()
+                return
+            if self.on_nonfinite != "propagate":
+                checks.raise_nonfinite(ranks, step, of_sums)
+            leaf = checks.first_nonfinite(ranks, step, of_sums)
+        try:
+            ranks.together(_STEP, lambda: warn_of_spreading(leaf, self._stepper))
+        except BaseException:
+            self._stepper.warned_of_spreading = False  # on all ranks, as in this one
+            raise
+        self.step(grads, grad_scale)
+
+    def accumulate(self, grads: object = None) -> None:
+        """Add the gradients of all ranks to the sums; the next ``step()`` takes their mean.
+
+        Each rank holds its part of the sums. ``step()`` multiplies them by ``1 / n`` after
+        ``n / ranks`` calls.
+
+        Parameters
+        ----------
+        grads : like the parameters, or None
+            As for `step`; None: the bound gradients.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError, RankError
+            As `step` does. Nothing has been added then, unless a rank did not answer in time.
+        """
+        with self._begun("accumulate", grads, 1.0) as (step, parts, _, _):
+            self._traffic.run(step, parts, exchange=True, update=False)
+            step.keep_sums(self._ranks.size)
+
+    @contextmanager
+    def _begun(
+        self, name: str, grads: object, grad_scale: Number
+    ) -> Iterator[tuple[_core.ShardedStep, Parts, float, bool]]:
+        """A step, or an accumulation, that all ranks have begun with the same options."""
+        step = self._stepper.sharded()
+        error: Exception | None = None
+        has, scale, of_sums = b"", 1.0, False
+        try:
+            try:
+                scale = as_scale("grad_scale", grad_scale)
+                of_sums = name == "step" and self._stepper.accumulated > 0
+                has = self._begin(step, grads, of_sums)
+            except Exception as raised:
+                error = raised
+
+            def call() -> dict[str, object]:
+                return {"grad_scale": scale, **checks.settings_of(self)}
+
+            now = None if error else (name, of_sums, call())
+            masks = self._ranks.agree(_STEP, now, lambda: {"the call": name, **call()}, error, has)
+            step.take(masks, not self._traffic.ordered)
+            yield step, self._parts_of(step.active()), scale, of_sums
+        finally:
+            step.abandon()
+
+    def _begin(self, step: _core.ShardedStep, grads: object, of_sums: bool) -> bytes:
+        if of_sums and grads is not None:
+            raise ValueError(
+                "gradients have been accumulated: step() takes their mean and no others; "
+                "accumulate(grads) adds these, discard_accumulated() drops those"
+            )
+        after = -1
+        for group in self._groups:
+            group.need_grad_sum()
+            if group.scheduled:
+                after = self._stepper.step_count if after < 0 else after
+                group.follow_schedules()
+        return step.begin(grads, of_sums, after)
+
+    def _parts_of(self, active: bytes) -> Parts:
+        """The parts of the leaves that take part in a step; those of the last ones are kept."""
+        if active not in self._parts:
+            if len(self._parts) > 4:  # leaves come and go
+                self._parts.clear()
+            self._parts[active] = Parts(
+                self._stepper,
+                np.concatenate([group.cuts for group in self._groups]),
+                [array.dtype for group in self._groups for array in group.core.arrays],
+                active,
+                self._bucket_bytes,
+            )
+        return self._parts[active]
+
+    def _joined(self, parts: Parts) -> Any:
+        def join(own: Any) -> Any:
+            doing = "while the norm of a step was measured"
+            return self._ranks.allgather(own, parts.chunks_of_ranks, doing)[parts.order]
+
+        return join
+
+    def _least(self, value: int) -> int:
+        return self._ranks.least(value, "while a step was checked")
+
+    def leafwise(self, grad_scale: Number = 1.0) -> NoReturn:
+        """Refused: ranks exchange all gradients of a step together."""
+        raise TypeError(
+            "leafwise() is for one process: over MPI the gradients travel in buckets, which "
+            "overlaps their exchange with the step already; call step(grads)"
+        )
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "an optimizer over MPI cannot be pickled or copied, because its communicator cannot; "
+            "opt.save(path) and RMSProp.load(path, params) keep it"
+        )
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()} on rank {self._ranks.rank} of {self._ranks.size}"
+
+
+def _with_options_of_one_process() -> inspect.Signature:
+    """The signature that help shows: the options by their names."""
+    ours = inspect.signature(RMSProp.__init__).parameters
+    theirs = inspect.signature(OneProcess.__init__).parameters
+    own = [p for p in ours.values() if p.kind is p.KEYWORD_ONLY]
+    return inspect.Signature([*theirs.values(), *own])
+
+
+RMSProp.__init__.__signature__ = _with_options_of_one_process()  # type: ignore[attr-defined]

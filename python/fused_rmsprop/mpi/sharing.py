@@ -1,0 +1,280 @@
+"""The state of all ranks together: gathered, saved, loaded; averages shown on all of them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import IO, Any
+
+import numpy as np
+
+from fused_rmsprop.base import NO_AVERAGES, called, helps_with_options
+from fused_rmsprop.checkpoint.content import Content, as_content, loading, read_content
+from fused_rmsprop.checkpoint.file import write
+from fused_rmsprop.checkpoint.renaming import Rename
+from fused_rmsprop.checkpoint.report import LoadReport
+from fused_rmsprop.checkpoint.saving import S
+from fused_rmsprop.checkpoint.state_dict import SETTINGS, Saved, state_dict_of
+from fused_rmsprop.groups.state import Array
+from fused_rmsprop.mpi.parts import Parts
+from fused_rmsprop.mpi.ranks import Ranks
+from fused_rmsprop.mpi.traffic import Traffic
+from fused_rmsprop.mpi.whole import elsewhere, gathered, in_memory_order, scattered, sent
+from fused_rmsprop.optimizer import RMSProp as OneProcess
+from fused_rmsprop.options import GROUP_OPTIONS, unknown_option
+from fused_rmsprop.values import as_flag
+
+_SAVE = "where the optimizer was saved"
+_LOAD = "where an optimizer was loaded"
+_AVERAGES = "where averages were shown"
+
+
+class SharedState(OneProcess):
+    """An optimizer whose state is split among processes, which make these calls together."""
+
+    _ranks: Ranks
+    _traffic: Traffic
+    #: The rank that has the arrays of what is being loaded; None: each has them all.
+    _source: int | None
+
+    def gather_state(self, root: int | None = None) -> dict[str, dict[str, Array]] | None:
+        """The whole state of each parameter, from the parts in `state` of all ranks.
+
+        All ranks call it together.
+
+        Parameters
+        ----------
+        root : int or None
+            The rank that gets it; None: all get it, and need the memory for it.
+
+        Returns
+        -------
+        dict or None
+            Name to the arrays that one process would have in `state`, copied; None on other ranks.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread is in the middle of a step, or inside `use_ema`.
+        RankError
+            If another rank has raised that, does not answer, or made another call.
+        """
+        found = self._gathered(root, "where state was gathered")
+        state: dict[str, dict[str, Array]] | None = None if found is None else found["state"]
+        return state
+
+    @called("RMSProp.state_dict")
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the whole state and the options, on every rank; all call it together.
+
+        See `fused_rmsprop.RMSProp.state_dict`, which it does not differ from: one process can load
+        it, and so can any number of ranks.
+
+        Returns
+        -------
+        dict
+            As there.
+        """
+        found = self._gathered(None, "where a state_dict was made")
+        assert found is not None
+        return found
+
+    def _gathered(self, root: int | None, doing: str) -> dict[str, Any] | None:
+        ranks = self._ranks
+        found = ranks.together(doing, lambda: state_dict_of(self._stepper, self._groups))
+        kept = {name: list(arrays) for name, arrays in found["state"].items()}
+        ranks.agree(doing, (root, kept, found["counters"]), lambda: {"state": kept, "root": root})
+        for group in self._groups:
+            for i, (name, param) in enumerate(
+                zip(group.core.names, group.core.arrays, strict=True)
+            ):
+                arrays = found["state"][name]
+                for key in [key for key in arrays if key != "step"]:
+                    arrays[key] = gathered(ranks, arrays[key], group.cuts[i], param, root)
+        return found if root in (None, ranks.rank) else None
+
+    @helps_with_options
+    @called("RMSProp.save")
+    def save(
+        self,
+        path: str | os.PathLike[str] | IO[bytes],
+        format: str | None = None,  # noqa: A002
+    ) -> None:
+        """Write the parameters and all that `load` needs into one file, which rank 0 writes.
+
+        All ranks call it together, and return when the file is complete. Any number of ranks can
+        load it, and `fused_rmsprop.RMSProp.load` in one process. Rank 0 needs memory for the whole
+        state once.
+
+        Parameters
+        ----------
+        path, format
+            As for `fused_rmsprop.RMSProp.save`, on rank 0; other ranks ignore them.
+
+        Raises
+        ------
+        ValueError, ImportError, OSError, RuntimeError
+            As there, on rank 0; the other ranks raise a `RankError` then.
+        """
+        self._ranks.together(_SAVE, self._check_unchanged)
+        found = self._gathered(0, _SAVE)
+
+        def written() -> None:
+            if found is not None:
+                params = {
+                    name: array
+                    for group in self._groups
+                    for name, array in zip(group.core.names, group.core.arrays, strict=True)
+                }
+                write(path, *as_content(found, params, self.defaults), format=format)
+
+        self._ranks.together(_SAVE, written)
+
+    def _check_unchanged(self) -> None:
+        for group in self._groups:
+            group.core.check_unchanged()
+
+    @classmethod
+    @called("RMSProp.load")
+    def load(  # type: ignore[override]
+        cls: type[S],
+        path: str | os.PathLike[str] | IO[bytes],
+        params: Any,
+        *,
+        comm: Any = None,
+        reduction: str = "ordered",
+        bucket_bytes: int | None = None,
+        timeout: float | None = 1800.0,
+        abort: bool = False,
+        threads: int | None = None,
+        grads: object = None,
+        strict: bool = True,
+        rename: Rename | None = None,
+        **options: Any,
+    ) -> S | tuple[S, LoadReport]:
+        """An optimizer that goes on from a file of `save`, bit for bit.
+
+        All ranks call it together. Rank 0 reads the file, and sends each rank its part. The file
+        may come from another number of ranks, or from one process.
+
+        Parameters
+        ----------
+        path : str, os.PathLike or binary file object
+            The file, on rank 0; other ranks ignore it.
+        params : like `params` of the class
+            Arrays that take over the saved values, on all ranks.
+        comm, reduction, bucket_bytes, timeout, abort
+            As for the class.
+        threads, grads, strict, rename, **options
+            As for `fused_rmsprop.RMSProp.load`.
+
+        Returns
+        -------
+        RMSProp, and with ``strict=False`` a LoadReport
+            As there.
+
+        Raises
+        ------
+        ValueError, TypeError, OSError
+            As there.
+        RankError
+            If another rank has raised one of these, or does not answer in time.
+        """
+        as_flag("strict", strict)
+        known = ("threads", "grads", "strict", "rename", *GROUP_OPTIONS, *SETTINGS)
+        if unknown := options.keys() - {*known}:
+            raise TypeError(unknown_option(min(unknown), f"{cls.__name__}.load", known))
+        opt: Any = cls.__new__(cls)
+        opt._connect(comm, reduction, bucket_bytes, timeout, as_flag("abort", abort))
+        content = _read_together(opt._ranks, path)
+        opt._source = 0
+        with loading(content.where):
+            saved = opt._build_for(content, params, options, threads)
+            if grads is not None:
+                opt.bind_grads(grads)
+            report = opt._load(saved, strict, rename)
+        opt._source = None
+        return opt if report is None else (opt, report)
+
+    def _load(self, saved: Saved, strict: bool, rename: Rename | None) -> LoadReport | None:
+        load = super()._load
+        return self._ranks.together(_LOAD, lambda: load(saved, strict, rename))
+
+    def _own(self, saved: Saved) -> Saved:
+        """Saved state with this rank's parts of its arrays."""
+        ranks, root = self._ranks, self._source
+        ranks.agree(_LOAD, saved.counters)
+        state: dict[str, Any] = {}
+        params: dict[str, Any] = {}
+        for group in self._groups:
+            for i, (name, param) in enumerate(
+                zip(group.core.names, group.core.arrays, strict=True)
+            ):
+                state[name] = dict(saved.state[name])
+                for key in [key for key in state[name] if key != "step"]:
+                    whole = state[name][key]
+                    cuts = group.cuts[i]
+                    state[name][key] = (
+                        in_memory_order(whole, param)[cuts[ranks.rank] : cuts[ranks.rank + 1]]
+                        if root is None
+                        else scattered(ranks, whole, cuts, param, root)
+                    )
+                if saved.params is not None:
+                    whole = saved.params[name]
+                    params[name] = whole if root is None else sent(ranks, whole, root)
+        return replace(saved, state=state, params=None if saved.params is None else params)
+
+    def use_ema(self) -> AbstractContextManager[None]:
+        """Inside a ``with``, the parameters' arrays hold their running averages, on all ranks.
+
+        All ranks enter and leave the block together. See `fused_rmsprop.RMSProp.use_ema`.
+
+        Raises
+        ------
+        ValueError
+            If no parameter group has an `ema_decay`, or a parameter has become read-only.
+        """
+        if not any(group.options["ema_decay"] for group in self._groups):
+            raise ValueError(NO_AVERAGES)
+        return self._averages_everywhere()
+
+    @contextmanager
+    def _averages_everywhere(self) -> Iterator[None]:
+        own = self._stepper.averages()
+        everything = self._parts_of(b"\1" * sum(len(group.core.names) for group in self._groups))
+        self._ranks.together(_AVERAGES, own.__enter__)
+        try:
+            self._traffic.gather(everything)
+            yield
+        finally:
+            own.__exit__()
+            self._traffic.gather(everything)
+
+    def _parts_of(self, active: bytes) -> Parts:
+        raise NotImplementedError
+
+
+def _read_together(ranks: Ranks, path: Any) -> Content:
+    """A checkpoint of which rank 0 has the arrays; the others know their shapes and dtypes."""
+    content = ranks.together(_LOAD, lambda: read_content(path) if ranks.rank == 0 else None)
+    packed = b""
+    if content is not None:
+        steps = {key: array for key, array in content.arrays.items() if array.dtype == np.int64}
+        shapes = {
+            key: (array.shape, array.dtype.str)
+            for key, array in content.arrays.items()
+            if key not in steps
+        }
+        packed = pickle.dumps((content.where, steps, shapes, content.metadata))
+    told = ranks.allgather_bytes(packed, _LOAD)[0]
+    if content is not None:
+        return content
+    where, steps, shapes, metadata = pickle.loads(told)
+    arrays: Mapping[str, Array] = {
+        **steps,
+        **{key: elsewhere(*shape) for key, shape in shapes.items()},
+    }
+    return Content(where, arrays, metadata)
