@@ -355,6 +355,9 @@ class RMSProp(LeafwiseOptimizer, Saving):
         """
         if not any(group.options["ema_decay"] for group in self._groups):
             raise ValueError(NO_AVERAGES)
+        return self._averages()
+
+    def _averages(self) -> AbstractContextManager[None]:
         return self._stepper.averages()
 
     if not TYPE_CHECKING:

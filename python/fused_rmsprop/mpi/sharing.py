@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import IO, Any
 
 import numpy as np
 
-from fused_rmsprop.base import NO_AVERAGES, called, helps_with_options
+from fused_rmsprop.base import called, helps_with_options
 from fused_rmsprop.checkpoint.content import Content, as_content, loading, read_content
 from fused_rmsprop.checkpoint.file import write
 from fused_rmsprop.checkpoint.renaming import Rename
@@ -227,22 +227,8 @@ class SharedState(OneProcess):
                     params[name] = whole if root is None else sent(ranks, whole, root)
         return replace(saved, state=state, params=None if saved.params is None else params)
 
-    def use_ema(self) -> AbstractContextManager[None]:
-        """Inside a ``with``, the parameters' arrays hold their running averages, on all ranks.
-
-        All ranks enter and leave the block together. See `fused_rmsprop.RMSProp.use_ema`.
-
-        Raises
-        ------
-        ValueError
-            If no parameter group has an `ema_decay`, or a parameter has become read-only.
-        """
-        if not any(group.options["ema_decay"] for group in self._groups):
-            raise ValueError(NO_AVERAGES)
-        return self._averages_everywhere()
-
     @contextmanager
-    def _averages_everywhere(self) -> Iterator[None]:
+    def _averages(self) -> Iterator[None]:
         own = self._stepper.averages()
         everything = self._parts_of(b"\1" * sum(len(group.core.names) for group in self._groups))
         self._ranks.together(_AVERAGES, own.__enter__)
