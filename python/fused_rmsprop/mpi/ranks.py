@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -14,6 +15,8 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 T = TypeVar("T")
+#: Other ranks may need this core.
+_let_others_run = getattr(os, "sched_yield", partial(time.sleep, 0))
 
 #: How long a wait asks again and again before it lets other threads and processes have the core.
 _SPIN_SECONDS = 1e-3
@@ -72,8 +75,7 @@ class Ranks:
                 waited = time.monotonic() - started
                 if self.timeout is not None and waited > self.timeout:
                     self._fail(requests, f"did not answer within {self.timeout:g} s", doing)
-                if waited > _SPIN_SECONDS:
-                    time.sleep(_NAP_SECONDS)
+                _let_others_run() if waited < _SPIN_SECONDS else time.sleep(_NAP_SECONDS)
         except MPI.Exception as error:
             self._fail(requests, f"cannot be reached ({error.Get_error_string()})", doing)
 

@@ -22,7 +22,7 @@ from fused_rmsprop.groups.state import Array
 from fused_rmsprop.mpi.parts import Parts
 from fused_rmsprop.mpi.ranks import Ranks
 from fused_rmsprop.mpi.traffic import Traffic
-from fused_rmsprop.mpi.whole import elsewhere, gathered, in_memory_order, scattered, sent
+from fused_rmsprop.mpi.whole import elsewhere, gather, in_memory_order, scattered, sent
 from fused_rmsprop.optimizer import RMSProp as OneProcess
 from fused_rmsprop.options import GROUP_OPTIONS, unknown_option
 from fused_rmsprop.values import as_flag
@@ -91,9 +91,10 @@ class SharedState(OneProcess):
             for i, (name, param) in enumerate(
                 zip(group.core.names, group.core.arrays, strict=True)
             ):
-                arrays = found["state"][name]
-                for key in [key for key in arrays if key != "step"]:
-                    arrays[key] = gathered(ranks, arrays[key], group.cuts[i], param, root)
+                parts = {k: part for k, part in found["state"][name].items() if k != "step"}
+                begun = {k: gather(ranks, p, group.cuts[i], param, root) for k, p in parts.items()}
+                ranks.wait([request for request, _ in begun.values()], doing)
+                found["state"][name] |= {key: whole for key, (_, whole) in begun.items()}
         return found if root in (None, ranks.rank) else None
 
     @helps_with_options

@@ -22,10 +22,10 @@ def in_memory_order(array: Array, like: Array) -> Array:
     return array.transpose(axes).reshape(-1)
 
 
-def gathered(
+def gather(
     ranks: Ranks, part: Array, cuts: NDArray[np.int64], param: Array, root: int | None
-) -> Array | None:
-    """The array of a parameter's shape of which each rank has a part; None on other ranks.
+) -> tuple[Any, Array | None]:
+    """Begin to gather the array of a parameter's shape of which each rank has a part.
 
     Parameters
     ----------
@@ -39,8 +39,14 @@ def gathered(
         The parameter.
     root : int or None
         The rank that gets the array; None: all get it.
+
+    Returns
+    -------
+    request
+        The array is complete when this is.
+    array or None
+        None on other ranks.
     """
-    doing = "while state was gathered"
     whole = flat = None
     if root in (None, ranks.rank):
         whole = _core.zeros_in_order_of(param)
@@ -48,11 +54,8 @@ def gathered(
     counts, begins = np.diff(cuts).tolist(), cuts[:-1].tolist()
     into = None if flat is None else [flat, (counts, begins)]
     if root is None:
-        request = ranks.comm.Iallgatherv(part, into)
-    else:
-        request = ranks.comm.Igatherv(part, into, root=root)
-    ranks.wait([request], doing)
-    return whole
+        return ranks.comm.Iallgatherv(part, into), whole
+    return ranks.comm.Igatherv(part, into, root=root), whole
 
 
 def scattered(
