@@ -11,48 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from combinations_support import COMBINATIONS, SCALARS
 from fused_rmsprop import RMSProp, _core
 from reference import flushed_denormals, grad_norm, initial_state, rmsprop, same_bits
 from support import Array, team, threaded
 
 GUARD = 7  # elements on each side of an array, and what they are filled with
-SCALARS = {"lr": 0.013, "alpha": 0.93, "eps": 1e-7}
-COMBINATIONS = [
-    {
-        **SCALARS,
-        "weight_decay": weight_decay,
-        "decoupled_weight_decay": decoupled,
-        "momentum": momentum,
-        "nesterov": nesterov,
-        "lr_in_momentum": lr_in_momentum,
-        "centered": centered,
-        "eps_inside_sqrt": eps_inside_sqrt,
-        "maximize": maximize,
-        "bias_correction": bias_correction,
-        "initial_square_avg": initial_square_avg,
-        "ema_decay": ema_decay,
-    }
-    for (
-        (weight_decay, decoupled),
-        (momentum, nesterov, lr_in_momentum),
-        centered,
-        eps_inside_sqrt,
-        maximize,
-        (bias_correction, initial_square_avg),
-        ema_decay,
-    ) in itertools.product(
-        ((0.0, False), (0.07, False), (0.07, True)),
-        (
-            (0.0, False, False),
-            *((0.81, *flags) for flags in itertools.product(*[(False, True)] * 2)),
-        ),
-        (False, True),
-        (False, True),
-        (False, True),
-        ((False, 0.0), (True, 0.0), (False, 1.0)),
-        (0.0, 0.87),
-    )
-]
 #: One combination for each loop of the kernels; what the loops do not know of is taken in turn.
 LOOPS = list(
     {

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "support")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from test_exact import COMBINATIONS
 
+from combinations_support import COMBINATIONS
 from fused_rmsprop import PRESETS, schedules
 from fused_rmsprop import RMSProp as OneProcess
 from fused_rmsprop.mpi import RMSProp
@@ -261,7 +261,8 @@ def presets() -> None:
 def fast() -> None:
     """The library's own order: the same values up to rounding, and the same on all ranks."""
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-13)):
-        for limit in ({}, {"max_grad_norm": 1.0}):
+        limits: list[dict[str, Any]] = [{}, {"max_grad_norm": 1.0}]
+        for limit in limits:
             params, expected = draw(SHAPES, dtype, 1), draw(SHAPES, dtype, 1)
             opt = RMSProp(params, lr=0.01, reduction="fast", bucket_bytes=1 << 13, **limit)
             one = OneProcess(expected, lr=0.01, threads=1, **limit)

@@ -44,7 +44,8 @@ class RMSProp(SharedState):
         As for `fused_rmsprop.RMSProp`, with the same structure, values and options on all ranks.
         `threads` is by default this process's share of the cores that it may run on.
     comm : mpi4py.MPI.Intracomm
-        The communicator, by default ``MPI.COMM_WORLD``. It is duplicated.
+        The communicator, by default ``MPI.COMM_WORLD``. It is duplicated, once for all optimizers:
+        those that step in different threads need communicators of their own.
     reduction : {"ordered", "fast"}
         ``"ordered"`` adds up gradients in the order of the ranks. ``"fast"`` leaves the order to
         MPI: then the bits depend on the number of ranks and on the MPI library.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import sys
@@ -18,6 +19,8 @@ T = TypeVar("T")
 #: Other ranks may need this core.
 _let_others_run = getattr(os, "sched_yield", partial(time.sleep, 0))
 
+#: The key of the duplicate among a communicator's attributes.
+_duplicates = MPI.Comm.Create_keyval()
 #: How long a wait asks again and again before it lets other threads and processes have the core.
 _SPIN_SECONDS = 1e-3
 _NAP_SECONDS = 50e-6
@@ -38,7 +41,8 @@ class Ranks:
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
-        It is duplicated, so that no message of the program's own can meet those of an optimizer.
+        It is duplicated once for all optimizers, so that no message of the program's own can meet
+        theirs.
     timeout : float or None
         Seconds to wait for the other processes; None: without limit.
     abort : bool
@@ -54,13 +58,23 @@ class Ranks:
             raise ValueError("comm is COMM_NULL: this process is no member of the communicator")
         self.timeout = timeout
         self.abort = abort
-        self.comm = comm.Dup()
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         self._failure: str | None = None
         self._unanswered: list[Any] = []  # MPI may write to their buffers at any time
         #: The last error that all processes know of.
         self._shared: BaseException | None = None
+        self.comm = self._duplicate_of(comm)
+
+    def _duplicate_of(self, comm: Any) -> Any:
+        """The duplicate of a communicator that the optimizers share: there are not many to have."""
+        duplicate = comm.Get_attr(_duplicates)
+        if duplicate is None:
+            self.comm = comm  # for an MPI.Abort
+            duplicate, request = comm.Idup()
+            self.wait([request], "where an optimizer was made")
+            comm.Set_attr(_duplicates, duplicate)
+        return duplicate
 
     def check(self) -> None:
         """Raise a `RankError` if another process did not answer before."""
@@ -212,8 +226,9 @@ def own_threads(ranks: Ranks) -> int:
         cores = sorted(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         cores = [*range(os.cpu_count() or 1)]
-    local = ranks.comm.Split_type(MPI.COMM_TYPE_SHARED)
-    masks = local.allgather(cores)
-    local.Free()
+    here = MPI.Get_processor_name()
+    told = ranks.allgather_bytes(repr((here, cores)).encode(), "where an optimizer was made")
+    everywhere = [ast.literal_eval(text.decode()) for text in told]
+    masks = [set(mask) for machine, mask in everywhere if machine == here]
     share = sum(1 / sum(core in mask for mask in masks) for core in cores)
     return max(1, int(share + 1e-6))

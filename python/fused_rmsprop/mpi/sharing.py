@@ -193,7 +193,9 @@ class SharedState(OneProcess):
         content = _read_together(opt._ranks, path)
         opt._source = 0
         with loading(content.where):
-            saved = opt._build_for(content, params, options, threads)
+            saved = opt._ranks.together(
+                _LOAD, lambda: opt._build_for(content, params, options, threads)
+            )
             if grads is not None:
                 opt.bind_grads(grads)
             report = opt._load(saved, strict, rename)
