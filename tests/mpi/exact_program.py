@@ -258,6 +258,54 @@ def presets() -> None:
     print(f"{len(PRESETS)} presets", flush=True)
 
 
+class Counting:
+    """A communicator that counts the bytes that leave this rank."""
+
+    def __init__(self, comm: Any) -> None:
+        self._comm = comm
+        self.sent = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    def Ialltoallv(self, out: Any, into: Any) -> Any:  # noqa: N802
+        buffer, counts = out
+        self.sent += (sum(counts) - counts[RANK]) * buffer.itemsize
+        return self._comm.Ialltoallv(out, into)
+
+    def Iallgatherv(self, own: Any, into: Any) -> Any:  # noqa: N802
+        self.sent += (RANKS - 1) * own.nbytes
+        return self._comm.Iallgatherv(own, into)
+
+
+def shares() -> None:
+    """Each rank has its share of the state, and sends what the share tells."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "large": (100 * 4096 + 77,),
+        "small": (9,),
+        "odd": (5, 4097),
+    }
+    params, expected = draw(shapes, np.float32, 1), draw(shapes, np.float32, 1)
+    grads = draw(shapes, np.float32, 2 + RANK)
+    opt = RMSProp(params, momentum=0.9)
+    one = OneProcess(expected, momentum=0.9)
+    opt.step(grads)
+    one.accumulate(grads)  # which also has sums
+    share = one.state_nbytes / RANKS
+    assert abs(opt.state_nbytes - share) <= 3 * 4096 * 4
+    assert sum(COMM.allgather(opt.state_nbytes)) == one.state_nbytes
+    own = sum(arrays["square_avg"].size for arrays in opt.state.values())
+    total = sum(array.size for array in params.values())
+    comm = opt._ranks.comm = Counting(opt._ranks.comm)
+    before = opt._traffic.bytes_sent
+    opt.step(grads)
+    computed = 4 * ((total - own) + (RANKS - 1) * own)
+    agreement = (RANKS - 1) * 31
+    assert opt._traffic.bytes_sent - before == computed
+    assert comm.sent == computed + agreement
+    print("shares", flush=True)
+
+
 def fast() -> None:
     """The library's own order: the same values up to rounding, and the same on all ranks."""
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-13)):

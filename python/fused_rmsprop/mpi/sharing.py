@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import IO, Any
+from typing import IO, Any, Literal, overload
 
 import numpy as np
 
@@ -138,9 +138,47 @@ class SharedState(OneProcess):
         for group in self._groups:
             group.core.check_unchanged()
 
+    @overload
+    @classmethod
+    def load(
+        cls: type[S],
+        path: str | os.PathLike[str] | IO[bytes],
+        params: Any,
+        *,
+        comm: Any = None,
+        reduction: str = "ordered",
+        bucket_bytes: int | None = None,
+        timeout: float | None = 1800.0,
+        abort: bool = False,
+        threads: int | None = None,
+        grads: object = None,
+        strict: Literal[True] = True,
+        rename: Rename | None = None,
+        **options: Any,
+    ) -> S: ...
+
+    @overload
+    @classmethod
+    def load(
+        cls: type[S],
+        path: str | os.PathLike[str] | IO[bytes],
+        params: Any,
+        *,
+        comm: Any = None,
+        reduction: str = "ordered",
+        bucket_bytes: int | None = None,
+        timeout: float | None = 1800.0,
+        abort: bool = False,
+        threads: int | None = None,
+        grads: object = None,
+        strict: Literal[False],
+        rename: Rename | None = None,
+        **options: Any,
+    ) -> tuple[S, LoadReport]: ...
+
     @classmethod
     @called("RMSProp.load")
-    def load(  # type: ignore[override]
+    def load(
         cls: type[S],
         path: str | os.PathLike[str] | IO[bytes],
         params: Any,
