@@ -40,6 +40,7 @@ LIMITS: list[dict[str, Any]] = [
     {"max_grad_norm": np.inf},
     {"on_nonfinite": "skip", "max_grad_norm": 3.0},
     {"on_nonfinite": "skip", "max_grad_value": 0.1},
+    {"on_nonfinite": "skip"},
     {"on_nonfinite": "raise"},
     {"flush_denormals": False, "max_grad_norm": 1.0},
 ]
@@ -113,7 +114,8 @@ def combinations() -> None:
         start = draw(SHAPES, dtype, 1)
         grads = [[gradients(dtype, rank, step) for rank in range(RANKS)] for step in range(3)]
         for options in COMBINATIONS:
-            pair = Pair(lambda: {k: a.copy("K") for k, a in start.items()}, **options)  # noqa: B023
+            copies = {"bucket_bytes": 1 << 15, **options}
+            pair = Pair(lambda: {k: a.copy("K") for k, a in start.items()}, **copies)  # noqa: B023
             for of_step in grads:
                 pair.step(of_step.__getitem__)
             pair.check((dtype, options))
@@ -144,7 +146,13 @@ def limits() -> None:
                 grads[-1]["cut"] = np.full(SHAPES["cut"], np.nan, dtype)  # on the last rank alone
                 pair.step(grads.__getitem__)
                 pair.check((dtype, limit, "a NaN"))
-                assert pair.opt.skipped_steps >= 1
+                skipped = pair.opt.skipped_steps
+                assert skipped >= 1
+                overflowing = {k: np.zeros_like(g) for k, g in draw(SHAPES, dtype, 1).items()}
+                overflowing["cut"][-1] = RANKS * (1e21 if dtype is np.float32 else 1e155)
+                pair.step(lambda rank: overflowing)  # noqa: B023
+                pair.check((dtype, limit, "a square that overflows"))
+                assert len(limit) > 1 or pair.opt.skipped_steps == skipped + 1
     print(f"{2 * len(LIMITS)} limits", flush=True)
 
 

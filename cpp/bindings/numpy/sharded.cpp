@@ -104,6 +104,10 @@ void ShardedStep::add(const Stream &own, std::size_t begin, std::size_t end,
                               : static_cast<const std::byte *>(term.cast<py::array>().data()));
     }
     const Execution how = stepper_.tuned_execution();
+    for (std::size_t r = 0; r < buffers.size(); ++r)
+        for (std::size_t i = 0; i < own_grads_.size() && buffers[r] == nullptr; ++i)
+            if (has_gradient_[r][i] && own_grads_[i] == nullptr)
+                throw py::value_error("None stands for gradients that this process does not have");
     without_gil(true, [&] {
         std::vector<Sum> sums;
         for (std::size_t r = 0; r < buffers.size(); ++r) {
