@@ -24,9 +24,9 @@ def test_the_examples_in_docstrings_print_what_they_say(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for package in ("keras", "optax", "scipy", "torch"):
+    for package in ("keras", "mpi", "optax", "scipy", "torch"):
         if package in name.split("."):
-            needs(package)
+            needs("mpi4py" if package == "mpi" else package)
     module = importlib.import_module(f"fused_rmsprop.{name}")
     found = doctest.DocTestFinder(exclude_empty=True).find(module)
     assert sum(len(test.examples) for test in found) == WITH_EXAMPLES[name]

@@ -38,7 +38,7 @@ def test_the_python_examples_run_and_print_what_they_say(
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for example in blocks(page, "python"):
-        for module in ("cffi", "numba", "scipy", "torch"):
+        for module in ("cffi", "mpi4py", "numba", "scipy", "torch"):
             if re.search(rf"^(import|from) {module}\b", example, re.MULTILINE):
                 pytest.importorskip(module)
         exec(example, names)

@@ -100,6 +100,7 @@ def public_names() -> Iterator[str]:
     """The names of the package, of its public modules, and of the methods of its optimizers."""
     import fused_rmsprop
 
+    base = fused_rmsprop.RMSProp
     modules = [info.name for info in pkgutil.iter_modules(fused_rmsprop.__path__)]
     for name in ["", *(f".{name}" for name in modules if not name.startswith("_"))]:
         module = importlib.import_module(f"fused_rmsprop{name}")
@@ -108,7 +109,10 @@ def public_names() -> Iterator[str]:
                 continue
             yield f"{module.__name__}.{public}"
             for one in dir(found := getattr(module, public)) if public.lower() == "rmsprop" else ():
-                owners = [c for c in getattr(found, "__mro__", ()) if one in vars(c)]
+                bases = getattr(found, "__mro__", ())
+                owners = [c for c in bases if one in vars(c)]
+                if base in bases[1:] and owners[0] in base.__mro__:
+                    continue  # has its place there
                 if owners and owners[0].__module__.startswith("fused_rmsprop"):
                     if not one.startswith("_"):
                         yield f"{module.__name__}.{public}.{one}"

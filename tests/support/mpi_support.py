@@ -1,7 +1,8 @@
-"""Runs programs by mpiexec, with several ranks."""
+"""Launches programs by mpiexec; a test that needs it is skipped where there is none."""
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -10,36 +11,66 @@ from pathlib import Path
 
 import pytest
 
-#: Open MPI refuses to run as root, and more ranks than cores, unless it is told to.
-_OPEN_MPI = {
+#: For OpenMPI, which refuses to run as root, and more processes than cores.
+_ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONIOENCODING": "utf-8",
 }
-
-
-def launcher() -> str:
-    """The path of mpiexec; the test is skipped where there is none, or no mpi4py."""
-    pytest.importorskip("mpi4py", reason="needs mpi4py")
-    beside = Path(sys.executable).with_name("mpiexec")  # as PyPI's mpich installs it
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if found is None:
-        pytest.skip("needs mpiexec")
-    return found
 
 
 def mpiexec(
     ranks: int, *arguments: object, timeout: float = 120, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python program with its arguments in so many ranks; with `check`, fail if it fails."""
-    done = subprocess.run(
-        [launcher(), "-n", str(ranks), sys.executable, *map(str, arguments)],
-        env=os.environ | _OPEN_MPI | {"OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
+    """Run this interpreter with these arguments in so many processes, and return what they print.
+
+    With `check`, fail the test if one of them fails.
+    """
+    command = launch(ranks, *arguments)
+    with subprocess.Popen(
+        command,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
-        errors="replace",
-        timeout=timeout,
-    )
-    assert done.returncode == 0 or not check, done.stdout + done.stderr
-    return done
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # ends the ranks, which kill() would leave running
+            out, err = process.communicate(timeout=10)
+            pytest.fail(f"{ranks} ranks did not end within {timeout} s\n{out}{err}")
+    assert process.returncode == 0 or not check, out + err
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def launch(ranks: int, *arguments: object, options: tuple[str, ...] = ()) -> list[str]:
+    """The command of `mpiexec`; `options` are the launcher's own."""
+    return [launcher(), *options, "-n", str(ranks), sys.executable, *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """The environment of the processes."""
+    return os.environ | _ENVIRONMENT
+
+
+@functools.cache
+def launcher() -> str:
+    """The path of mpiexec, that of this interpreter first; without it, the test is skipped."""
+    pytest.importorskip("mpi4py", reason="needs mpi4py")
+    beside = Path(sys.executable).with_name("mpiexec")
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if found is None:
+        pytest.skip("needs mpiexec: pip install mpich")
+    return found
+
+
+@functools.cache
+def is_hydra() -> bool:
+    """Whether mpiexec is that of MPICH, whose clean-up after a failed process can be turned off."""
+    told = subprocess.run([launcher(), "--version"], capture_output=True, encoding="utf-8")
+    return "HYDRA" in told.stdout
