@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 import time
@@ -43,21 +44,25 @@ class Ranks:
     """
 
     def __init__(self, comm: Any, timeout: float | None, abort: bool) -> None:
+        if isinstance(comm, MPI.Comm) and comm == MPI.COMM_NULL:
+            raise ValueError("comm is COMM_NULL: this process is no member of the communicator")
         if not isinstance(comm, MPI.Intracomm):
             raise TypeError(
                 f"comm is a communicator of mpi4py, say MPI.COMM_WORLD, got {type(comm).__name__}"
             )
-        if comm == MPI.COMM_NULL:
-            raise ValueError("comm is COMM_NULL: this process is no member of the communicator")
         self.timeout = timeout
         self.abort = abort
-        self.comm = comm.Dup()
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         self._failure: str | None = None
         self._unanswered: list[Any] = []  # MPI may write to their buffers at any time
-        #: The last error that all processes know of.
+        #: How many functions are inside `together`, and the error in them that all processes know.
+        self._depth = 0
         self._shared: BaseException | None = None
+        self.comm, request = comm.Idup()
+        self.wait([request], "where an optimizer was made")
+        #: How many threads this process has for itself.
+        self.threads = 1
 
     def check(self) -> None:
         """Raise a `RankError` if another process did not answer before."""
@@ -146,7 +151,7 @@ class Ranks:
         RankError
             If another process has one, or makes another call.
         """
-        if error is not None and error is self._shared:
+        if error is not None and self._knows(error):
             raise error  # the other processes have raised, too
         mine = bytes([error is not None]) + digest((doing, call)) + digest(mask)
         self.check()
@@ -162,43 +167,59 @@ class Ranks:
     def together(self, doing: str, function: Callable[[], T]) -> T:
         """The result of a function, unless it raises in any process: then all raise."""
         error: BaseException | None = None
+        self._depth += 1
         try:
             result = function()
         except Exception as raised:
             error = raised
-        self.agree(doing, error=error)
+        finally:
+            self._depth -= 1
+        try:
+            self.agree(doing, error=error)
+        finally:
+            if not self._depth:  # a later call may raise the same exception object
+                self._shared = None
         return result
+
+    def _knows(self, error: BaseException) -> bool:
+        """Whether the error, or the one that it was made of, has been told to all processes."""
+        cause: BaseException | None = error
+        while cause is not None and cause is not self._shared:
+            cause = cause.__cause__
+        return cause is not None
+
+    def _share(self, error: BaseException) -> NoReturn:
+        """Raise what all processes know of; a function around this one need not tell it again."""
+        if self._depth:
+            self._shared = error
+        raise error
 
     def _raise_together(self, error: BaseException | None, doing: str) -> NoReturn:
         text = "" if error is None else f"{type(error).__name__}: {error}"
         texts = self.allgather_bytes(text.encode("utf-8", "backslashreplace"), doing)
         if error is not None:
-            self._shared = error
-            raise error
+            self._share(error)
         rank = next(i for i, text in enumerate(texts) if text)
-        self._shared = RankError(f"rank {rank} raised an error {doing}: {texts[rank].decode()}")
-        raise self._shared
+        self._share(RankError(f"rank {rank} raised an error {doing}: {texts[rank].decode()}"))
 
     def _raise_difference(
         self, doing: str, differences: Callable[[], Mapping[str, object]]
     ) -> NoReturn:
         """Name the first thing in which a process differs from the first one."""
         mine = {"the call": doing} | {name: repr(value) for name, value in differences().items()}
-        packed = "\0".join(f"{name}\1{value}" for name, value in mine.items())
-        rows = self.allgather_bytes(packed.encode("utf-8", "backslashreplace"), doing)
-        found = [dict(pair.split("\1") for pair in row.decode().split("\0")) for row in rows]
+        found = [json.loads(row) for row in self.allgather_bytes(json.dumps(mine).encode(), doing)]
         for rank, other in enumerate(found[1:], 1):
             for name in [*found[0], *other]:
                 of_first, here = found[0].get(name, "missing"), other.get(name, "missing")
                 if of_first != here:
-                    self._shared = RankError(
-                        f"the ranks differ in {name}: {of_first} on rank 0, {here} on rank {rank}. "
-                        "All ranks must make the same calls with the same options; nothing has "
-                        "changed"
+                    self._share(
+                        RankError(
+                            f"the ranks differ in {name}: {of_first} on rank 0, {here} on rank "
+                            f"{rank}. All ranks must make the same calls with the same options; "
+                            "nothing has changed"
+                        )
                     )
-                    raise self._shared
-        self._shared = RankError(f"the ranks differ {doing}; nothing has changed")
-        raise self._shared
+        self._share(RankError(f"the ranks differ {doing}; nothing has changed"))
 
 
 def own_threads(ranks: Ranks) -> int:
@@ -210,8 +231,9 @@ def own_threads(ranks: Ranks) -> int:
         cores = sorted(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         cores = [*range(os.cpu_count() or 1)]
-    local = ranks.comm.Split_type(MPI.COMM_TYPE_SHARED)
-    masks = local.allgather(cores)
-    local.Free()
+    here = MPI.Get_processor_name()
+    packed = json.dumps([here, cores]).encode()
+    told = map(json.loads, ranks.allgather_bytes(packed, "where cores were shared"))
+    masks = [mask for machine, mask in told if machine == here]
     share = sum(1 / sum(core in mask for mask in masks) for core in cores)
     return max(1, int(share + 1e-6))
