@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +22,8 @@ T = TypeVar("T")
 #: How long a wait asks again and again before it lets other threads and processes have the core.
 _SPIN_SECONDS = 1e-3
 _NAP_SECONDS = 50e-6
+#: How long the end of this process may wait for one that did not answer; at most the time-out.
+_EXIT_SECONDS = 60.0
 
 
 class RankError(RuntimeError):
@@ -84,6 +89,7 @@ class Ranks:
 
     def _fail(self, requests: list[Any], how: str, doing: str) -> NoReturn:
         self._unanswered.append(requests)
+        atexit.register(_end_within, min(self.timeout or _EXIT_SECONDS, _EXIT_SECONDS))
         self._failure = (
             f"rank {self.rank} of {self.size}: another rank {how} {doing}. It has died, hangs, or "
             "made another call. This optimizer cannot go on, and its parameters may hold half a "
@@ -220,6 +226,13 @@ class Ranks:
                         )
                     )
         self._share(RankError(f"the ranks differ {doing}; nothing has changed"))
+
+
+def _end_within(seconds: float) -> None:
+    """End this process by a signal if MPI_Finalize waits longer: it may wait for a dead process."""
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(math.ceil(seconds))
 
 
 def own_threads(ranks: Ranks) -> int:
