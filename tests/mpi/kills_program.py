@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 TIMEOUT = 2.0
 SAVED_EVERY = 3
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, NDArray[Any]]
 
 
 def parameters() -> Arrays:
@@ -29,20 +31,13 @@ def parameters() -> Arrays:
 def gradients(step: int, rank: int) -> Arrays:
     """The gradients of a rank at a step."""
     factor = np.cos(1.0 + step + 0.1 * rank)
-    return {name: (factor * p).astype(p.dtype) for name, p in parameters_once().items()}
+    return {name: (factor * p).astype(p.dtype) for name, p in _FIRST.items()}
 
 
-def parameters_once() -> Arrays:
-    """The first values, made once."""
-    global _first
-    _first = _first or parameters()
-    return _first
-
-
-_first: Arrays = {}
+_FIRST = parameters()
 
 #: The options of the training and of its reference in one process.
-OPTIONS = {"lr": 1e-3, "momentum": 0.5, "max_grad_norm": 5.0}
+OPTIONS: dict[str, Any] = {"lr": 1e-3, "momentum": 0.5, "max_grad_norm": 5.0}
 
 
 def train(folder: Path, fault: str, victim: int, last: int) -> None:
@@ -57,11 +52,11 @@ def train(folder: Path, fault: str, victim: int, last: int) -> None:
     os.dup2(log, 2)  # mpiexec may end before it has passed on the last words
     (folder / f"pid.{rank}").write_text(str(os.getpid()), encoding="utf-8")
     for step in range(1_000_000):
-        if step == last and rank == victim:
+        if step == last and rank == victim and fault in ("exit", "raise"):
+            (folder / "failed").touch()
             if fault == "exit":
                 sys.exit(3)
-            if fault == "raise":
-                raise ZeroDivisionError("the program's own error")
+            raise ZeroDivisionError("the program's own error")
         opt.step(gradients(step, rank))
         if step % SAVED_EVERY == 0:
             opt.save(folder / "checkpoint.npz")
