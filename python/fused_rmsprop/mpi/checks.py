@@ -39,7 +39,7 @@ def check_settings(reduction: object, bucket_bytes: object, timeout: object, abo
 def described(opt: RMSProp, groups: Sequence[Group]) -> dict[str, object]:
     """Structure, options and settings of new groups, by names."""
     found: dict[str, object] = {"the number of parameter groups": len(groups)}
-    for i, group in enumerate(groups):
+    for i, group in enumerate(groups, len(opt._groups)):
         where = f"the parameters of group {i}" if len(groups) > 1 else "the parameters"
         found[where] = group.core.names
         for name, array in zip(group.core.names, group.core.arrays, strict=True):
