@@ -7,7 +7,7 @@ from __future__ import annotations
 
 try:
     from mpi4py import MPI as _mpi  # noqa: F401, N811
-except ImportError as error:
+except (ImportError, RuntimeError) as error:  # no mpi4py, or no MPI library that it can load
     raise ImportError(
         "fused_rmsprop.mpi needs mpi4py and an MPI library: pip install 'fused-rmsprop[mpi]' "
         "installs both; on a cluster, pip install mpi4py, which finds the cluster's own library"

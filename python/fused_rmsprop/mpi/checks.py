@@ -12,9 +12,10 @@ from fused_rmsprop import _core
 from fused_rmsprop.base import nonfinite_error
 from fused_rmsprop.checkpoint.state_dict import COUNTERS
 from fused_rmsprop.groups.group import Group
-from fused_rmsprop.mpi.ranks import Ranks
+from fused_rmsprop.groups.state import Array
+from fused_rmsprop.mpi.whole import in_memory_order
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
-from fused_rmsprop.values import as_limit
+from fused_rmsprop.values import as_flag, as_limit
 
 if TYPE_CHECKING:
     from fused_rmsprop.mpi.optimizer import RMSProp
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _MAY_DIFFER = ("threads",)
 
 
-def check_settings(reduction: object, bucket_bytes: object, timeout: object) -> None:
+def check_settings(reduction: object, bucket_bytes: object, timeout: object, abort: object) -> None:
     """Raise an error unless the arguments of an optimizer over MPI are good."""
     if reduction not in ("ordered", "fast"):
         raise ValueError(f"reduction must be 'ordered' or 'fast', got {reduction!r}")
@@ -32,18 +33,19 @@ def check_settings(reduction: object, bucket_bytes: object, timeout: object) -> 
         raise ValueError(f"bucket_bytes must be an int > 0 or None, got {bucket_bytes!r}")
     if timeout is not None and not as_limit("timeout", timeout):
         raise ValueError(f"timeout must be > 0 seconds or None, got {timeout!r}")
+    as_flag("abort", abort)
 
 
 def described(opt: RMSProp, groups: Sequence[Group]) -> dict[str, object]:
     """Structure, options and settings of new groups, by names."""
     found: dict[str, object] = {"the number of parameter groups": len(groups)}
-    for i, group in enumerate(groups):
+    for i, group in enumerate(groups, len(opt._groups)):
         where = f"the parameters of group {i}" if len(groups) > 1 else "the parameters"
         found[where] = group.core.names
         for name, array in zip(group.core.names, group.core.arrays, strict=True):
             order = np.argsort([-stride for stride in array.strides], kind="stable").tolist()
             layout = "" if order == sorted(order) else f", axes in memory {order}"
-            found[name] = f"{array.dtype} of shape {array.shape}{layout}"
+            found[f"parameter {name!r}"] = f"{array.dtype} of shape {array.shape}{layout}"
         found |= {f"{name} of group {i}": value for name, value in group.values().items()}
     settings = {name: getattr(opt, name) for name in OPTIMIZER_OPTIONS if name not in _MAY_DIFFER}
     buckets = {"reduction": opt._traffic.ordered, "bucket_bytes": opt._bucket_bytes}
@@ -53,7 +55,7 @@ def described(opt: RMSProp, groups: Sequence[Group]) -> dict[str, object]:
 def crcs(groups: Sequence[Group]) -> dict[str, object]:
     """The checksums of the values of parameters, by names that say how to mend a difference."""
     return {
-        f"the values of {name} (initialize it from the same seed, or let rank 0 send its own: "
+        f"the values of {name!r} (initialize it from the same seed, or let rank 0 send its own: "
         "comm.Bcast(array))": zlib.crc32(array.ravel(order="K").view(np.uint8).data)
         for group in groups
         for name, array in zip(group.core.names, group.core.arrays, strict=True)
@@ -83,13 +85,13 @@ def needs_all_gradients(opt: RMSProp) -> bool:
     )
 
 
-def raise_nonfinite(ranks: Ranks, step: _core.ShardedStep, of_sums: bool) -> NoReturn:
+def raise_nonfinite(opt: RMSProp, step: _core.ShardedStep, of_sums: bool) -> NoReturn:
     """Raise the same `FloatingPointError` on all ranks."""
     kept = ", and the sums are kept: discard_accumulated() drops them" if of_sums else ""
-    raise FloatingPointError(_told(ranks, step, f"nothing has changed{kept}"))
+    raise FloatingPointError(_told(opt, step, f"nothing has changed{kept}"))
 
 
-def first_nonfinite(ranks: Ranks, step: _core.ShardedStep, of_sums: bool) -> str:
+def first_nonfinite(step: _core.ShardedStep, of_sums: bool) -> str:
     """The name of the gradient that a warning is about."""
     what, _, param, _ = step.gradient(_refused(step))
     return f"the accumulated gradient of {param}" if of_sums else what
@@ -101,8 +103,9 @@ def _refused(step: _core.ShardedStep) -> int:
     return leaf
 
 
-def _told(ranks: Ranks, step: _core.ShardedStep, unchanged: str) -> str:
+def _told(opt: RMSProp, step: _core.ShardedStep, unchanged: str) -> str:
     """The message of the rank that knows most: whose own gradient, or part of the sum, it is."""
+    ranks = opt._ranks
     what, grad, param, part = step.gradient(_refused(step))
     candidates = []
     if grad is not None and not np.isfinite(grad).all():
@@ -111,7 +114,8 @@ def _told(ranks: Ranks, step: _core.ShardedStep, unchanged: str) -> str:
         finite = bool(np.isfinite(part).all())
         magnitude = float(np.abs(part).max()) if finite else 0.0
         where = f"the sum of the gradients of {param}, of which rank {ranks.rank} has a part,"
-        candidates.append((1 + finite, -magnitude, nonfinite_error(where, part, unchanged)))
+        whole = _in_place(opt, _refused(step), part)
+        candidates.append((1 + finite, -magnitude, nonfinite_error(where, whole, unchanged)))
     mine = ""
     if candidates:
         level, magnitude, error = min(candidates, key=lambda c: c[:2])
@@ -120,3 +124,12 @@ def _told(ranks: Ranks, step: _core.ShardedStep, unchanged: str) -> str:
     told = ranks.allgather_bytes(mine.encode(), "while a gradient was refused")
     texts = [text.decode().split(" ", 2) for text in told if text]
     return min(texts, key=lambda t: (int(t[0]), float(t[1])))[2]
+
+
+def _in_place(opt: RMSProp, leaf: int, part: Array) -> Array:
+    """The part of a leaf that this rank has, among zeros: indices are then those of the leaf."""
+    param = [array for group in opt._groups for array in group.core.arrays][leaf]
+    first = int(np.concatenate([group.cuts for group in opt._groups])[leaf, opt._ranks.rank])
+    whole = _core.zeros_in_order_of(param)
+    in_memory_order(whole, param)[first : first + part.size] = part
+    return whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -19,13 +19,14 @@ from fused_rmsprop.mpi.ranks import Ranks, own_threads
 from fused_rmsprop.mpi.sharing import SharedState
 from fused_rmsprop.mpi.traffic import Traffic
 from fused_rmsprop.optimizer import RMSProp as OneProcess
-from fused_rmsprop.values import Number, as_flag, as_scale
+from fused_rmsprop.values import Number, as_scale
 
 _STEP = "at the beginning of a step"
 _MADE = "where the optimizer was made, or a parameter group added"
 #: Bytes of gradients that travel together, of all processes: see docs/mpi.md.
 _BUCKET_BYTES = 8 << 20
 _BUCKET_BYTES_PER_RANK = 64 << 10
+_TIMEOUT = 1800.0
 
 
 class RMSProp(SharedState):
@@ -96,13 +97,13 @@ class RMSProp(SharedState):
         comm: Any = None,
         reduction: str = "ordered",
         bucket_bytes: int | None = None,
-        timeout: float | None = 1800.0,
+        timeout: float | None = _TIMEOUT,
         abort: bool = False,
         **options: Any,
     ) -> None:
-        checks.check_settings(reduction, bucket_bytes, timeout)
-        self._connect(comm, reduction, bucket_bytes, timeout, as_flag("abort", abort))
-        super().__init__(params, *args, **options)
+        self._connect(comm, reduction, bucket_bytes, timeout, abort)
+        make = super().__init__
+        self._ranks.together(_MADE, lambda: make(params, *args, **options))
 
     def _connect(
         self,
@@ -112,8 +113,15 @@ class RMSProp(SharedState):
         timeout: float | None,
         abort: bool,
     ) -> None:
-        """Take up the connection to the other processes."""
+        """Take up the connection to the other processes, if the settings of all are good."""
+        error: Exception | None = None
+        try:
+            checks.check_settings(reduction, bucket_bytes, timeout, abort)
+        except Exception as raised:
+            error, timeout, abort = raised, _TIMEOUT, False
         ranks = Ranks(MPI.COMM_WORLD if comm is None else comm, timeout, abort)
+        ranks.agree(_MADE, error=error)
+        ranks.threads = own_threads(ranks)
         least = _BUCKET_BYTES_PER_RANK * ranks.size
         self._ranks = ranks
         self._traffic = Traffic(ranks, reduction == "ordered")
@@ -122,18 +130,34 @@ class RMSProp(SharedState):
         self._source = None
 
     def _build(self, specs: Any, grouped: bool, *args: Any, **kwargs: Any) -> None:
-        def build() -> None:
-            super(RMSProp, self)._build(specs, grouped, *args, **kwargs)
-            if self.threads is None:
-                self.threads = own_threads(self._ranks)
+        super()._build(specs, grouped, *args, **kwargs)
+        if self.threads is None:
+            self.threads = self._ranks.threads
 
-        self._ranks.together(_MADE, build)
+    def add_param_group(self, param_group: Mapping[str, Any]) -> None:
+        """Add arrays with options of their own, on all ranks; they call it together.
 
-    def _prepared(self, *args: Any) -> list[Group]:
+        Parameters
+        ----------
+        param_group : dict
+            As for `fused_rmsprop.RMSProp.add_param_group`, with the same arrays on all ranks.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As there. Nothing has changed in any rank then.
+        RankError
+            If another rank has raised one of these, or the ranks differ.
+        """
+        add = super().add_param_group
+        self._ranks.together(_MADE, lambda: add(param_group))
+
+    def _prepared(self, change: _core.Change, specs: Any, grouped: bool, *args: Any) -> list[Group]:
         error: Exception | None = None
         added: list[Group] = []
         try:
-            added = super()._prepared(*args)
+            added = super()._prepared(change, specs, grouped, *args)
+            change.add([group.core for group in added], grouped)  # refuses arrays in two places
         except Exception as raised:
             error = raised
         described = checks.described(self, added) if error is None else {}
@@ -193,8 +217,8 @@ class RMSProp(SharedState):
                 self._stepper.notify()
                 return
             if self.on_nonfinite != "propagate":
-                checks.raise_nonfinite(ranks, step, of_sums)
-            leaf = checks.first_nonfinite(ranks, step, of_sums)
+                checks.raise_nonfinite(self, step, of_sums)
+            leaf = checks.first_nonfinite(step, of_sums)
         try:
             ranks.together(_STEP, lambda: warn_of_spreading(leaf, self._stepper))
         except BaseException:

@@ -45,7 +45,7 @@ def cut(sizes: Sequence[int], items: Sequence[int], loads: Sequence[int]) -> NDA
     nearer = np.where(starts[after] - wanted <= wanted - starts[before], after, before)
     places = np.concatenate([[0], nearer])  # among all chunks
     first = np.cumsum([0, *chunks])[:-1, None]
-    inside = np.clip(places[None, :] - first, 0, np.array(chunks)[:, None])
+    inside = np.clip(places[None, :] - first, 0, np.array(chunks, np.int64)[:, None])
     return np.asarray(np.minimum(inside * CHUNK, np.array(sizes, np.int64)[:, None]))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import ast
+import atexit
 import hashlib
+import json
+import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +27,8 @@ _duplicates = MPI.Comm.Create_keyval()
 #: How long a wait asks again and again before it lets other threads and processes have the core.
 _SPIN_SECONDS = 1e-3
 _NAP_SECONDS = 50e-6
+#: How long the end of this process may wait for one that did not answer; at most the time-out.
+_EXIT_SECONDS = 60.0
 
 
 class RankError(RuntimeError):
@@ -50,20 +55,23 @@ class Ranks:
     """
 
     def __init__(self, comm: Any, timeout: float | None, abort: bool) -> None:
+        if isinstance(comm, MPI.Comm) and comm == MPI.COMM_NULL:
+            raise ValueError("comm is COMM_NULL: this process is no member of the communicator")
         if not isinstance(comm, MPI.Intracomm):
             raise TypeError(
                 f"comm is a communicator of mpi4py, say MPI.COMM_WORLD, got {type(comm).__name__}"
             )
-        if comm == MPI.COMM_NULL:
-            raise ValueError("comm is COMM_NULL: this process is no member of the communicator")
         self.timeout = timeout
         self.abort = abort
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         self._failure: str | None = None
         self._unanswered: list[Any] = []  # MPI may write to their buffers at any time
-        #: The last error that all processes know of.
+        #: How many functions are inside `together`, and the error in them that all processes know.
+        self._depth = 0
         self._shared: BaseException | None = None
+        #: How many threads this process has for itself.
+        self.threads = 1
         self.comm = self._duplicate_of(comm)
 
     def _duplicate_of(self, comm: Any) -> Any:
@@ -95,6 +103,7 @@ class Ranks:
 
     def _fail(self, requests: list[Any], how: str, doing: str) -> NoReturn:
         self._unanswered.append(requests)
+        atexit.register(_end_within, min(self.timeout or _EXIT_SECONDS, _EXIT_SECONDS))
         self._failure = (
             f"rank {self.rank} of {self.size}: another rank {how} {doing}. It has died, hangs, or "
             "made another call. This optimizer cannot go on, and its parameters may hold half a "
@@ -162,7 +171,7 @@ class Ranks:
         RankError
             If another process has one, or makes another call.
         """
-        if error is not None and error is self._shared:
+        if error is not None and self._knows(error):
             raise error  # the other processes have raised, too
         mine = bytes([error is not None]) + digest((doing, call)) + digest(mask)
         self.check()
@@ -178,43 +187,66 @@ class Ranks:
     def together(self, doing: str, function: Callable[[], T]) -> T:
         """The result of a function, unless it raises in any process: then all raise."""
         error: BaseException | None = None
+        self._depth += 1
         try:
             result = function()
         except Exception as raised:
             error = raised
-        self.agree(doing, error=error)
+        finally:
+            self._depth -= 1
+        try:
+            self.agree(doing, error=error)
+        finally:
+            if not self._depth:  # a later call may raise the same exception object
+                self._shared = None
         return result
+
+    def _knows(self, error: BaseException) -> bool:
+        """Whether the error, or the one that it was made of, has been told to all processes."""
+        cause: BaseException | None = error
+        while cause is not None and cause is not self._shared:
+            cause = cause.__cause__
+        return cause is not None
+
+    def _share(self, error: BaseException) -> NoReturn:
+        """Raise what all processes know of; a function around this one need not tell it again."""
+        if self._depth:
+            self._shared = error
+        raise error
 
     def _raise_together(self, error: BaseException | None, doing: str) -> NoReturn:
         text = "" if error is None else f"{type(error).__name__}: {error}"
         texts = self.allgather_bytes(text.encode("utf-8", "backslashreplace"), doing)
         if error is not None:
-            self._shared = error
-            raise error
+            self._share(error)
         rank = next(i for i, text in enumerate(texts) if text)
-        self._shared = RankError(f"rank {rank} raised an error {doing}: {texts[rank].decode()}")
-        raise self._shared
+        self._share(RankError(f"rank {rank} raised an error {doing}: {texts[rank].decode()}"))
 
     def _raise_difference(
         self, doing: str, differences: Callable[[], Mapping[str, object]]
     ) -> NoReturn:
         """Name the first thing in which a process differs from the first one."""
         mine = {"the call": doing} | {name: repr(value) for name, value in differences().items()}
-        packed = "\0".join(f"{name}\1{value}" for name, value in mine.items())
-        rows = self.allgather_bytes(packed.encode("utf-8", "backslashreplace"), doing)
-        found = [dict(pair.split("\1") for pair in row.decode().split("\0")) for row in rows]
+        found = [json.loads(row) for row in self.allgather_bytes(json.dumps(mine).encode(), doing)]
         for rank, other in enumerate(found[1:], 1):
             for name in [*found[0], *other]:
                 of_first, here = found[0].get(name, "missing"), other.get(name, "missing")
                 if of_first != here:
-                    self._shared = RankError(
-                        f"the ranks differ in {name}: {of_first} on rank 0, {here} on rank {rank}. "
-                        "All ranks must make the same calls with the same options; nothing has "
-                        "changed"
+                    self._share(
+                        RankError(
+                            f"the ranks differ in {name}: {of_first} on rank 0, {here} on rank "
+                            f"{rank}. All ranks must make the same calls with the same options; "
+                            "nothing has changed"
+                        )
                     )
-                    raise self._shared
-        self._shared = RankError(f"the ranks differ {doing}; nothing has changed")
-        raise self._shared
+        self._share(RankError(f"the ranks differ {doing}; nothing has changed"))
+
+
+def _end_within(seconds: float) -> None:
+    """End this process by a signal if MPI_Finalize waits longer: it may wait for a dead process."""
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(math.ceil(seconds))
 
 
 def own_threads(ranks: Ranks) -> int:
@@ -227,8 +259,8 @@ def own_threads(ranks: Ranks) -> int:
     except AttributeError:  # macOS, Windows
         cores = [*range(os.cpu_count() or 1)]
     here = MPI.Get_processor_name()
-    told = ranks.allgather_bytes(repr((here, cores)).encode(), "where an optimizer was made")
-    everywhere = [ast.literal_eval(text.decode()) for text in told]
-    masks = [set(mask) for machine, mask in everywhere if machine == here]
+    packed = json.dumps([here, cores]).encode()
+    told = map(json.loads, ranks.allgather_bytes(packed, "where cores were shared"))
+    masks = [mask for machine, mask in told if machine == here]
     share = sum(1 / sum(core in mask for mask in masks) for core in cores)
     return max(1, int(share + 1e-6))

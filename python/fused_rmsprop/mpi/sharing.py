@@ -24,7 +24,7 @@ from fused_rmsprop.mpi.ranks import Ranks
 from fused_rmsprop.mpi.traffic import Traffic
 from fused_rmsprop.mpi.whole import elsewhere, gather, in_memory_order, scattered, sent
 from fused_rmsprop.optimizer import RMSProp as OneProcess
-from fused_rmsprop.options import GROUP_OPTIONS, unknown_option
+from fused_rmsprop.options import GROUP_OPTIONS, options_at, unknown_option
 from fused_rmsprop.values import as_flag
 
 _SAVE = "where the optimizer was saved"
@@ -222,32 +222,62 @@ class SharedState(OneProcess):
         RankError
             If another rank has raised one of these, or does not answer in time.
         """
-        as_flag("strict", strict)
-        known = ("threads", "grads", "strict", "rename", *GROUP_OPTIONS, *SETTINGS)
-        if unknown := options.keys() - {*known}:
-            raise TypeError(unknown_option(min(unknown), f"{cls.__name__}.load", known))
         opt: Any = cls.__new__(cls)
-        opt._connect(comm, reduction, bucket_bytes, timeout, as_flag("abort", abort))
+        opt._connect(comm, reduction, bucket_bytes, timeout, abort)
+
+        def check() -> None:
+            as_flag("strict", strict)
+            known = ("threads", "grads", "strict", "rename", *GROUP_OPTIONS, *SETTINGS)
+            if unknown := options.keys() - {*known}:
+                raise TypeError(unknown_option(min(unknown), f"{cls.__name__}.load", known))
+
+        opt._ranks.together(_LOAD, check)
         content = _read_together(opt._ranks, path)
+
+        def load() -> LoadReport | None:
+            with loading(content.where):
+                saved = opt._build_for(content, params, options, threads)
+                if grads is not None:
+                    opt.bind_grads(grads)
+                found: LoadReport | None = opt._load(saved, strict, rename)
+                return found
+
         opt._source = 0
-        with loading(content.where):
-            saved = opt._ranks.together(
-                _LOAD, lambda: opt._build_for(content, params, options, threads)
-            )
-            if grads is not None:
-                opt.bind_grads(grads)
-            report = opt._load(saved, strict, rename)
+        report = opt._ranks.together(_LOAD, load)
         opt._source = None
         return opt if report is None else (opt, report)
 
-    def _load(self, saved: Saved, strict: bool, rename: Rename | None) -> LoadReport | None:
-        load = super()._load
-        return self._ranks.together(_LOAD, lambda: load(saved, strict, rename))
+    @called("RMSProp.load_state_dict")
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, rename: Rename | None = None
+    ) -> LoadReport | None:
+        """Go on from a state of `state_dict`, which every rank has; all call it together.
+
+        Parameters
+        ----------
+        state_dict, strict, rename
+            As for `fused_rmsprop.RMSProp.load_state_dict`, the same on all ranks.
+
+        Returns
+        -------
+        LoadReport or None
+            As there.
+
+        Raises
+        ------
+        ValueError
+            As there. Nothing has changed in any rank then.
+        RankError
+            If another rank has raised one, or has another state.
+        """
+        load = super().load_state_dict
+        return self._ranks.together(_LOAD, lambda: load(state_dict, strict, rename))
 
     def _own(self, saved: Saved) -> Saved:
         """Saved state with this rank's parts of its arrays."""
         ranks, root = self._ranks, self._source
-        ranks.agree(_LOAD, saved.counters)
+        found = _described(saved)
+        ranks.agree(_LOAD, found, lambda: found)
         state: dict[str, Any] = {}
         params: dict[str, Any] = {}
         for group in self._groups:
@@ -272,7 +302,11 @@ class SharedState(OneProcess):
     def _averages(self) -> Iterator[None]:
         own = self._stepper.averages()
         everything = self._parts_of(b"\1" * sum(len(group.core.names) for group in self._groups))
-        self._ranks.together(_AVERAGES, own.__enter__)
+        try:
+            self._ranks.together(_AVERAGES, own.__enter__)
+        except BaseException:
+            own.__exit__()  # this rank may have entered, and another not
+            raise
         try:
             self._traffic.gather(everything)
             yield
@@ -282,6 +316,20 @@ class SharedState(OneProcess):
 
     def _parts_of(self, active: bytes) -> Parts:
         raise NotImplementedError
+
+
+def _described(saved: Saved) -> dict[str, object]:
+    """What must be the same on all ranks of a saved state that fits, by names."""
+    step = saved.counters["step_count"]
+    found: dict[str, object] = {**saved.counters, **saved.settings}
+    for i, group in enumerate(saved.groups):
+        found[f"frozen of group {i} of {saved.source}"] = group.get("frozen", [])
+        values = options_at({name: group[name] for name in GROUP_OPTIONS}, step)
+        found |= {f"{name} of group {i} of {saved.source}": v for name, v in values.items()}
+        for name in group["params"]:
+            kinds, count = sorted(saved.state[name]), int(np.asarray(saved.state[name]["step"]))
+            found[f"the state of {name!r} in {saved.source}"] = (*kinds, count)
+    return found
 
 
 def _read_together(ranks: Ranks, path: Any) -> Content:

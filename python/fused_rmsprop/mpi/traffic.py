@@ -82,6 +82,7 @@ class Traffic:
 
     def gather(self, parts: Parts) -> None:
         """Let every process have the parameters as their own processes have them."""
+        self._ranks.check()
         for i, bucket in enumerate(parts.buckets):
             self._write(i, self._gather(i, bucket))
 
