@@ -95,7 +95,7 @@ class Setting(Generic[T]):
 
 
 #: The packages that a warning does not point into.
-_LIBRARIES = ("fused_rmsprop", "torch")
+_LIBRARIES = ("fused_rmsprop", "torch", "contextlib")
 #: How many names an error lists.
 _LISTED = 20
 

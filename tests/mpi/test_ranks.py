@@ -177,15 +177,38 @@ def test_one_rank_raises_its_own_error_again_and_again() -> None:
 
 
 def test_a_rank_that_did_not_answer_is_asked_no_more() -> None:
-    ranks = Ranks(MPI.COMM_SELF, 0.02, False)
+    comm = MPI.COMM_SELF.Dup()  # which is of no use afterwards
+    ranks = Ranks(comm, 0.02, False)
     buffer = np.empty(1)
     request = ranks.comm.Irecv(buffer, source=0)  # from itself, which sends nothing
     with pytest.raises(RankError, match=r"rank 0 of 1: another rank did not answer within 0\.02 s"):
         ranks.wait([request], "at a test")
-    with pytest.raises(RankError, match="start all ranks again from the last checkpoint"):
+    with pytest.raises(RankError, match="Start all ranks again from the last checkpoint"):
         ranks.agree("at a test")
     ranks.comm.Send(np.ones(1), dest=0)
     request.Wait()
+    with pytest.raises(RankError, match="did not answer"):  # nor by another optimizer
+        Ranks(comm, 0.02, False)
+
+
+def test_after_an_interrupt_no_messages_are_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = Ranks(MPI.COMM_SELF.Dup(), None, False)
+    with pytest.raises(KeyboardInterrupt), ranks.uninterrupted("at a test"):
+        raise KeyboardInterrupt
+    with pytest.raises(RankError, match="was interrupted at a test, by a KeyboardInterrupt"):
+        ranks.check()
+    ranks = Ranks(MPI.COMM_SELF.Dup(), None, False)
+    request = ranks.comm.Irecv(np.empty(1), source=0)
+    sleeps = iter((KeyboardInterrupt,))
+
+    def interrupted(*_: object) -> None:
+        raise next(sleeps)
+
+    monkeypatch.setattr("time.sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ranks.wait([request], "at a test")
+    with pytest.raises(RankError, match="was interrupted at a test"):
+        ranks.check()
 
 
 @pytest.mark.parametrize(

@@ -162,14 +162,13 @@ bool ShardedStep::measure(double grad_scale, std::int64_t gradients,
     without_gil(true, [&] {
         step_.emplace(stepper_.tensors_, settings_.execution, settings_.transform, &*peers_);
     });
-    if (!step_->result().skipped) {
-        sampled_.emplace(stepper_.held_samplers());
-        sampled_->before(stepper_.tensors_, stepper_.known_by_, stepper_.frozen_);
-        return true;
-    }
-    if (settings_.refuses_nonfinite)
+    if (step_->result().skipped && settings_.refuses_nonfinite) {
         refused_by_ = step_->result().nonfinite;
-    return false;
+        return false;
+    }
+    sampled_.emplace(stepper_.held_samplers());
+    sampled_->before(stepper_.tensors_, stepper_.known_by_, stepper_.frozen_);
+    return !step_->result().skipped;
 }
 
 py::tuple ShardedStep::gradient(std::size_t leaf) const {
@@ -207,10 +206,10 @@ void ShardedStep::finish() {
     const bool stepped =
         stepper_.record(step_->result(), settings_) == NumpyStepper::Outcome::stepped;
     stepper_.forget_sums();
-    const std::int64_t made = stepper_.counted() + (stepped ? 1 : 0);
+    sampled_->after(stepper_.tensors_, stepper_.known_by_, grad_scale_);
+    sampled_->end(settings_.transform, step_->result().grad_norm,
+                  stepper_.counted() + (stepped ? 1 : 0));
     if (stepped) {
-        sampled_->after(stepper_.tensors_, stepper_.known_by_, grad_scale_);
-        sampled_->end(settings_.transform, step_->result().grad_norm, made);
         {
             const GilLock lock(stepper_.mutex);
             ++stepper_.step_count;
@@ -218,8 +217,6 @@ void ShardedStep::finish() {
         for (std::size_t i = 0; i < stepper_.slots_.size(); ++i)
             if (stepper_.tensors_[i].grad != nullptr)
                 stepper_.slots_[i].group->count_step(stepper_.slots_[i].index);
-    } else {
-        stepper_.pass_samplers(made);
     }
     keeps_ = true;
     abandon();

@@ -268,7 +268,8 @@ class RMSProp(SharedState):
             now = None if error else (name, of_sums, call())
             masks = self._ranks.agree(_STEP, now, lambda: {"the call": name, **call()}, error, has)
             step.take(masks, not self._traffic.ordered)
-            yield step, self._parts_of(step.active()), scale, of_sums
+            with self._ranks.uninterrupted("in the course of a step"):
+                yield step, self._parts_of(step.active()), scale, of_sums
         finally:
             step.abandon()
 

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -22,13 +23,19 @@ T = TypeVar("T")
 #: Other ranks may need this core.
 _let_others_run = getattr(os, "sched_yield", partial(time.sleep, 0))
 
-#: The key of the duplicate among a communicator's attributes.
-_duplicates = MPI.Comm.Create_keyval()
+#: The key of the `_Connection` among a communicator's attributes.
+_connections = MPI.Comm.Create_keyval()
 #: How long a wait asks again and again before it lets other threads and processes have the core.
 _SPIN_SECONDS = 1e-3
 _NAP_SECONDS = 50e-6
 #: How long the end of this process may wait for one that did not answer; at most the time-out.
 _EXIT_SECONDS = 60.0
+
+
+_LOST = (
+    "this optimizer cannot go on, and its parameters may hold half a step. Start all ranks again "
+    "from the last checkpoint"
+)
 
 
 class RankError(RuntimeError):
@@ -38,6 +45,15 @@ class RankError(RuntimeError):
 def digest(value: object) -> bytes:
     """A short fingerprint of the text of a value."""
     return hashlib.blake2b(repr(value).encode("utf-8", "backslashreplace"), digest_size=15).digest()
+
+
+class _Connection:
+    """The duplicate of a communicator, and what went wrong with it."""
+
+    def __init__(self) -> None:
+        self.comm: Any = None
+        self.failure: str | None = None
+        self.unanswered: list[Any] = []  # MPI may write to their buffers at any time
 
 
 class Ranks:
@@ -65,29 +81,32 @@ class Ranks:
         self.abort = abort
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
-        self._failure: str | None = None
-        self._unanswered: list[Any] = []  # MPI may write to their buffers at any time
+        self._connection = _Connection()
         #: How many functions are inside `together`, and the error in them that all processes know.
         self._depth = 0
         self._shared: BaseException | None = None
         #: How many threads this process has for itself.
         self.threads = 1
-        self.comm = self._duplicate_of(comm)
+        self._connect(comm)
 
-    def _duplicate_of(self, comm: Any) -> Any:
-        """The duplicate of a communicator that the optimizers share: there are not many to have."""
-        duplicate = comm.Get_attr(_duplicates)
-        if duplicate is None:
+    def _connect(self, comm: Any) -> None:
+        """Take the duplicate that all optimizers share: communicators are not many to have."""
+        known = comm.Get_attr(_connections)
+        if known is None:
             self.comm = comm  # for an MPI.Abort
             duplicate, request = comm.Idup()
             self.wait([request], "where an optimizer was made")
-            comm.Set_attr(_duplicates, duplicate)
-        return duplicate
+            known = self._connection
+            known.comm = duplicate
+            comm.Set_attr(_connections, known)
+        self._connection = known
+        self.comm = known.comm
+        self.check()
 
     def check(self) -> None:
         """Raise a `RankError` if another process did not answer before."""
-        if self._failure:
-            raise RankError(self._failure)
+        if self._connection.failure:
+            raise RankError(self._connection.failure)
 
     def wait(self, requests: list[Any], doing: str) -> None:
         """Wait for requests, or raise a `RankError`: `doing` says in the course of what."""
@@ -100,19 +119,43 @@ class Ranks:
                 _let_others_run() if waited < _SPIN_SECONDS else time.sleep(_NAP_SECONDS)
         except MPI.Exception as error:
             self._fail(requests, f"cannot be reached ({error.Get_error_string()})", doing)
+        except BaseException as error:
+            self._connection.unanswered.append(requests)
+            self._note_interrupt(error, doing)
+            raise
+
+    @contextmanager
+    def uninterrupted(self, doing: str) -> Iterator[None]:
+        """Messages that belong together: after an error among them, no others can be exchanged.
+
+        A `RankError` and a `FloatingPointError` are raised by all processes.
+        """
+        try:
+            yield
+        except (RankError, FloatingPointError):
+            raise
+        except BaseException as error:
+            self._note_interrupt(error, doing)
+            raise
+
+    def _note_interrupt(self, error: BaseException, doing: str) -> None:
+        if not self._connection.failure:
+            self._connection.failure = (
+                f"rank {self.rank} of {self.size} was interrupted {doing}, by a "
+                f"{type(error).__name__}: {_LOST}"
+            )
 
     def _fail(self, requests: list[Any], how: str, doing: str) -> NoReturn:
-        self._unanswered.append(requests)
+        self._connection.unanswered.append(requests)
         atexit.register(_end_within, min(self.timeout or _EXIT_SECONDS, _EXIT_SECONDS))
-        self._failure = (
+        self._connection.failure = (
             f"rank {self.rank} of {self.size}: another rank {how} {doing}. It has died, hangs, or "
-            "made another call. This optimizer cannot go on, and its parameters may hold half a "
-            "step: start all ranks again from the last checkpoint"
+            f"made another call: {_LOST}"
         )
         if self.abort:
-            print(self._failure, file=sys.stderr, flush=True)
+            print(self._connection.failure, file=sys.stderr, flush=True)
             self.comm.Abort(1)
-        raise RankError(self._failure)
+        raise RankError(self._connection.failure)
 
     def allgather(self, row: NDArray[Any], counts: list[int], doing: str) -> NDArray[Any]:
         """The rows of all processes, one after the other; `counts` is how many each has."""

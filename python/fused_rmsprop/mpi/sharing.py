@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import IO, Any, Literal, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fused_rmsprop.base import called, helps_with_options
 from fused_rmsprop.checkpoint.content import Content, as_content, loading, read_content
@@ -87,12 +88,10 @@ class SharedState(OneProcess):
         found = ranks.together(doing, lambda: state_dict_of(self._stepper, self._groups))
         kept = {name: list(arrays) for name, arrays in found["state"].items()}
         ranks.agree(doing, (root, kept, found["counters"]), lambda: {"state": kept, "root": root})
-        for group in self._groups:
-            for i, (name, param) in enumerate(
-                zip(group.core.names, group.core.arrays, strict=True)
-            ):
+        with ranks.uninterrupted(doing):
+            for name, param, cuts in self._leaves():
                 parts = {k: part for k, part in found["state"][name].items() if k != "step"}
-                begun = {k: gather(ranks, p, group.cuts[i], param, root) for k, p in parts.items()}
+                begun = {k: gather(ranks, part, cuts, param, root) for k, part in parts.items()}
                 ranks.wait([request for request, _ in begun.values()], doing)
                 found["state"][name] |= {key: whole for key, (_, whole) in begun.items()}
         return found if root in (None, ranks.rank) else None
@@ -125,14 +124,15 @@ class SharedState(OneProcess):
 
         def written() -> None:
             if found is not None:
-                params = {
-                    name: array
-                    for group in self._groups
-                    for name, array in zip(group.core.names, group.core.arrays, strict=True)
-                }
+                params = {name: array for name, array, _ in self._leaves()}
                 write(path, *as_content(found, params, self.defaults), format=format)
 
         self._ranks.together(_SAVE, written)
+
+    def _leaves(self) -> Iterator[tuple[str, Array, NDArray[np.int64]]]:
+        """The name of each parameter, its array, and where the parts of the ranks begin in it."""
+        for group in self._groups:
+            yield from zip(group.core.names, group.core.arrays, group.cuts, strict=True)
 
     def _check_unchanged(self) -> None:
         for group in self._groups:
@@ -280,19 +280,18 @@ class SharedState(OneProcess):
         ranks.agree(_LOAD, found, lambda: found)
         state: dict[str, Any] = {}
         params: dict[str, Any] = {}
-        for group in self._groups:
-            for i, (name, param) in enumerate(
-                zip(group.core.names, group.core.arrays, strict=True)
-            ):
-                state[name] = dict(saved.state[name])
-                for key in [key for key in state[name] if key != "step"]:
-                    whole = state[name][key]
-                    cuts = group.cuts[i]
-                    state[name][key] = (
-                        in_memory_order(whole, param)[cuts[ranks.rank] : cuts[ranks.rank + 1]]
-                        if root is None
-                        else scattered(ranks, whole, cuts, param, root)
-                    )
+
+        def own_part(whole: Array, cuts: NDArray[np.int64], param: Array) -> Array:
+            if root is not None:
+                return scattered(ranks, whole, cuts, param, root)
+            return in_memory_order(whole, param)[cuts[ranks.rank] : cuts[ranks.rank + 1]]
+
+        with ranks.uninterrupted(_LOAD):
+            for name, param, cuts in self._leaves():
+                state[name] = {
+                    key: array if key == "step" else own_part(array, cuts, param)
+                    for key, array in saved.state[name].items()
+                }
                 if saved.params is not None:
                     whole = saved.params[name]
                     params[name] = whole if root is None else sent(ranks, whole, root)

@@ -83,8 +83,9 @@ class Traffic:
     def gather(self, parts: Parts) -> None:
         """Let every process have the parameters as their own processes have them."""
         self._ranks.check()
-        for i, bucket in enumerate(parts.buckets):
-            self._write(i, self._gather(i, bucket))
+        with self._ranks.uninterrupted(_PARAMETERS):
+            for i, bucket in enumerate(parts.buckets):
+                self._write(i, self._gather(i, bucket))
 
     def _exchange(self, step: _core.ShardedStep, i: int, buckets: list[Bucket]) -> Any:
         """Send the gradients of a bucket to the processes that step them."""
