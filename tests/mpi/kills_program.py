@@ -6,7 +6,6 @@ python kills_program.py FOLDER FAULT VICTIM STEP
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ def train(folder: Path, fault: str, victim: int, last: int) -> None:
     """Step and save, until this rank's own fault or that of another ends it."""
     from fused_rmsprop.mpi import RMSProp  # it starts MPI, which the launcher must not
 
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # MPICH's mpiexec sends it when a process dies
     params = parameters()
     opt = RMSProp(params, timeout=TIMEOUT, threads=1, **OPTIONS)
     rank = opt._ranks.rank

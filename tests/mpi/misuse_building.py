@@ -20,6 +20,7 @@ from misuse_program import (
     Case,
     World,
     caught,
+    gradients,
     parameters,
     wrong_error,
 )
@@ -262,6 +263,22 @@ def good_differences() -> list[str]:
     return world.wrong()
 
 
+def accumulated() -> list[str]:
+    """The mean of several gradients of each rank, of which some are None."""
+    world = World(momentum=0.5, max_grad_norm=1e6)
+    for _ in range(2):
+        for rank in range(RANKS):
+            grads: dict[str, Any] = {**gradients(world.steps, rank), "b": None}
+            if rank == RANK:
+                mine = grads
+            world.alone.accumulate(grads)
+        world.opt.accumulate(mine)
+        world.steps += 1
+    world.opt.step()
+    world.alone.step()
+    return world.wrong()
+
+
 def skipped() -> list[str]:
     """A NaN in one rank lets all leave the step out."""
     found = []
@@ -363,6 +380,7 @@ CHECKS: dict[str, Check] = {
     **dict(loading_checks()),
     "construction: odd names": odd_names,
     "good: threads, orders and None": good_differences,
+    "good: sums": accumulated,
     "good: skip": skipped,
     "good: propagate": propagated,
     "good: an error inside use_ema": error_inside_averages,

@@ -48,9 +48,9 @@ def mpiexec(
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def launch(ranks: int, *arguments: object, options: tuple[str, ...] = ()) -> list[str]:
-    """The command of `mpiexec`; `options` are the launcher's own."""
-    return [launcher(), *options, "-n", str(ranks), sys.executable, *map(str, arguments)]
+def launch(ranks: int, *arguments: object) -> list[str]:
+    """The command of `mpiexec`."""
+    return [launcher(), "-n", str(ranks), sys.executable, *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:

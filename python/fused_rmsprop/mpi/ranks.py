@@ -28,8 +28,10 @@ _connections = MPI.Comm.Create_keyval()
 #: How long a wait asks again and again before it lets other threads and processes have the core.
 _SPIN_SECONDS = 1e-3
 _NAP_SECONDS = 50e-6
-#: How long the end of this process may wait for one that did not answer; at most the time-out.
+#: The most seconds that the end of this process waits for one that did not answer.
 _EXIT_SECONDS = 60.0
+#: The time limits of those that did not.
+_failed: list[float] = []
 
 
 _LOST = (
@@ -147,7 +149,7 @@ class Ranks:
 
     def _fail(self, requests: list[Any], how: str, doing: str) -> NoReturn:
         self._connection.unanswered.append(requests)
-        atexit.register(_end_within, min(self.timeout or _EXIT_SECONDS, _EXIT_SECONDS))
+        _failed.append(self.timeout or _EXIT_SECONDS)
         self._connection.failure = (
             f"rank {self.rank} of {self.size}: another rank {how} {doing}. It has died, hangs, or "
             f"made another call: {_LOST}"
@@ -285,11 +287,12 @@ class Ranks:
         self._share(RankError(f"the ranks differ {doing}; nothing has changed"))
 
 
-def _end_within(seconds: float) -> None:
-    """End this process by a signal if MPI_Finalize waits longer: it may wait for a dead process."""
-    if hasattr(signal, "alarm"):
+@atexit.register  # when the module is imported, to come after the functions of later ones
+def _end_in_time() -> None:
+    """End this process by a signal if MPI_Finalize waits too long for one that did not answer."""
+    if _failed and hasattr(signal, "alarm"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(math.ceil(seconds))
+        signal.alarm(math.ceil(min(*_failed, _EXIT_SECONDS)))
 
 
 def own_threads(ranks: Ranks) -> int:
