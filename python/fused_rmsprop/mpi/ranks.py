@@ -24,8 +24,8 @@ _SPIN_SECONDS = 1e-3
 _NAP_SECONDS = 50e-6
 #: The most seconds that the end of this process waits for one that did not answer.
 _EXIT_SECONDS = 60.0
-#: The time limits of those that did not.
-_failed: list[float] = []
+#: The connections to such processes, kept because MPI may write to their buffers at any time.
+_failed: list[Ranks] = []
 
 
 class RankError(RuntimeError):
@@ -62,7 +62,8 @@ class Ranks:
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         self._failure: str | None = None
-        self._unanswered: list[Any] = []  # MPI may write to their buffers at any time
+        #: What MPI may read from and write to while a request is under way.
+        self.buffers: list[object] = []
         #: How many functions are inside `together`, and the error in them that all processes know.
         self._depth = 0
         self._shared: BaseException | None = None
@@ -90,8 +91,8 @@ class Ranks:
             self._fail(requests, f"cannot be reached ({error.Get_error_string()})", doing)
 
     def _fail(self, requests: list[Any], how: str, doing: str) -> NoReturn:
-        self._unanswered.append(requests)
-        _failed.append(self.timeout or _EXIT_SECONDS)
+        self.buffers.append(requests)  # which hold theirs
+        _failed.append(self)
         self._failure = (
             f"rank {self.rank} of {self.size}: another rank {how} {doing}. It has died, hangs, or "
             "made another call. This optimizer cannot go on, and its parameters may hold half a "
@@ -235,7 +236,8 @@ def _end_in_time() -> None:
     """End this process by a signal if MPI_Finalize waits too long for one that did not answer."""
     if _failed and hasattr(signal, "alarm"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(math.ceil(min(*_failed, _EXIT_SECONDS)))
+        limits = [ranks.timeout or _EXIT_SECONDS for ranks in _failed]
+        signal.alarm(math.ceil(min(*limits, _EXIT_SECONDS)))
 
 
 def own_threads(ranks: Ranks) -> int:
