@@ -68,7 +68,8 @@ class Ranks:
         self._depth = 0
         self._shared: BaseException | None = None
         self.comm, request = comm.Idup()
-        self.wait([request], "where an optimizer was made")
+        doing = "where an optimizer was made, which takes one communicator (MPICH has about 2,000)"
+        self.wait([request], doing)
         #: How many threads this process has for itself.
         self.threads = 1
 
