@@ -27,11 +27,12 @@ from fused_rmsprop import RMSProp
 from mpi_support import environment, is_hydra, launch
 
 RANKS = 4
-FAULTS = ("kill", "stop", "kill", "raise", "exit", "kill")
+FAULTS = ("kill", "stop", "pause", "raise", "exit", "kill")
 #: Seconds from a fault to the end of all ranks: the time-out, MPI_Finalize with a limit as long,
 #: and a busy machine's clean-up.
 LIMIT = 2 * program.TIMEOUT + 6
 _STARTED_WITHIN = 60
+_VICTIMS = (0, 0, 0, 1, 2, 3)  # the first one writes the file
 #: MPICH's mpiexec ends the others by a signal even if it does not clean up, where it sees that one
 #: was killed: it sees this shell, which goes on.
 _UNSEEN = ["sh", "-c", 'trap \'\' USR1; "$0" "$@"; exit $?']
@@ -69,8 +70,8 @@ class Reference:
 
 def attack(fault: str, cleans_up: bool, rng: np.random.Generator, folder: Path) -> float:
     """Launch a training, and let a random rank fail; the seconds until all have ended."""
-    victim, step = int(rng.integers(RANKS)), int(rng.integers(1, 200))
-    by_signal = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}.get(fault)
+    victim, step = int(rng.choice(_VICTIMS)), int(rng.integers(1, 200))
+    by_signal = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "pause": signal.SIGSTOP}.get(fault)
     command = launch(RANKS, program.__file__, folder, fault, victim, step)
     if not cleans_up:
         command[1:1] = ["-disable-auto-cleanup"]
@@ -85,10 +86,13 @@ def attack(fault: str, cleans_up: bool, rng: np.random.Generator, folder: Path) 
         if by_signal:
             time.sleep(float(rng.uniform(0, 0.3)))
             os.kill(pids[victim], by_signal)
+            if fault == "pause":  # the others have given it up when it goes on
+                time.sleep(program.TIMEOUT + 1)
+                os.kill(pids[victim], signal.SIGCONT)
         else:
             wait((folder / "failed").exists, _STARTED_WITHIN, "no fault")
         began = time.monotonic()
-        others = [pid for rank, pid in enumerate(pids) if rank != victim or not by_signal]
+        others = [pid for pid in pids if pid != pids[victim] or fault not in ("kill", "stop")]
         wait(lambda: not any(map(is_alive, others)), LIMIT, "the other ranks hang")
         seconds = time.monotonic() - began
         if fault == "stop" and is_alive(pids[victim]):

@@ -202,6 +202,7 @@ def run(name: str, check: Callable[[], list[str]]) -> bool:
 
 def main(word: str) -> None:
     """Check all cases."""
+    import misuse_good
     from misuse_building import CHECKS, group_cases
     from misuse_calls import differing_cases, file_cases, schedule_cases
     from misuse_gradients import gradient_cases, nonfinite_cases, parameter_cases
@@ -223,7 +224,9 @@ def main(word: str) -> None:
         if word in case.name
         for victim in ((0,) if case.at_root else (0, RANKS - 1))
     ]
-    good += [run(name, check) for name, check in CHECKS.items() if word in name]
+    good += [
+        run(name, check) for name, check in (CHECKS | misuse_good.CHECKS).items() if word in name
+    ]
     if RANK == 0:
         print(f"{sum(good)} of {len(good)} cases are good", flush=True)
 

@@ -1,6 +1,7 @@
 """Faults of one rank, over two and three ranks: all or nothing, and the bits of one process after.
 
-The cases are in ``misuse_gradients.py``, ``misuse_calls.py`` and ``misuse_building.py``.
+The cases are in ``misuse_gradients.py``, ``misuse_calls.py``, ``misuse_building.py`` and
+``misuse_good.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pytest
 from mpi_support import mpiexec
 
 PROGRAM = Path(__file__).with_name("misuse_program.py")
-CASES = 224  # a case that is lost is a failure
+CASES = 225  # a case that is lost is a failure
 
 
 @pytest.mark.slow
@@ -23,6 +24,6 @@ def test_a_fault_of_one_rank_raises_on_all_and_changes_nothing(ranks: int) -> No
     assert lines[-1] == f"{CASES} of {CASES} cases are good"
 
 
-def test_a_fault_at_the_beginning_of_a_step_raises_on_all() -> None:
-    lines = mpiexec(2, PROGRAM, "step: wrong").stdout.splitlines()
-    assert lines[-1] == "20 of 20 cases are good", lines
+def test_a_gradient_that_does_not_fit_raises_on_all_ranks() -> None:
+    lines = mpiexec(2, PROGRAM, "of a gradient").stdout.splitlines()
+    assert lines[-1] == "30 of 30 cases are good", lines

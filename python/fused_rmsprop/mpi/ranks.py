@@ -30,8 +30,8 @@ _SPIN_SECONDS = 1e-3
 _NAP_SECONDS = 50e-6
 #: The most seconds that the end of this process waits for one that did not answer.
 _EXIT_SECONDS = 60.0
-#: The time limits of those that did not.
-_failed: list[float] = []
+#: The connections to such processes, kept because MPI may write to their buffers at any time.
+_failed: list[Ranks] = []
 
 
 _LOST = (
@@ -55,7 +55,7 @@ class _Connection:
     def __init__(self) -> None:
         self.comm: Any = None
         self.failure: str | None = None
-        self.unanswered: list[Any] = []  # MPI may write to their buffers at any time
+        self.interrupted: Ranks | None = None  # whose buffers MPI may still write to
 
 
 class Ranks:
@@ -84,6 +84,8 @@ class Ranks:
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         self._connection = _Connection()
+        #: What MPI may read from and write to while a request is under way.
+        self.buffers: list[object] = []
         #: How many functions are inside `together`, and the error in them that all processes know.
         self._depth = 0
         self._shared: BaseException | None = None
@@ -97,7 +99,9 @@ class Ranks:
         if known is None:
             self.comm = comm  # for an MPI.Abort
             duplicate, request = comm.Idup()
-            self.wait([request], "where an optimizer was made")
+            self.wait(
+                [request], "where an optimizer was made (MPICH has about 2,000 communicators)"
+            )
             known = self._connection
             known.comm = duplicate
             comm.Set_attr(_connections, known)
@@ -122,7 +126,7 @@ class Ranks:
         except MPI.Exception as error:
             self._fail(requests, f"cannot be reached ({error.Get_error_string()})", doing)
         except BaseException as error:
-            self._connection.unanswered.append(requests)
+            self.buffers.append(requests)
             self._note_interrupt(error, doing)
             raise
 
@@ -142,14 +146,15 @@ class Ranks:
 
     def _note_interrupt(self, error: BaseException, doing: str) -> None:
         if not self._connection.failure:
+            self._connection.interrupted = self
             self._connection.failure = (
                 f"rank {self.rank} of {self.size} was interrupted {doing}, by a "
                 f"{type(error).__name__}: {_LOST}"
             )
 
     def _fail(self, requests: list[Any], how: str, doing: str) -> NoReturn:
-        self._connection.unanswered.append(requests)
-        _failed.append(self.timeout or _EXIT_SECONDS)
+        self.buffers.append(requests)  # which hold theirs
+        _failed.append(self)
         self._connection.failure = (
             f"rank {self.rank} of {self.size}: another rank {how} {doing}. It has died, hangs, or "
             f"made another call: {_LOST}"
@@ -292,7 +297,8 @@ def _end_in_time() -> None:
     """End this process by a signal if MPI_Finalize waits too long for one that did not answer."""
     if _failed and hasattr(signal, "alarm"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(math.ceil(min(*_failed, _EXIT_SECONDS)))
+        limits = [ranks.timeout or _EXIT_SECONDS for ranks in _failed]
+        signal.alarm(math.ceil(min(*limits, _EXIT_SECONDS)))
 
 
 def own_threads(ranks: Ranks) -> int:

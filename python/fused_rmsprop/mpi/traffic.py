@@ -54,6 +54,7 @@ class Traffic:
         self.ordered = ordered
         # Of each kind two: those of one bucket are in use while the next one's fill.
         self._buffers = {kind: (_Buffers(), _Buffers()) for kind in ("out", "in", "own", "all")}
+        ranks.buffers.append(self._buffers)
         #: Bytes that this process has sent to others, as the algorithms need them.
         self.bytes_sent = 0
         #: If it is a list: what happened to which bucket, and when it began and ended.
