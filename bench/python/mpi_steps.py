@@ -25,7 +25,7 @@ from report import environment, with_unit
 MIB = 1 << 20
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
 QUICK_SIZES = (1_000, 100_000, 4_000_000)
-BUCKETS = (MIB // 4, MIB, 2 * MIB, 4 * MIB, 16 * MIB, 32 * MIB)  # beside the default
+BUCKETS = (MIB // 4, MIB, 4 * MIB, 32 * MIB)  # beside the default
 #: The times of one process: without the sum of the gradients, and with it.
 ONE_PROCESS = ("step", "step_and_accumulate")
 LARGEST = 50_000_000
