@@ -50,21 +50,21 @@ def test_two_ranks_with_one_bucket_take_as_long_as_by_hand() -> None:
 
 def test_two_buckets_overlap_as_by_hand() -> None:
     """Each rank has 16 elements of each bucket; the link takes 128 s for them, and 10 s more."""
-    network = Network(latency=10.0, bandwidth=0.5)
-    now = 1000.0 + 10 + (5 + 32)  # step, agreement, pack the first
+    network, machine = Network(latency=10.0, bandwidth=0.5), replace(SLOW, copy=40.0, update=400.0)
+    now = 1000.0 + 10 + (5 + 3.2)  # step, agreement, pack the first
     first = now + 128 + 10
-    now += 5 + 32  # pack the second, while the first travels: it comes after it on the link
+    now += 5 + 3.2  # pack the second, while the first travels: it comes after it on the link
     second = first + 128
-    now = first + 80 + 8 + 5 + 64  # add, update, gather, while the second travels
-    third = max(now, second - 10) + 128 + 10
-    now = max(now, second) + 80 + 8 + 5 + 64
-    last = max(now, third - 10) + 128 + 10
-    now = max(now, third) + 32  # write
-    now = max(now, last) + 32
-    assert step_seconds(2, 64, 128, SLOW, network) == now
+    now = first + 8 + 0.8 + 5 + 6.4  # add, update, gather, while the second travels
+    third = second + 128
+    now = second + 8 + 0.8 + 5 + 6.4
+    last = third + 128
+    now = last + 3.2  # write; the first of two long before
+    assert step_seconds(2, 64, 128, machine, network) == pytest.approx(now)
     in_waits = replace(network, progresses=False)
-    work = 2 * (10 + 16 * 13.5)
-    assert step_seconds(2, 64, 128, SLOW, in_waits) == 1000 + 10 + work + 4 * 138
+    work = 2 * (10 + 3.2 + 8 + 0.8 + 6.4 + 3.2)
+    expected = 1000 + 10 + work + 4 * 138
+    assert step_seconds(2, 64, 128, machine, in_waits) == pytest.approx(expected)
 
 
 def test_collectives_have_the_rounds_of_mpich() -> None:
