@@ -262,13 +262,12 @@ def bound_seconds(ranks: int, elements: int, network: Network) -> float:
 
 
 def best_bucket(ranks: int, elements: int, machine: Machine, network: Network) -> tuple[int, float]:
-    """The power of two of bytes with the fastest step, and its seconds."""
-    least = 12 + math.ceil(math.log2(ranks))
-    most = max(least, math.ceil(math.log2(elements * ITEM)))
-    found = [
-        (step_seconds(ranks, elements, 1 << power, machine, network), 1 << power)
-        for power in range(least, most + 1)
+    """The smallest power of two of bytes with a step within 1 % of the fastest, and its seconds."""
+    most = max(12, math.ceil(math.log2(elements * ITEM)))
+    found = {
+        1 << power: step_seconds(ranks, elements, 1 << power, machine, network)
+        for power in range(12, most + 1)
         if elements * ITEM >> power <= MOST_BUCKETS
-    ]
-    seconds, size = min(found)
-    return size, seconds
+    }
+    size = min(size for size, seconds in found.items() if seconds <= 1.01 * min(found.values()))
+    return size, found[size]

@@ -37,7 +37,7 @@ from mpi_plots import draw_predictions
 from report import with_unit
 
 KIB, MIB = 1 << 10, 1 << 20
-RANKS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)
 ELEMENTS = (25_000_000, 7_000_000_000)
 NETWORKS = ("10 GbE,50,1.25,5", "200 Gb/s InfiniBand,2,25,0.5")
 #: Rules for the default: the least bytes of a bucket, and the least bytes of it for each rank.
@@ -119,7 +119,7 @@ def print_predictions(predicted: Sequence[dict[str, Any]]) -> None:
                 [
                     [
                         str(p["ranks"]),
-                        f"{p['state_bytes'] / 1e6:.3g} MB",
+                        f"{p['state_bytes'] / 1e6:,.{1 if p['state_bytes'] < 1e8 else 0}f} MB",
                         with_unit(p["default"]),
                         f"{p['latency_share']:.0%}",
                         with_unit(p["without_overlap"]),

@@ -84,10 +84,10 @@ def draw_predictions(path: Path, predicted: list[dict[str, Any]]) -> None:
                 axes.plot(
                     [one["ranks"] for one in chosen], seconds, style, color=colour, label=label
                 )
-            axes.set(xscale="log", yscale="log", xlabel="ranks", ylabel="seconds of a step")
+            axes.set(xscale="log", ylim=(0, None), xlabel="ranks", ylabel="seconds of a step")
             axes.set_xticks(ranks, [str(n) for n in ranks], fontsize=7)
             axes.minorticks_off()
-            axes.set_title(f"{network}, {elements:.3g} parameters", fontsize=9)
+            axes.set_title(f"{network}, {elements / 1e6:,.0f} million parameters", fontsize=9)
             axes.grid(alpha=0.3, which="both", linewidth=0.5)
-    grid[0][0].legend(fontsize=7)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center")
     figure.savefig(path, dpi=110)

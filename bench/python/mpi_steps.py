@@ -51,9 +51,9 @@ def measure(args: argparse.Namespace, cores: int) -> list[dict[str, Any]]:
             Job(size, ways(size, ranks, cores), args.seconds, one_process=True)
             for size in args.sizes
         ]
-        if not args.quick:
-            jobs.append(Job(LARGEST, what="memory"))
         found += launch(ranks, jobs)
+        if not args.quick:  # in new processes, which have no freed memory to use again
+            found += launch(ranks, [Job(LARGEST, what="memory")])
         print(f"{ranks} ranks are done", file=sys.stderr)
     return found
 
