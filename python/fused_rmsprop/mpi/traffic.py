@@ -78,8 +78,8 @@ class Traffic:
                 if len(gathering) == 2:
                     self._write(i - 2, gathering.pop(0))
                 gathering.append(self._gather(i, bucket))
-        for message in gathering:
-            self._write(len(buckets) - len(gathering), message)
+        for i, message in enumerate(gathering, len(buckets) - len(gathering)):
+            self._write(i, message)
 
     def gather(self, parts: Parts) -> None:
         """Let every process have the parameters as their own processes have them."""
@@ -144,10 +144,12 @@ class Traffic:
         began = time.perf_counter()
         self._ranks.wait([message.request], _PARAMETERS)
         self._note("wait for parameters", i, began)
+        began = time.perf_counter()
         bucket = message.bucket
         for rank, values in enumerate(message.received):
             if rank != self._ranks.rank and values.size:
                 bucket.streams[rank].write_params(bucket.begins[rank], bucket.ends[rank], values)
+        self._note("write", i, began)
 
     def _note(self, what: str, bucket: int, began: float) -> None:
         if self.trace is not None:
