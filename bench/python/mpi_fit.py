@@ -48,14 +48,17 @@ class Row:
         return errors
 
 
-def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
-    """The steps that the model is about: one thread, ordered, no network."""
+def rows_of(results: Sequence[dict[str, Any]], time: str = "step") -> list[Row]:
+    """The steps that the model is about: one thread, ordered, no network.
+
+    `time` is "step", the median over rounds, or "step_low", the lower quartile.
+    """
     return [
         Row(
             found["ranks"],
             found["elements"],
             way["bucket_bytes"] or default_bucket(found["ranks"]),
-            way["step"],
+            way[time],
             way["update"],
             way["pack"] + way["add"] + way["write"],
         )

@@ -129,7 +129,10 @@ def print_predictions(predicted: Sequence[dict[str, Any]]) -> None:
                     for p in chosen
                 ],
             )
-    print("**What a rule for the size of buckets costs**, relative to the best size\n")
+    print(
+        "**What a rule for the size of buckets costs**, relative to the best size, which is within"
+    )
+    print("1 % of the fastest\n")
     rules = [f"{least // MIB} MiB, {each // KIB} KiB a rank" for least, each in RULES]
     print_table(
         ("network", "million parameters", "ranks", *rules),

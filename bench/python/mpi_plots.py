@@ -89,5 +89,7 @@ def draw_predictions(path: Path, predicted: list[dict[str, Any]]) -> None:
             axes.minorticks_off()
             axes.set_title(f"{network}, {elements / 1e6:,.0f} million parameters", fontsize=9)
             axes.grid(alpha=0.3, which="both", linewidth=0.5)
-    figure.legend(*grid[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center")
+    figure.legend(
+        *grid[0][0].get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center"
+    )
     figure.savefig(path, dpi=110)
