@@ -67,9 +67,11 @@ class Ranks:
         #: How many functions are inside `together`, and the error in them that all processes know.
         self._depth = 0
         self._shared: BaseException | None = None
-        self.comm, request = comm.Idup()
+        self.comm = comm  # to abort, until there is the duplicate
+        duplicate, request = comm.Idup()
         doing = "where an optimizer was made, which takes one communicator (MPICH has about 2,000)"
         self.wait([request], doing)
+        self.comm = duplicate
         #: How many threads this process has for itself.
         self.threads = 1
 
