@@ -13,7 +13,6 @@ from fused_rmsprop import _core
 from fused_rmsprop.base import (
     Optimizer,
     helps_with_options,
-    nonfinite_error,
     warn_of_spreading,
 )
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
@@ -30,6 +29,7 @@ from fused_rmsprop.torch.inspection import Inspected
 from fused_rmsprop.torch.loading import keep_extra_options
 from fused_rmsprop.torch.partial import LoadedByName
 from fused_rmsprop.torch.plan import EXTRA_OPTIONS, Plan, check_extra, name_of
+from fused_rmsprop.torch.shards import nonfinite_gradient
 from fused_rmsprop.torch.sharing import SharesMemory
 from fused_rmsprop.torch.state import for_torch_too
 from fused_rmsprop.torch.stepping import step_anew
@@ -357,12 +357,12 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
         if unversioned:
             torch.autograd.graph.increment_version(unversioned)
         if nonfinite is not None:
-            what = f"the gradient of {name_of(nonfinite, self.param_groups)}"
+            name = name_of(nonfinite, self.param_groups)
             if self.on_nonfinite == "propagate":
-                warn_of_spreading(what, self._stepper)
+                warn_of_spreading(f"the gradient of {name}", self._stepper)
                 self._step_all()
                 return
-            raise nonfinite_error(what, nonfinite.grad.detach().resolve_neg().numpy())
+            raise nonfinite_gradient(nonfinite, name, self._plan.has_peers)
 
     _step.__qualname__ = "RMSprop.step"  # in Python's errors about its arguments
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
