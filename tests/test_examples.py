@@ -58,7 +58,7 @@ def test_numba_loop(capsys: pytest.CaptureFixture[str]) -> None:
 def test_torchrun_digits(processes: int, tmp_path: Path) -> None:
     needs("sklearn", reason="the digits are scikit-learn's")
     needs_torch()
-    command = [sys.executable, EXAMPLES / "torchrun_digits.py"]
+    command = [sys.executable, str(EXAMPLES / "torchrun_digits.py")]
     if processes > 1:
         run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command[1:1] = run

@@ -120,11 +120,12 @@ def plain_steps_agree_with_torch(kind: str) -> None:
 
 def shards_have_the_bits_of_whole_tensors(kind: str) -> None:
     """Of parameters and state, for options of all kinds."""
-    for options in (
+    kinds: list[dict[str, Any]] = [
         {},
         {"momentum": 0.9, "centered": True, "nesterov": True, "ema_decay": 0.9},
         {"decoupled_weight_decay": True, "weight_decay": 0.1, "max_grad_value": 0.5},
-    ):
+    ]
+    for options in kinds:
         module = network(kind)
         wholes = [p.full_tensor().detach().clone() for p in module.parameters()]
         opt = RMSprop(module.named_parameters(), lr=0.01, **options)
@@ -258,6 +259,19 @@ def monitors_observe_the_shard(kind: str) -> None:
             backward(module, step)
             opt.step()
         assert monitor.history.steps.tolist() == [1, 2]
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    p = distribute_tensor(torch.randn(6, 8), mesh, [Shard(1)]).requires_grad_()
+    p.grad = distribute_tensor(torch.randn(6, 8), mesh, [Shard(1)])
+    q = local(p).detach().clone().requires_grad_()
+    q.grad = local(p.grad)
+    histories = []
+    for param in (p, q):
+        opt = RMSprop([("weight", param)])
+        monitor = Monitor(opt, every=1)
+        for _ in range(3):
+            opt.step()
+        histories.append(monitor.history.rows.tobytes())
+    assert histories[0] == histories[1]
 
 
 def whole_parameters_count_once(kind: str) -> None:
@@ -265,21 +279,13 @@ def whole_parameters_count_once(kind: str) -> None:
     module = network(kind)
     beside = torch.full((5000,), 2.0, requires_grad=True)
     opt = RMSprop([*module.parameters(), beside], lr=0.01, max_grad_norm=1.0)
-    for differs in (0.0, 1.0):
+    for largest in (3.0, 3.0 + dist.get_world_size() - 1):
         opt.zero_grad()
         backward(module, 0)
-        clipped = clip(module) if differs else None
-        beside.grad = torch.full((5000,), 3.0 + differs * dist.get_rank())
-        if not differs:
-            squares = sum(p.grad.full_tensor().square().sum() for p in module.parameters())
-            expected = (squares + beside.grad.square().sum()).sqrt().item()
-            opt.step()
-            assert opt.grad_norm == pytest.approx(expected, rel=1e-5)
-        else:
-            assert clipped > 1.0
-            largest = 5000 * (2.0 + dist.get_world_size()) ** 2
-            opt.step()
-            assert opt.grad_norm == pytest.approx((1 + largest) ** 0.5, rel=1e-5)
+        squares = sum(p.grad.full_tensor().square().sum().item() for p in module.parameters())
+        beside.grad = torch.full((5000,), 3.0 + (largest > 3.0) * dist.get_rank())
+        opt.step()
+        assert opt.grad_norm == pytest.approx((squares + 5000 * largest**2) ** 0.5, rel=1e-5)
     backward(module, 1)
     opt.on_nonfinite = "skip"
     if dist.get_rank() == 0:

@@ -149,7 +149,7 @@ def test_state_goes_to_torch_and_back(centered: bool, mesh: Any) -> None:
     trained = []
     for makes in ((RMSprop,) * 3, (RMSprop, TorchRMSprop, RMSprop), (TorchRMSprop, RMSprop) * 2):
         p = shard(mesh, dtype=torch.float64)
-        state = None
+        state: Any = None
         for make in makes[:3]:
             opt: Any = make([p], momentum=0.9, centered=centered)
             if state is not None:
@@ -218,6 +218,25 @@ def test_gradients_of_other_orders_and_dtypes_are_copied(mesh: Any) -> None:
     assert local(q.grad).stride() != local(q).stride()
     for param in (p, q):
         RMSprop([param]).step()
+    assert torch.equal(local(p), local(q))
+
+
+@pytest.mark.parametrize("c_functions", [True, False])
+def test_a_gradient_that_is_still_on_its_way_is_waited_for(
+    c_functions: bool, mesh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed._functional_collectives import AsyncCollectiveTensor
+
+    if not c_functions:
+        monkeypatch.setattr(private, "hidden", frozenset(_core.torch_private_names()))
+    p, q = shard(mesh), shard(mesh)
+    for param in (p, q):
+        opt = RMSprop([param])
+        opt.step()
+        if param is q:
+            q.grad._local_tensor = AsyncCollectiveTensor(local(q.grad))
+        opt.step()
+        assert not any(opt._plan.for_torch)
     assert torch.equal(local(p), local(q))
 
 

@@ -43,10 +43,11 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
 
     Arguments, their order, defaults and errors are torch's. So are parameter groups, hooks,
     closures, schedulers and ``state_dict()``; the two classes exchange state in mid-training.
-    The kernel updates strided float32 and float64 parameters in CPU memory. Other parameters (on
-    another device, of another dtype, with gaps in memory, sharing memory) fall back to torch, and
-    so do groups with ``differentiable``, ``capturable``, ``eps=0``, ``alpha=1`` or
-    ``momentum >= 1``. Extra features are keyword arguments, for the kernel's parameters only.
+    The kernel updates strided float32 and float64 parameters in CPU memory, and the shards of
+    DTensors there. Other parameters (on another device, of another dtype, with gaps in memory,
+    sharing memory) fall back to torch, and so do groups with ``differentiable``, ``capturable``,
+    ``eps=0``, ``alpha=1`` or ``momentum >= 1``. Extra features are keyword arguments, for the
+    kernel's parameters only.
 
     Parameters
     ----------
