@@ -148,8 +148,8 @@ bool TorchStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
 const void *TorchStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad) {
     TensorView view;
     const auto plain = [&] {
-        return reader_.is_here(grad) && reader_.view(grad, view) && view.dtype == dtype &&
-               slot.layout.matches(view) && (view.data != nullptr || view.size() == 0);
+        return reader_.view(grad, view) && view.dtype == dtype && slot.layout.matches(view) &&
+               (view.data != nullptr || view.size() == 0);
     };
     const auto grad_object = [&] { return py::object(slot.param.given().attr("grad")); };
     // A tensor that torch negates when it is read looks like any other here. It is the imaginary

@@ -66,11 +66,6 @@ public:
     /// other code, unless sharded_by_one().
     bool sharded_alike(const TensorHandle &a, const TensorHandle &b) const;
 
-    /// Whether a tensor lies in memory; the shard of a DTensor may still be on its way.
-    bool is_here(const TensorHandle &tensor) const {
-        return !tensor.whole || tensor.object.get_type().is(tensor_type_);
-    }
-
     /// Views a strided float32 or float64 tensor in the CPU's memory; false for any other.
     /// `on_cpu`: the caller knows that it is strided and there.
     bool view(const TensorHandle &tensor, TensorView &view, bool on_cpu = false);
