@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from support import ROOT, needs
+from support import ROOT, needs, needs_torch
 
 EXAMPLES = ROOT / "examples"
 
@@ -48,6 +51,21 @@ def test_numba_loop(capsys: pytest.CaptureFixture[str]) -> None:
     needs("numba", reason="the loop is compiled by Numba; pip install numba")
     assert score("numba_loop.py") < 1e-3
     assert "the step by Numba gives the same bits" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_torchrun_digits(processes: int, tmp_path: Path) -> None:
+    needs("sklearn", reason="the digits are scikit-learn's")
+    needs_torch()
+    command = [sys.executable, str(EXAMPLES / "torchrun_digits.py")]
+    if processes > 1:
+        run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command[1:1] = run
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr
+    expected = rf"{processes} process.*: loss 0\.\d+, accuracy .* 9\d\.\d%\n"
+    assert re.fullmatch(expected, done.stdout), done.stdout
 
 
 def test_the_page_names_every_example() -> None:

@@ -45,18 +45,18 @@ Stepper::Settings Stepper::settings(double grad_scale) const {
 
 Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, double grad_scale,
                                    std::size_t release_gil_from_bytes,
-                                   std::optional<std::int64_t> made) {
+                                   std::optional<std::int64_t> made, Peers *peers) {
     Settings tuned = settings(grad_scale);
     tuned.execution.tuner = &tuner(tuned.execution.threads);
     if (!any_sampler(&Sampler::is_due)) {
-        const Outcome outcome = run_step(tensors, tuned, release_gil_from_bytes);
+        const Outcome outcome = run_step(tensors, tuned, release_gil_from_bytes, peers);
         if (outcome != Outcome::refused)
             pass_samplers(made);
         return outcome;
     }
     SampledStep sampled(held_samplers());
     sampled.before(tensors, known_by_, frozen_);
-    const Outcome outcome = run_step(tensors, tuned, release_gil_from_bytes);
+    const Outcome outcome = run_step(tensors, tuned, release_gil_from_bytes, peers);
     if (outcome != Outcome::refused) {
         sampled.after(tensors, known_by_, grad_scale);
         sampled.end(tuned.transform, transform_and_norm().second, made);
@@ -65,10 +65,10 @@ Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, double grad_
 }
 
 Stepper::Outcome Stepper::run_step(std::span<const Tensor> tensors, const Settings &settings,
-                                   std::size_t release_gil_from_bytes) {
+                                   std::size_t release_gil_from_bytes, Peers *peers) {
     StepResult result;
     without_gil(bytes_to_step(tensors) >= release_gil_from_bytes,
-                [&] { result = step(tensors, settings.execution, settings.transform); });
+                [&] { result = step(tensors, settings.execution, settings.transform, peers); });
     return record(result, settings);
 }
 

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include <fused_rmsprop/fused_rmsprop.hpp>
+#include <fused_rmsprop/distributed.hpp>
 
 #include "claim.hpp"
 #include "gil.hpp"
@@ -80,10 +80,12 @@ protected:
     /// One step, without the GIL if it reads that many bytes of parameters. Changes that other
     /// threads make to the settings meanwhile have no effect on it.
     /// `made` is the number of steps with this one, and with those skipped, if it is known.
+    /// `peers` are the other processes, if tensors are split among some.
     Outcome run_step(std::span<const Tensor> tensors, double grad_scale,
-                     std::size_t release_gil_from_bytes, std::optional<std::int64_t> made);
+                     std::size_t release_gil_from_bytes, std::optional<std::int64_t> made,
+                     Peers *peers = nullptr);
     Outcome run_step(std::span<const Tensor> tensors, const Settings &settings,
-                     std::size_t release_gil_from_bytes);
+                     std::size_t release_gil_from_bytes, Peers *peers = nullptr);
 
     /// Keeps the result of a step.
     Outcome record(const StepResult &result, const Settings &settings);

@@ -70,7 +70,10 @@ def train() -> tuple[list[Any], list[list[int]], list[int]]:
     return [p.detach() for p in (*params, *others)], versions, calls
 
 
-UNOBSERVED = ("_step_supports_amp_scaling", "_set_grad_enabled", "_fsdp_flattened")
+UNOBSERVED = (
+    *("_step_supports_amp_scaling", "_set_grad_enabled", "_fsdp_flattened"),
+    *("_local_tensor", "_spec"),
+)
 OPTIONAL_SYMBOL = "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE"
 
 

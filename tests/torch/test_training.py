@@ -109,9 +109,15 @@ def test_the_package_does_not_import_torch() -> None:
 
 
 @pytest.mark.slow
-def test_distributed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("kind", ["ddp", "zero"])
+def test_distributed(kind: str, count: int, tmp_path: Path) -> None:
+    if kind == "zero":
+        optim = pytest.importorskip("torch.distributed.optim")
+        if not hasattr(optim, "ZeroRedundancyOptimizer"):
+            pytest.skip("this torch has no ZeroRedundancyOptimizer any more")
     script = Path(__file__).parent / "distributed.py"
-    assert run_script(script, tmp_path / "meet") == "both agree\n"
+    assert run_script(script, count, tmp_path / "meet", kind) == "all agree\n"
 
 
 @pytest.mark.slow

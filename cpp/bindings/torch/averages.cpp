@@ -69,12 +69,6 @@ bool ShownAverages::is_where_it_was(const Shown &shown) const noexcept {
     }
 }
 
-/// Tells autograd that a parameter has changed, or adds it to those to tell it of.
-void ShownAverages::bump_version(const Shown &shown, py::list &unversioned) const {
-    if (!reader().bump_version(shown.param))
-        unversioned.append(shown.param.object);
-}
-
 void ShownAverages::show() {
     auto claim =
         std::make_unique<Claim>(stepper_.cast<TorchStepper &>().ownership, Reason::averages);
@@ -107,7 +101,7 @@ void ShownAverages::show() {
     try {
         for (const Shown &shown : shown_)
             if (shown.address != nullptr)
-                bump_version(shown, unversioned);
+                reader().bump_version(shown.param, unversioned);
         increment_versions(unversioned);
     } catch (...) { // a block that fails to begin has no end
         hide();
@@ -127,7 +121,7 @@ void ShownAverages::hide() {
         std::memcpy(shown->address, shown->value_address, shown->bytes());
     py::list unversioned;
     for (const Shown *shown : here)
-        bump_version(*shown, unversioned);
+        reader().bump_version(shown->param, unversioned);
     std::exception_ptr error;
     for (const Shown *shown : moved)
         try {
@@ -155,11 +149,11 @@ void ShownAverages::finalize() noexcept {
 void ShownAverages::traverse(Visitor &visit) const {
     visit(stepper_);
     visit(read_);
-    for (const Shown &shown : shown_) {
-        visit(shown.param.object);
-        visit(shown.average.object);
-        visit(shown.value.object);
-    }
+    for (const Shown &shown : shown_)
+        for (const TensorHandle *tensor : {&shown.param, &shown.average, &shown.value}) {
+            visit(tensor->object);
+            visit(tensor->whole);
+        }
 }
 
 void ShownAverages::clear() {

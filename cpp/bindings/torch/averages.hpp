@@ -48,7 +48,6 @@ private:
     std::vector<Shown> read_all() const;
     void find(Shown &shown) const;
     bool is_where_it_was(const Shown &shown) const noexcept;
-    void bump_version(const Shown &shown, py::list &unversioned) const;
 
     py::object stepper_, read_;
     std::unique_ptr<Claim> claim_; ///< while they are shown

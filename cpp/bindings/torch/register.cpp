@@ -11,6 +11,7 @@
 
 namespace fused_rmsprop::bindings {
 void register_torch(py::module_ &m) {
+    m.attr("chunk_size") = chunk_size;
     m.def("torch_private_names", &TorchPrivate::names);
     m.def("replace_entries", &replace_entries, py::arg("target"), py::arg("entries"));
 
@@ -32,13 +33,20 @@ void register_torch(py::module_ &m) {
         .def("end", &SeriesThreads::end);
 
     py::class_<TorchStepper, Stepper>(m, "TorchStepper", py::is_final(), collected<TorchStepper>())
-        .def(py::init<const py::object &, const std::set<std::string> &>(), py::arg("probe"),
-             py::arg("hidden"))
+        .def(py::init([](const py::object &probe, const std::set<std::string> &hidden,
+                         py::str local, py::str spec) {
+                 return std::make_unique<TorchStepper>(
+                     probe, hidden, ShardNames{std::move(local), std::move(spec)});
+             }),
+             py::arg("probe"), py::arg("hidden"), py::arg("local"), py::arg("spec"))
+        .def("set_peers", &TorchStepper::set_peers, py::arg("chunks"), py::arg("join"),
+             py::arg("least"))
         .def("can_step", &TorchStepper::can_step, py::arg("tensor"))
         .def("same_order", &TorchStepper::same_order, py::arg("a"), py::arg("b"))
         .def("in_order", &TorchStepper::in_order, py::arg("param"), py::arg("tensor"))
         .def("assign", &TorchStepper::assign, py::arg("slots"), py::arg("groups"), py::arg("state"),
              py::arg("options"))
+        .def("is_unmoved", &TorchStepper::is_unmoved)
         .def("read", &TorchStepper::read, py::arg("groups"), py::arg("state"), py::arg("options"))
         .def("step_claimed", &TorchStepper::step_claimed, py::arg("groups"), py::arg("state"),
              py::arg("options"))

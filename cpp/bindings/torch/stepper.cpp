@@ -36,122 +36,6 @@ std::uint64_t count_at(const void *address, DType dtype) {
 
 } // namespace
 
-bool TorchStepper::can_step(const py::object &tensor) {
-    TensorView view;
-    return reader_.view(reader_.handle(tensor), view) && view.is_dense() && view.is_aligned();
-}
-
-bool TorchStepper::same_order(const py::object &a, const py::object &b) {
-    TensorView view;
-    if (!reader_.view(reader_.handle(a), view))
-        return false;
-    const DType dtype = view.dtype;
-    const TensorLayout layout(view);
-    return reader_.view(reader_.handle(b), view) && view.dtype == dtype && layout.matches(view) &&
-           view.is_aligned();
-}
-
-std::vector<std::size_t> TorchStepper::assign(const py::list &slots, const py::list &groups,
-                                              const py::dict &state,
-                                              const std::vector<Options> &options) {
-    std::vector<Slot> new_slots;
-    std::vector<Tensor> new_tensors(slots.size());
-    std::vector<Extent> extents;
-    for (const py::handle item : slots) {
-        const auto given = item.cast<py::tuple>();
-        const std::size_t i = new_slots.size();
-        new_slots.push_back(
-            slot_of(given, new_tensors[i], options.at(given[1].cast<std::size_t>()), extents, i));
-    }
-    std::vector<std::size_t> shared;
-    for (const auto &[one, other] : overlaps(extents))
-        shared.insert(shared.end(), {one.owner, other.owner});
-    if (!shared.empty())
-        return shared;
-    std::vector<std::vector<py::object>> new_groups;
-    for (const py::handle group : groups)
-        new_groups.push_back(group.cast<std::vector<py::object>>());
-    std::vector<py::object> new_state = values_of(state);
-    WrittenMemory written(std::move(extents));
-    change(slots);
-    // The old ones are destroyed at the end of the scope, because that may run code.
-    slots_.swap(new_slots);
-    groups_.swap(new_groups);
-    state_.swap(new_state);
-    tensors_ = std::move(new_tensors);
-    written_ = std::move(written);
-    known_by_.clear();
-    for (const Slot &slot : slots_) {
-        known_by_.push_back(slot.param.object.ptr());
-        for (const HeldSampler &sampler : held_samplers())
-            sampler->set_order(sampler->leaf_of(known_by_.back()), slot.layout.shape(),
-                               slot.layout.strides());
-    }
-    return {};
-}
-
-/// A parameter to step, its memory, and the extents of all that is its.
-TorchStepper::Slot TorchStepper::slot_of(const py::tuple &given, Tensor &tensor,
-                                         const Options &options, std::vector<Extent> &extents,
-                                         std::size_t index) {
-    if (!py::isinstance<py::dict>(given[2]))
-        throw py::type_error("the state of a parameter must be a dict");
-    const auto entries = given[3].cast<py::dict>();
-    Slot slot{reader_.handle(given[0]), given[1].cast<std::size_t>(), given[2], {}, {}};
-    slot.values = values_of(entries);
-    TensorView view;
-    if (!reader_.view(slot.param, view) || !view.is_dense() || !view.is_aligned())
-        throw py::type_error("the kernel cannot step this tensor");
-    slot.layout = TensorLayout(view);
-    tensor.dtype = view.dtype;
-    tensor.size = view.size();
-    tensor.param = view.data;
-    extents.push_back(view.extent(index));
-    for (std::size_t k = 0; k < state_kind_count; ++k) {
-        slot.held[k] = take(entries, name_of(state_kinds[k], options), view);
-        if (slot.held[k].address != nullptr)
-            extents.push_back(view.extent(index));
-    }
-    slot.held[steps] = take(entries, "step", view);
-    slot.steps_dtype = view.dtype;
-    return slot;
-}
-
-/// The tensor of that name in a parameter's state, if there is one, and a view of it.
-TorchStepper::Held TorchStepper::take(const py::dict &entries, const char *name, TensorView &view) {
-    if (!entries.contains(name))
-        return {};
-    const TensorHandle tensor = reader_.handle(entries[name]);
-    const bool viewed = reader_.view(tensor, view) && view.is_aligned();
-    return {tensor, viewed ? view.data : nullptr}; // without an address, no step takes it
-}
-
-/// Gives the states their entries: all of them, or none after an error.
-void TorchStepper::change(const py::list &slots) {
-    std::vector<std::pair<Changed, py::dict>> changes;
-    for (const py::handle item : slots) {
-        const auto slot = item.cast<py::tuple>();
-        if (!slot[2].is(slot[3]))
-            changes.emplace_back(Changed{slot[2], slot[2].attr("copy")()}, slot[3]);
-    }
-    changed_.reserve(changed_.size() + changes.size());
-    for (auto &[changed, entries] : changes) {
-        changed_.push_back(changed);
-        replace_entries(changed.state, entries);
-    }
-}
-
-void TorchStepper::abandon() noexcept {
-    forget_gradients();
-    const std::vector<Changed> changed = std::exchange(changed_, {});
-    for (auto it = changed.rbegin(); it != changed.rend(); ++it)
-        try {
-            replace_entries(it->state, it->before);
-        } catch (py::error_already_set &error) { // no memory for the table of the dict
-            error.discard_as_unraisable("the end of a step that was not made");
-        }
-}
-
 /// Whether the containers hold what they held when they were assigned.
 bool TorchStepper::is_assigned(const py::list &groups, const py::dict &state) const {
     bool same = groups.size() == groups_.size() && has_values(state, state_);
@@ -188,7 +72,11 @@ bool TorchStepper::read(const py::list &groups, const py::dict &state,
     if (!same || !keeping_)
         return same;
     // Copies of gradients let other code run, which may have moved the memory that was read before.
-    bool still = is_assigned(groups, state);
+    return is_assigned(groups, state) && is_unmoved();
+}
+
+bool TorchStepper::is_unmoved() {
+    bool still = grads_.size() == slots_.size();
     for (std::size_t i = 0; still && i < slots_.size(); ++i)
         still = is_where_it_was(slots_[i], tensors_[i], grads_[i]);
     return still;
@@ -228,6 +116,11 @@ bool TorchStepper::read_slot(Slot &slot, Tensor &tensor, TensorHandle &grad) {
         tensor.square_avg = is_there ? average.address : nullptr;
         return true;
     }
+    if (!reader_.sharded_by_one(slot.param, grad)) {
+        keep_gradients();
+        if (!reader_.sharded_alike(slot.param, grad))
+            return false;
+    }
     if (keeping_)
         reader_.keep(grad);
     const Held &step = slot.held[steps];
@@ -258,7 +151,7 @@ const void *TorchStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad) 
         return reader_.view(grad, view) && view.dtype == dtype && slot.layout.matches(view) &&
                (view.data != nullptr || view.size() == 0);
     };
-    const auto grad_object = [&] { return py::object(slot.param.object.attr("grad")); };
+    const auto grad_object = [&] { return py::object(slot.param.given().attr("grad")); };
     // A tensor that torch negates when it is read looks like any other here. It is the imaginary
     // part of a complex one, so that only one of a single element is not spread out in memory as
     // well.
@@ -266,7 +159,8 @@ const void *TorchStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad) 
         if (grad.impl && view.size() != 1)
             return false;
         keep_gradients();
-        return grad_object().attr("is_neg")().cast<bool>();
+        const py::object object = grad.whole ? grad.object : grad_object();
+        return object.attr("is_neg")().cast<bool>();
     };
     if (plain() && !negated() &&
         (view.data == slot.cleared_grad ||
@@ -276,7 +170,7 @@ const void *TorchStepper::gradient(Slot &slot, DType dtype, TensorHandle &grad) 
         return view.data;
     }
     keep_gradients();
-    grad = reader_.handle(reader_.in_order(slot.param.object, grad_object()));
+    grad = reader_.handle(reader_.in_order(slot.param.given(), grad_object()));
     if (!plain())
         throw std::runtime_error("a gradient could not be brought into its parameter's order");
     return view.data;
@@ -290,9 +184,13 @@ py::object TorchStepper::step_claimed(const py::list &groups, const py::dict &st
     } forget{*this};
     if (!read(groups, state, options))
         return py::none();
-    if (bytes_to_step(tensors_) >= release_gil_from_bytes)
+    std::optional<PythonPeers> peers;
+    if (join_)
+        peers.emplace(chunks_, join_, least_);
+    if (peers || bytes_to_step(tensors_) >= release_gil_from_bytes)
         keep_gradients();
-    const Outcome outcome = run_step(tensors_, 1.0, release_gil_from_bytes, counted_after());
+    const Outcome outcome =
+        run_step(tensors_, 1.0, release_gil_from_bytes, counted_after(), peers ? &*peers : nullptr);
     py::list unversioned;
     std::vector<Changed> changed; // to the end: destroying an object may run code
     if (outcome == Outcome::stepped) {
@@ -300,16 +198,19 @@ py::object TorchStepper::step_claimed(const py::list &groups, const py::dict &st
         changed = std::exchange(changed_, {});
     }
     const py::object culprit =
-        outcome == Outcome::refused ? slots_[nonfinite()].param.object : py::none();
+        outcome == Outcome::refused ? slots_[nonfinite()].param.given() : py::none();
     return py::make_tuple(culprit, unversioned);
 }
 
 void TorchStepper::traverse(Visitor &visit) const {
     for (const Slot &slot : slots_) {
         visit(slot.param.object);
+        visit(slot.param.whole);
         visit(slot.state);
-        for (const Held &held : slot.held)
+        for (const Held &held : slot.held) {
             visit(held.tensor.object);
+            visit(held.tensor.whole);
+        }
         visit.each(slot.values);
     }
     for (const Changed &changed : changed_) {
@@ -319,6 +220,8 @@ void TorchStepper::traverse(Visitor &visit) const {
     for (const auto &params : groups_)
         visit.each(params);
     visit.each(state_);
+    visit(join_);
+    visit(least_);
     show_samplers(visit);
 }
 
@@ -329,6 +232,7 @@ void TorchStepper::clear() {
     const auto state = std::exchange(state_, {});
     const auto grads = std::exchange(grads_, {});
     const auto changed = std::exchange(changed_, {});
+    const py::object join = std::exchange(join_, {}), least = std::exchange(least_, {});
     clear_samplers();
     tensors_.clear();
 }
@@ -380,8 +284,7 @@ py::list TorchStepper::count_step() {
             count_up<float>(step.address);
         else
             count_up<double>(step.address);
-        if (!reader_.bump_version(slot.param))
-            unversioned.append(slot.param.object);
+        reader_.bump_version(slot.param, unversioned);
     }
     return unversioned;
 }

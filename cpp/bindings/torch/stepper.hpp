@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../garbage.hpp"
+#include "../peers.hpp"
 #include "../stepper.hpp"
 #include "tensors.hpp"
 
@@ -15,8 +16,8 @@ namespace fused_rmsprop::bindings {
 class TorchStepper : public Stepper {
 public:
     /// `probe` is any tensor; torch seems to lack the private names in `hidden`.
-    TorchStepper(const py::object &probe, const std::set<std::string> &hidden)
-        : reader_(probe, hidden) {}
+    TorchStepper(const py::object &probe, const std::set<std::string> &hidden, ShardNames names)
+        : reader_(probe, hidden, std::move(names)) {}
 
     /// Whether the kernel can update a tensor where it lies.
     bool can_step(const py::object &tensor);
@@ -28,6 +29,13 @@ public:
     py::object in_order(const py::object &param, const py::object &tensor) const {
         return reader_.in_order(param, tensor);
     }
+
+    /// The other processes, for the parameters that are assigned, as functions; see PythonPeers.
+    /// Where `join` is None, there are none. An assignment forgets them.
+    void set_peers(std::vector<std::size_t> chunks, py::object join, py::object least);
+
+    /// Whether all that a step has read is still there. For `join`, while which other code may run.
+    bool is_unmoved();
 
     /// One step, or None where something is not as it was assigned; nothing has changed then.
     /// Otherwise a tuple of a parameter whose gradient is not finite where that is an error, or
@@ -124,6 +132,8 @@ private:
     std::vector<Options> options_;                ///< by group
     std::vector<Changed> changed_;
     WrittenMemory written_;
+    std::vector<std::size_t> chunks_; ///< as set_peers() got it, and the following
+    py::object join_, least_;
 };
 
 } // namespace fused_rmsprop::bindings

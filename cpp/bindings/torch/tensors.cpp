@@ -6,8 +6,9 @@
 
 namespace fused_rmsprop::bindings {
 
-TensorReader::TensorReader(const py::object &probe, const std::set<std::string> &hidden)
-    : torch_(TorchPrivate::find(probe, hidden, why_no_c_functions_)) {
+TensorReader::TensorReader(const py::object &probe, const std::set<std::string> &hidden,
+                           ShardNames names)
+    : torch_(TorchPrivate::find(probe, hidden, why_no_c_functions_)), names_(std::move(names)) {
     const auto torch = py::module_::import("torch");
     tensor_type_ = torch.attr("Tensor");
     float32_ = torch.attr("float32");
@@ -21,21 +22,64 @@ TensorHandle TensorReader::handle(const py::object &tensor) const {
     if (!PyObject_TypeCheck(tensor.ptr(), reinterpret_cast<PyTypeObject *>(tensor_type_.ptr())))
         throw py::type_error("expected a tensor, got " +
                              std::string(Py_TYPE(tensor.ptr())->tp_name));
-    return {tensor, torch_ == nullptr ? nullptr : torch_->impl(tensor)};
+    py::object shard;
+    if (!tensor.get_type().is(tensor_type_))
+        shard = py::getattr(tensor, names_.local, py::none());
+    const bool is_whole = shard && !shard.is_none();
+    const py::object &local = is_whole ? shard : tensor;
+    return {local, torch_ == nullptr ? nullptr : torch_->impl(local),
+            is_whole ? tensor : py::object()};
 }
 
 /// Whether a handle still belongs to its Python object.
 bool TensorReader::current(const TensorHandle &tensor) const {
+    if (tensor.whole && !tensor.object.is(py::getattr(tensor.whole, names_.local, py::none())))
+        return false;
     return torch_ == nullptr || torch_->current_impl(tensor.object) == tensor.impl;
 }
 
 TensorHandle TensorReader::gradient(const TensorHandle &param) const {
+    if (param.whole) {
+        const py::object grad = param.whole.attr("grad");
+        return grad.is_none() ? TensorHandle() : handle(grad);
+    }
     if (torch_ == nullptr) {
         py::object grad = param.object.attr("grad");
         return {grad.is_none() ? py::object() : std::move(grad)};
     }
     const TorchPrivate::Handle grad = torch_->grad(param.impl);
     return {{}, torch_->is_defined(*grad) ? *grad : nullptr};
+}
+
+bool TensorReader::sharded_by_one(const TensorHandle &a, const TensorHandle &b) const {
+    if (!a.whole || !b.whole)
+        return !a.whole && !b.whole;
+    return a.whole.attr(names_.spec).is(b.whole.attr(names_.spec));
+}
+
+bool TensorReader::sharded_alike(const TensorHandle &a, const TensorHandle &b) const {
+    if (!a.whole || !b.whole || sharded_by_one(a, b))
+        return sharded_by_one(a, b);
+    const auto same = [&](const char *name) {
+        return a.whole.attr(name).equal(b.whole.attr(name));
+    };
+    return same("placements") && same("device_mesh");
+}
+
+void TensorReader::bump_version(const TensorHandle &tensor, py::list &unversioned) const {
+    const bool here = torch_ != nullptr && torch_->bump_version != nullptr;
+    if (here)
+        torch_->bump_version(&tensor.impl);
+    else
+        unversioned.append(tensor.object);
+    if (!tensor.whole)
+        return;
+    if (here) {
+        void *const impl = torch_->current_impl(tensor.whole);
+        torch_->bump_version(&impl);
+    } else {
+        unversioned.append(tensor.whole);
+    }
 }
 
 bool TensorReader::view(const TensorHandle &tensor, TensorView &view, bool on_cpu) {
@@ -73,7 +117,7 @@ bool TensorReader::unmoved(const TensorHandle &tensor, const void *data, DType d
 bool TensorReader::still_at(const TensorHandle &tensor, const void *data, std::size_t size) {
     TensorView now;
     if (torch_ == nullptr)
-        return view(tensor, now) && now.data == data && now.size() == size;
+        return current(tensor) && view(tensor, now) && now.data == data && now.size() == size;
     std::int64_t elements = -1;
     return current(tensor) && torch_->data_ptr(&tensor.impl, &now.data) == 0 && now.data == data &&
            torch_->numel(&tensor.impl, &elements) == 0 &&
@@ -101,17 +145,17 @@ void TensorReader::prefetch(const TensorHandle &tensor) const {
 }
 
 void TensorReader::prefetch_behind(const TensorHandle &tensor) const {
-    if (torch_ != nullptr && current(tensor))
+    if (torch_ != nullptr && !tensor.whole && current(tensor))
         TorchPrivate::prefetch_behind(tensor.impl);
 }
 
 void TensorReader::prefetch_gradient(const TensorHandle &param) const {
-    if (torch_ != nullptr && current(param))
+    if (torch_ != nullptr && !param.whole && current(param))
         TorchPrivate::prefetch(*torch_->grad(param.impl));
 }
 
 void TensorReader::prefetch_behind_gradient(const TensorHandle &param) const {
-    if (torch_ != nullptr && current(param))
+    if (torch_ != nullptr && !param.whole && current(param))
         TorchPrivate::prefetch_behind(*torch_->grad(param.impl));
 }
 

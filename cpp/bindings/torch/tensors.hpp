@@ -27,27 +27,44 @@ struct TensorView : Strided<std::int64_t> {
 
 using TensorLayout = Layout<std::int64_t>;
 
-/// A tensor as Python has it, and torch's own object behind it where the C functions are there.
+/// A tensor in this process, and torch's own object behind it where the C functions are there.
 struct TensorHandle {
     py::object object; ///< may be empty for a gradient that only torch has
     void *impl = nullptr;
+    py::object whole = {}; ///< the DTensor of which it is this process's shard, if it is one
 
     explicit operator bool() const { return impl != nullptr || object; }
+
+    /// The tensor as users have it.
+    const py::object &given() const { return whole ? whole : object; }
+};
+
+/// The attributes of a DTensor: the tensor in this process, and the description of its shards.
+struct ShardNames {
+    py::str local, spec;
 };
 
 class TensorReader {
 public:
     /// `probe` is a tensor without a gradient; torch seems to lack the private names in `hidden`.
-    TensorReader(const py::object &probe, const std::set<std::string> &hidden);
+    TensorReader(const py::object &probe, const std::set<std::string> &hidden, ShardNames names);
 
     /// Why Python attributes are read instead of torch's C functions; empty if they are not.
     const std::string &why_no_c_functions() const { return why_no_c_functions_; }
 
-    /// Throws py::type_error for an object that is no tensor.
+    /// Of a DTensor, that of the shard in this process. Throws py::type_error for an object that is
+    /// no tensor.
     TensorHandle handle(const py::object &tensor) const;
 
     /// The gradient of a parameter, empty if it has none.
     TensorHandle gradient(const TensorHandle &param) const;
+
+    /// Whether two tensors have one description of their shards; true if none of them is a shard.
+    bool sharded_by_one(const TensorHandle &a, const TensorHandle &b) const;
+
+    /// Whether a tensor and its gradient are split among processes in the same way. It may run
+    /// other code, unless sharded_by_one().
+    bool sharded_alike(const TensorHandle &a, const TensorHandle &b) const;
 
     /// Views a strided float32 or float64 tensor in the CPU's memory; false for any other.
     /// `on_cpu`: the caller knows that it is strided and there.
@@ -67,13 +84,8 @@ public:
     /// A copy of a tensor's values.
     py::object clone(const py::object &tensor) const;
 
-    /// Tells autograd that a tensor has changed; false where Python must do it.
-    bool bump_version(const TensorHandle &tensor) const {
-        if (torch_ == nullptr || torch_->bump_version == nullptr)
-            return false;
-        torch_->bump_version(&tensor.impl);
-        return true;
-    }
+    /// Tells autograd that a tensor has changed, or adds it to those of which Python must do it.
+    void bump_version(const TensorHandle &tensor, py::list &unversioned) const;
 
     /// Ask early for memory that the other functions will read, which lies anywhere: of the tensor,
     /// and once it is there of what that points to. They change nothing.
@@ -95,6 +107,7 @@ private:
     std::unique_ptr<const TorchPrivate> torch_; ///< null: attributes are used
     std::vector<std::int64_t> attributes_; ///< that the last view points into, without C functions
     std::vector<void *> kept_;
+    ShardNames names_;
     py::object tensor_type_, float32_, float64_, strided_, preserve_format_, empty_like_;
 };
 

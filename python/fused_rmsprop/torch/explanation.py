@@ -17,7 +17,7 @@ from fused_rmsprop.torch.plan import (
     name_of,
     why_for_torch,
 )
-from fused_rmsprop.torch.shards import find_shard
+from fused_rmsprop.torch.shards import find_shard, is_dtensor
 from fused_rmsprop.torch.state import complete, replaced_in_shared
 
 #: How many parameters a `repr` lists.
@@ -104,7 +104,8 @@ def explanation(optimizer: Any) -> Explanation:
         {**group, "params": [p for p in group["params"] if not is_lazy(p)]} for group in whole
     ]
     plan.follow_options(groups, {})
-    sharded = find_shard(plan.stepper, groups)
+    plan.each_alone = optimizer.in_backward
+    sharded = find_shard(plan.stepper, groups, plan.each_alone)
     if sharded is None:
         plan.assign(groups, {}, whole)
         _find_shared_state(plan, groups, optimizer.state)
@@ -152,7 +153,8 @@ def _judge(p: Any, by_kernel: bool, plan: Plan, group: Any, whole: list[Any]) ->
         return "nobody", "it does not require a gradient and has none"
     later = "" if p.grad is not None else "; it has no gradient now, and waits for one"
     if by_kernel:
-        return "kernel", f"{p.dtype} in CPU memory{later}"
+        shard = ", a shard of a DTensor" if is_dtensor(p) else ""
+        return "kernel", f"{p.dtype} in CPU memory{shard}{later}"
     why = why_for_torch(p, plan, group, whole)
     if p.grad is not None and p.grad.is_sparse:
         return "nobody", f"{_RAISES}: its gradient is sparse"

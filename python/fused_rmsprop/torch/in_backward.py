@@ -18,8 +18,9 @@ from fused_rmsprop import _core
 from fused_rmsprop.base import nonfinite_error
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
 from fused_rmsprop.torch import private
+from fused_rmsprop.torch.peers import CHANGED
 from fused_rmsprop.torch.plan import Plan, name_of
-from fused_rmsprop.torch.stepping import CHANGED, step_anew
+from fused_rmsprop.torch.stepping import step_anew
 
 if TYPE_CHECKING:
     from fused_rmsprop.torch.optimizer import RMSprop
@@ -276,7 +277,10 @@ class _Update:
 
     def _memory_now(self) -> object:
         p = self.param
-        return (p.data_ptr(), p.dtype, p.shape, p.stride()) if self.plan.can_step(p) else None
+        if not self.plan.can_step(p):
+            return None
+        here = private.local_of(p)
+        return (here.data_ptr(), here.dtype, here.shape, here.stride())
 
     def make(self, optimizer: RMSprop, owner: InBackward) -> bool:
         """Step the parameter and free its gradient; False if it is not where it was followed."""
@@ -360,7 +364,7 @@ class _Update:
 
 
 def _nbytes(param: Any) -> int:
-    return 0 if is_lazy(param) else int(param.nbytes)
+    return 0 if is_lazy(param) else int(private.local_of(param).nbytes)
 
 
 def _hook_of(optimizer: RMSprop) -> Callable[[Any], None]:

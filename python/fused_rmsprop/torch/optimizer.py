@@ -13,7 +13,6 @@ from fused_rmsprop import _core
 from fused_rmsprop.base import (
     Optimizer,
     helps_with_options,
-    nonfinite_error,
     warn_of_spreading,
 )
 from fused_rmsprop.options import OPTIMIZER_OPTIONS
@@ -30,6 +29,7 @@ from fused_rmsprop.torch.inspection import Inspected
 from fused_rmsprop.torch.loading import keep_extra_options
 from fused_rmsprop.torch.partial import LoadedByName
 from fused_rmsprop.torch.plan import EXTRA_OPTIONS, Plan, check_extra, name_of
+from fused_rmsprop.torch.shards import nonfinite_gradient
 from fused_rmsprop.torch.sharing import SharesMemory
 from fused_rmsprop.torch.state import for_torch_too
 from fused_rmsprop.torch.stepping import step_anew
@@ -43,10 +43,11 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
 
     Arguments, their order, defaults and errors are torch's. So are parameter groups, hooks,
     closures, schedulers and ``state_dict()``; the two classes exchange state in mid-training.
-    The kernel updates strided float32 and float64 parameters in CPU memory. Other parameters (on
-    another device, of another dtype, with gaps in memory, sharing memory) fall back to torch, and
-    so do groups with ``differentiable``, ``capturable``, ``eps=0``, ``alpha=1`` or
-    ``momentum >= 1``. Extra features are keyword arguments, for the kernel's parameters only.
+    The kernel updates strided float32 and float64 parameters in CPU memory, and the shards of
+    DTensors there. Other parameters (on another device, of another dtype, with gaps in memory,
+    sharing memory) fall back to torch, and so do groups with ``differentiable``, ``capturable``,
+    ``eps=0``, ``alpha=1`` or ``momentum >= 1``. Extra features are keyword arguments, for the
+    kernel's parameters only.
 
     Parameters
     ----------
@@ -357,12 +358,12 @@ class RMSprop(Inspected, LoadedByName, Averages, SharesMemory, Optimizer, torch.
         if unversioned:
             torch.autograd.graph.increment_version(unversioned)
         if nonfinite is not None:
-            what = f"the gradient of {name_of(nonfinite, self.param_groups)}"
+            name = name_of(nonfinite, self.param_groups)
             if self.on_nonfinite == "propagate":
-                warn_of_spreading(what, self._stepper)
+                warn_of_spreading(f"the gradient of {name}", self._stepper)
                 self._step_all()
                 return
-            raise nonfinite_error(what, nonfinite.grad.detach().resolve_neg().numpy())
+            raise nonfinite_gradient(nonfinite, name, self._plan.has_peers)
 
     _step.__qualname__ = "RMSprop.step"  # in Python's errors about its arguments
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)

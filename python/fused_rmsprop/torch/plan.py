@@ -21,7 +21,8 @@ from fused_rmsprop.options import (
 )
 from fused_rmsprop.torch import private
 from fused_rmsprop.torch.attributes import check_group_keys
-from fused_rmsprop.torch.shards import find_shard, shard_error
+from fused_rmsprop.torch.peers import set_peers
+from fused_rmsprop.torch.shards import find_shard, shard_error, tensor_here, why_not_here
 from fused_rmsprop.torch.state import complete, replaced_in_shared
 from fused_rmsprop.torch.values import as_number, check_bounds
 from fused_rmsprop.values import as_flag
@@ -116,6 +117,10 @@ class Plan:
         self.new: list[Any] = []
         #: Whether the assignment was looked at for a warning.
         self.is_examined = False
+        #: Whether its parameters are stepped one by one, and not all of them together.
+        self.each_alone = False
+        #: Whether its steps ask other processes, which have shards of the parameters.
+        self.has_peers = False
         #: Not empty once the user was warned; plans of one optimizer share it.
         self.warned: list[bool] = []
         self._given: object = None  # the options as the user gave them
@@ -153,6 +158,7 @@ class Plan:
     def part(self, index: int, stepper: _core.TorchStepper) -> Plan:
         """A plan for parameters of one group, whose options are checked as far as they are here."""
         part = Plan(stepper)
+        part.each_alone = True
         part.warned = self.warned
         part._checked = self._checked[index : index + 1]
         return part
@@ -224,7 +230,7 @@ class Plan:
         """
         self._assigned = None
         self.is_examined = False
-        if (found := find_shard(self.stepper, groups)) is not None:
+        if (found := find_shard(self.stepper, groups, self.each_alone)) is not None:
             limit, shard = found
             raise shard_error(limit, name_of(shard, whole))
         self.new = []
@@ -241,6 +247,7 @@ class Plan:
             shared |= more
         self.for_torch = for_torch
         self.waiting = [p for ps in for_torch for p in ps if p.grad is None and not state.get(p)]
+        self.has_peers = set_peers(self.stepper, [slot[0] for slot in slots], groups)
         self._assigned = self._needs
 
     def _slots(
@@ -267,8 +274,10 @@ class Plan:
 
     def can_step(self, p: Any) -> bool:
         """Whether the kernel can step a parameter where it lies, if its options allow it."""
-        plain = type(p).__torch_dispatch__ is torch.Tensor.__torch_dispatch__ and not is_lazy(p)
-        return plain and not p.is_inference() and self.stepper.can_step(p) and not p.is_neg()
+        here = tensor_here(p)
+        if here is None or p.is_inference() or here.is_inference():
+            return False
+        return self.stepper.can_step(p) and not here.is_neg()
 
     def _state_of(
         self, p: Any, group: dict[str, Any], states: Any
@@ -341,13 +350,14 @@ def why_for_torch(param: Any, plan: Plan, group: dict[str, Any], whole: list[Any
 def _why_of_memory(param: Any, plan: Plan) -> str | None:
     if plan.can_step(param):
         return None
-    if type(param).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        return f"its class {type(param).__name__} has a __torch_dispatch__ of its own"
-    if param.is_inference():
+    here = tensor_here(param)
+    if here is None:
+        return why_not_here(param)
+    if param.is_inference() or here.is_inference():
         return "it is an inference tensor"
-    if param.is_neg():
+    if here.is_neg():
         return "it is a view of negated memory"
-    if param.data_ptr() % param.element_size():
+    if here.data_ptr() % here.element_size():
         return "its memory is not aligned to its elements"
     return "its memory has gaps or overlaps itself"
 
@@ -367,6 +377,7 @@ def _why_shared(param: Any, whole: list[Any]) -> str:
 
 def _extent(tensor: Any) -> tuple[int, int]:
     """The addresses of the first element and after the last one."""
+    tensor = private.local_of(tensor)
     begin = tensor.data_ptr()
     steps = [(n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)]
     return begin, begin + (sum(steps) + 1) * tensor.element_size() * bool(tensor.numel())

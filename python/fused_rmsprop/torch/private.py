@@ -24,10 +24,11 @@ _PROFILER = "_profiler_enabled"
 _OBSERVERS = (*_STEP_HOOKS, *_GLOBAL_HOOKS, _PROFILER)
 _SET_GRAD = "_set_grad_enabled"
 _FLATTENED = "_fsdp_flattened"
+_LOCAL, _SPEC = "_local_tensor", "_spec"
 
 #: All of them, but for the mark `wrapped_already` sets, which is not underscored.
 NAMES = (
-    *(_AMP_SCALING, *_OBSERVERS, _SET_GRAD, _FLATTENED),
+    *(_AMP_SCALING, *_OBSERVERS, _SET_GRAD, _FLATTENED, _LOCAL, _SPEC),
     *_core.torch_private_names(),
 )
 
@@ -90,6 +91,19 @@ def is_flattened(param: Any) -> bool:
     return _FLATTENED not in hidden and hasattr(param, _FLATTENED)
 
 
+def has_local(dtensor: Any) -> bool:
+    """Whether `local_of` finds the shard of a DTensor that lies in this process."""
+    return all(name not in hidden and hasattr(dtensor, name) for name in (_LOCAL, _SPEC))
+
+
+def local_of(tensor: Any) -> Any:
+    """The shard of a DTensor in this process, in its own memory; any other tensor itself.
+
+    ``to_local()`` makes a new tensor, and is a part of the graph.
+    """
+    return tensor if _LOCAL in hidden else getattr(tensor, _LOCAL, tensor)
+
+
 def wrapped_already(step: Step) -> Step:
     """Mark a ``step`` method, so that torch does not wrap it in hooks and its profiler's label."""
     step.hooked = True  # type: ignore[attr-defined]
@@ -104,4 +118,4 @@ def why_slow(stepper: _core.TorchStepper | None = None) -> str:
 
 def new_stepper() -> _core.TorchStepper:
     """A stepper that uses torch's private functions if all that it needs are there."""
-    return _core.TorchStepper(torch.empty(1), hidden)
+    return _core.TorchStepper(torch.empty(1), hidden, _LOCAL, _SPEC)

@@ -12,6 +12,8 @@ import torch
 from fused_rmsprop import _core
 from fused_rmsprop.groups.state import KINDS, StateKind, needed_kinds
 from fused_rmsprop.options import GROUP_OPTIONS
+from fused_rmsprop.torch import private
+from fused_rmsprop.torch.shards import is_dtensor, is_split_alike
 from fused_rmsprop.torch.values import as_number, check_tensor
 
 #: The keys of the tensors in a parameter's state, but for ``"step"``.
@@ -47,10 +49,28 @@ def complete(
             entries[key] = _new(kind, param, group)
         elif entries[key].shape != param.shape:
             raise _wrong_shape(key, entries[key], param)
-        elif not stepper.same_order(param, entries[key]) or entries[key].is_neg():
+        elif not _is_in_order(param, entries[key], stepper):
+            _check_is_split(key, entries[key], param)
             entries[key] = stepper.in_order(param, entries[key])
     unchanged = entries.keys() == state.keys() and all(entries[k] is state[k] for k in state)
     return state if unchanged else entries
+
+
+def _is_in_order(param: Any, tensor: Any, stepper: _core.TorchStepper) -> bool:
+    """Whether the elements of a state lie as the parameter's do."""
+    alike = is_split_alike(param, tensor) and stepper.same_order(param, tensor)
+    return alike and not private.local_of(tensor).is_neg()
+
+
+def _check_is_split(key: str, tensor: Any, param: Any) -> None:
+    """Raise an error if one is a DTensor and the other is not."""
+    if is_dtensor(tensor) != is_dtensor(param):
+        kinds = ("a DTensor", "a plain tensor")[:: 1 if is_dtensor(tensor) else -1]
+        raise RuntimeError(
+            f"{key} is {kinds[0]}, and its parameter {kinds[1]}; load the state by "
+            "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict, which splits it as "
+            "the parameters are split"
+        )
 
 
 def completed_for_torch(state: dict[str, Any], param: Any, group: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +122,7 @@ def replaced_in_shared(state: dict[str, Any], entries: dict[str, Any]) -> str:
 
 def _is_shared(value: Any) -> bool:
     # Tensors of other devices always say that they are.
+    value = private.local_of(value)
     return torch.is_tensor(value) and value.device.type == "cpu" and bool(value.is_shared())
 
 
@@ -125,7 +146,9 @@ def _second_moment(state: dict[str, Any]) -> Any:
 def _settle(state: dict[str, Any]) -> None:
     """Decide between a saved variance and the ``square_avg`` beside it: torch updates only that."""
     if "variance" in state and "square_avg" in state:
-        stale = not torch.equal(_second_moment(state), state["square_avg"])
+        # Of a DTensor, each process looks at its shard alone: either way, all go on alike.
+        saved, now = map(private.local_of, (state["square_avg"], _second_moment(state)))
+        stale = not torch.equal(now, saved)
         del state["variance" if stale else "square_avg"]
 
 

@@ -11,11 +11,9 @@ from fused_rmsprop import _core
 from fused_rmsprop.fp_environment import in_fp_environment
 from fused_rmsprop.options import GROUP_OPTIONS
 from fused_rmsprop.torch.explanation import warn_of_torch_alone
+from fused_rmsprop.torch.peers import CHANGED
 from fused_rmsprop.torch.plan import Plan, name_of
 from fused_rmsprop.torch.state import completed_for_torch, replaced_in_shared
-
-#: An error of parameters that do not hold still.
-CHANGED = "parameters or their state changed during the step"
 
 
 def step_anew(

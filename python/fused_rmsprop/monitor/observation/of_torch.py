@@ -125,7 +125,7 @@ class TorchObserver(Observer):
         can_step = self._optimizer._plan.can_step
         in_order = [np.empty(leaf.shape, np.int8).strides for leaf in self.leaves]
         pairs = zip(self.params, in_order, strict=True)
-        return [p.stride() if can_step(p) else strides for p, strides in pairs]
+        return [_local(p).stride() if can_step(p) else strides for p, strides in pairs]
 
     def _options(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = self._optimizer.param_groups
