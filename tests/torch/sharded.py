@@ -279,10 +279,13 @@ def whole_parameters_count_once(kind: str) -> None:
     module = network(kind)
     beside = torch.full((5000,), 2.0, requires_grad=True)
     opt = RMSprop([*module.parameters(), beside], lr=0.01, max_grad_norm=1.0)
-    for largest in (3.0, 3.0 + dist.get_world_size() - 1):
+    for largest, lacks in ((3.0, False), (3.0, True), (2.0 + dist.get_world_size(), False)):
         opt.zero_grad()
         backward(module, 0)
-        squares = sum(p.grad.full_tensor().square().sum().item() for p in module.parameters())
+        if lacks:
+            module[0].bias.grad = None
+        grads = [p.grad.full_tensor() for p in module.parameters() if p.grad is not None]
+        squares = sum(grad.square().sum().item() for grad in grads)
         beside.grad = torch.full((5000,), 3.0 + (largest > 3.0) * dist.get_rank())
         opt.step()
         assert opt.grad_norm == pytest.approx((squares + 5000 * largest**2) ** 0.5, rel=1e-5)
