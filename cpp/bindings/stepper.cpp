@@ -139,6 +139,7 @@ void Stepper::clear_samplers() {
 }
 
 void register_stepper(py::module_ &m) {
+    m.attr("chunk_size") = chunk_size;
     py::class_<Claim>(m, "Claim", py::is_final())
         .def("__enter__", [](py::object self) { return self; })
         .def("__exit__", [](Claim &claim, const py::args &) { claim.release(); });

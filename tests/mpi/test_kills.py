@@ -40,7 +40,7 @@ def test_a_late_rank_lets_all_raise_and_go_on() -> None:
     lines = mpiexec(2, "-c", code, check=False).stdout.splitlines()
     told = "did not answer within 0.3 s"
     assert len(lines) == 4, lines  # each rank refuses the second call at once
-    assert all(told in line and "start all ranks again" in line for line in lines)
+    assert all(told in line and "Start all ranks again" in line for line in lines)
     assert sorted(line[0] for line in lines) == ["0", "0", "1", "1"]
 
 

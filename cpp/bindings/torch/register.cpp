@@ -11,7 +11,6 @@
 
 namespace fused_rmsprop::bindings {
 void register_torch(py::module_ &m) {
-    m.attr("chunk_size") = chunk_size;
     m.def("torch_private_names", &TorchPrivate::names);
     m.def("replace_entries", &replace_entries, py::arg("target"), py::arg("entries"));
 

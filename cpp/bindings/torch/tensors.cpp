@@ -23,7 +23,7 @@ TensorHandle TensorReader::handle(const py::object &tensor) const {
         throw py::type_error("expected a tensor, got " +
                              std::string(Py_TYPE(tensor.ptr())->tp_name));
     py::object shard;
-    if (!tensor.get_type().is(tensor_type_))
+    if (!py::type::of(tensor).is(tensor_type_))
         shard = py::getattr(tensor, names_.local, py::none());
     const bool is_whole = shard && !shard.is_none();
     const py::object &local = is_whole ? shard : tensor;

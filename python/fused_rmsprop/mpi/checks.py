@@ -43,8 +43,9 @@ def described(opt: RMSProp, groups: Sequence[Group]) -> dict[str, object]:
         where = f"the parameters of group {i}" if len(groups) > 1 else "the parameters"
         found[where] = group.core.names
         for name, array in zip(group.core.names, group.core.arrays, strict=True):
-            order = np.argsort([-stride for stride in array.strides], kind="stable").tolist()
-            layout = "" if order == sorted(order) else f", axes in memory {order}"
+            long = [axis for axis in range(array.ndim) if array.shape[axis] > 1]
+            order = sorted(long, key=lambda axis: -array.strides[axis])
+            layout = "" if order == long else f", axes in memory {order}"
             found[f"parameter {name!r}"] = f"{array.dtype} of shape {array.shape}{layout}"
         found |= {f"{name} of group {i}": value for name, value in group.values().items()}
     settings = {name: getattr(opt, name) for name in OPTIMIZER_OPTIONS if name not in _MAY_DIFFER}

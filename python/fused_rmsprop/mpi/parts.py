@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from fused_rmsprop import _core
 
-#: The unit of the norm in the C++ library (`chunk_size`), so that every norm has the same bits for
-#: any number of processes. It is a whole number of cache lines.
-CHUNK = 4096
+#: The unit of the norm, so that every norm has the same bits for any number of processes. It is a
+#: whole number of cache lines.
+CHUNK = _core.chunk_size
 
 
 def cut(sizes: Sequence[int], items: Sequence[int], loads: Sequence[int]) -> NDArray[np.int64]:
