@@ -205,6 +205,7 @@ void register_stepper(py::module_ &m) {
             s.warned_of_spreading = warned;
         });
     add_setting("flush_denormals", &Stepper::execution, &Execution::flush_denormals);
+    add_setting("most_threads", &Stepper::execution, &Execution::most_threads);
     add_setting("serial_below_bytes", &Stepper::execution, &Execution::serial_below_bytes);
     add_setting("max_grad_norm", &Stepper::transform, &GradientTransform::max_grad_norm);
     add_setting("max_grad_norm_per_array", &Stepper::transform,

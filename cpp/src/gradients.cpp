@@ -196,7 +196,9 @@ Scale SquareSums::norm() {
 void SquareSums::norms(std::span<Scale> each) {
     if (std::exchange(magnified_, false))
         measure([](std::size_t) { return 0; });
-    thread_local std::vector<int> powers; // kept likewise
+    thread_local std::vector<int> kept; // likewise; peers may step other tensors meanwhile
+    std::vector<int> own;
+    std::vector<int> &powers = peers_ == nullptr ? kept : own;
     powers.assign(tensors_.size(), 0);
     bool again = false;
     each_tensor([&](std::size_t i, std::span<const SquareSum> chunks) {

@@ -75,6 +75,11 @@ bool refined_is_faster(DType dtype) {
     return measured.refined < measured.division;
 }
 
+int available_threads_for(const Execution &execution) {
+    const int available = available_threads();
+    return execution.most_threads > 0 ? std::min(available, execution.most_threads) : available;
+}
+
 /// The number of threads for work on `bytes`; 0 if nobody wants a certain number.
 int wanted_threads(std::size_t bytes, const Execution &execution) {
     if (bytes < execution.serial_below_bytes || fork_generation() > 0)
@@ -114,7 +119,7 @@ Plan plan_of_step(std::size_t bytes, std::optional<DType> refinable, const Execu
     Plan other = first;
     if (first.threads == 0) {
         first.threads = 1;
-        other.threads = available_threads();
+        other.threads = available_threads_for(execution);
     }
     if (execution.tuner == nullptr)
         return {other.threads, first.refined_quotient, first.prefetch};
@@ -130,7 +135,7 @@ int threads_beside_steps(std::size_t bytes, const Execution &execution) {
     const int wanted = wanted_threads(bytes, execution);
     if (wanted != 0)
         return wanted;
-    const int available = available_threads();
+    const int available = available_threads_for(execution);
     return execution.tuner == nullptr ? available
                                       : std::min(available, execution.tuner->chosen().threads);
 }

@@ -203,16 +203,20 @@ bool spreads(std::size_t nonfinite, const GradientTransform &transform) {
            std::isfinite(*transform.max_grad_norm);
 }
 
+bool clips_each(const GradientTransform &transform) {
+    return std::isfinite(transform.max_grad_norm_per_array.value_or(INFINITY));
+}
+
 /// Decides about a step as far as all gradients together do: its result before any update. Writes
 /// the factors of single gradients to `factors`, if they have their own.
 StepResult decide(std::span<const Tensor> tensors, const Execution &execution,
                   const GradientTransform &transform, const Shared &shared, Peers *peers,
                   Clipping &clipping, std::vector<Scale> &factors) {
     StepResult result;
-    const bool may_skip = transform.on_nonfinite == OnNonfinite::skip;
-    const bool each = std::isfinite(transform.max_grad_norm_per_array.value_or(INFINITY));
-    if (!transform.max_grad_norm && !may_skip && !each)
+    if (!needs_all_gradients(transform))
         return result;
+    const bool may_skip = transform.on_nonfinite == OnNonfinite::skip;
+    const bool each = clips_each(transform);
     SquareSums squares(tensors, transform, execution, peers);
     if (transform.max_grad_norm || may_skip) {
         const Scale norm = squares.norm();
@@ -253,7 +257,9 @@ StepResult check_and_step(std::span<const Tensor> tensors, const Execution &exec
     const Work work = check(tensors, transform, execution.flush_denormals);
     const Shared shared = shared_by(transform);
     Clipping clipping;
-    thread_local std::vector<Scale> factors; // kept, so that later steps allocate nothing
+    thread_local std::vector<Scale> kept; // so that later steps allocate nothing
+    std::vector<Scale> own;               // peers may step other tensors meanwhile
+    std::vector<Scale> &factors = peers == nullptr ? kept : own;
     StepResult result = decide(tensors, execution, transform, shared, peers, clipping, factors);
     if (work.bytes > 0 && !result.skipped)
         result.threads = update(tensors, work, execution, shared, clipping);
@@ -288,6 +294,11 @@ Tensor part_of(Tensor t, std::size_t first, std::size_t size) {
 }
 
 } // namespace
+
+bool needs_all_gradients(const GradientTransform &transform) {
+    return transform.max_grad_norm || clips_each(transform) ||
+           transform.on_nonfinite == OnNonfinite::skip;
+}
 
 struct Step::Prepared {
     std::span<const Tensor> tensors;

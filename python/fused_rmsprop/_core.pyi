@@ -135,6 +135,7 @@ class Stepper:
     threads: int | None
     flush_denormals: bool
     serial_below_bytes: int
+    most_threads: int
     max_grad_norm: float | None
     max_grad_norm_per_array: float | None
     max_grad_value: float | None
@@ -224,6 +225,8 @@ class ShardedStep:
     def read_grads(self, stream: Stream, begin: int, end: int, out: NDArray[Any]) -> None: ...
     def add(self, own: Stream, begin: int, end: int, terms: list[NDArray[Any] | None]) -> None: ...
     def keep_sums(self, gradients: int) -> None: ...
+    @property
+    def needs_all_gradients(self) -> bool: ...
     def measure(
         self,
         grad_scale: float,

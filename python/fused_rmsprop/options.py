@@ -123,6 +123,7 @@ _FOREIGN = {
     "amsgrad": "it is Adam's: leave it out",
     "dampening": "it is SGD's: leave it out",
     "use_ema": "the averages are ema_decay=0.99",
+    "comm": "fused_rmsprop.mpi.RMSProp(params, comm=comm) trains over MPI",
     "clip": "max_grad_norm= clips by the norm of all gradients, max_grad_value= each element",
     "grads": "gradients are p.grad in torch, and step(grads) in NumPy",
     **dict.fromkeys(("jit", "device"), "leave it out: parameters are updated where they lie"),

@@ -176,18 +176,28 @@ def test_the_screen_is_cleared_when_its_size_changes(tmp_path: Path) -> None:
         assert "\x1b[2J" not in out
         set_size(60, 20)
         read_until(outer, re.escape("\x1b[2J"))
-        process.send_signal(signal.SIGINT)
-        read_until(outer, re.escape("\x1b[?1049l"))
+        read_until(outer, re.escape("\x1b[?1049l"), lambda: process.send_signal(signal.SIGINT))
     os.close(inner)
     os.close(outer)
 
 
-def read_until(descriptor: int, pattern: str) -> str:
-    """Read from a terminal until a text has appeared."""
+def read_until(descriptor: int, pattern: str, ask: Callable[[], None] | None = None) -> str:
+    """Read from a terminal until a text has appeared, which is asked for every five seconds.
+
+    (Python drops a KeyboardInterrupt that comes in the middle of a finalizer.)
+    """
     out = b""
+    started = asked = time.monotonic()
+    if ask is not None:
+        ask()
     while not re.search(pattern, text := out.decode(errors="replace")):
-        assert select.select([descriptor], [], [], 60)[0], text
-        out += os.read(descriptor, 65536)
+        now = time.monotonic()
+        assert now - started < 60, text
+        if ask is not None and now - asked > 5:
+            ask()
+            asked = now
+        if select.select([descriptor], [], [], 1)[0]:
+            out += os.read(descriptor, 65536)
     return text
 
 

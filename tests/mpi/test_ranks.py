@@ -177,8 +177,8 @@ def test_one_rank_raises_its_own_error_again_and_again() -> None:
 
 
 def test_a_rank_that_did_not_answer_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed: list[Ranks] = []  # or the end of the tests would have a limit
-    monkeypatch.setattr("fused_rmsprop.mpi.ranks._failed", failed)
+    limits: list[float] = []  # or the end of the tests would have one
+    monkeypatch.setattr("fused_rmsprop.mpi.ranks._limits", limits)
     comm = MPI.COMM_SELF.Dup()  # which is of no use afterwards
     ranks = Ranks(comm, 0.02, False)
     buffer = np.empty(1)
@@ -187,8 +187,8 @@ def test_a_rank_that_did_not_answer_is_asked_no_more(monkeypatch: pytest.MonkeyP
         ranks.wait([request], "at a test")
     with pytest.raises(RankError, match="Start all ranks again from the last checkpoint"):
         ranks.agree("at a test")
-    assert failed == [ranks]
-    assert any(kept == [request] for kept in ranks.buffers)  # MPI may still write to its buffer
+    assert limits == [0.02]
+    assert [request] in ranks._connection.kept  # MPI may still write to its buffer
     ranks.comm.Send(np.ones(1), dest=0)
     request.Wait()
     with pytest.raises(RankError, match="did not answer"):  # nor by another optimizer
@@ -197,22 +197,89 @@ def test_a_rank_that_did_not_answer_is_asked_no_more(monkeypatch: pytest.MonkeyP
 
 def test_after_an_interrupt_no_messages_are_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = Ranks(MPI.COMM_SELF.Dup(), None, False)
-    with pytest.raises(KeyboardInterrupt), ranks.uninterrupted("at a test"):
-        raise KeyboardInterrupt
-    with pytest.raises(RankError, match="was interrupted at a test, by a KeyboardInterrupt"):
-        ranks.check()
+    ranks.agree("at a test", goes_on=True)
+    with pytest.raises(RankError, match="rank 0 of 1 was interrupted at a test"):
+        ranks.agree("later")
     ranks = Ranks(MPI.COMM_SELF.Dup(), None, False)
-    request = ranks.comm.Irecv(np.empty(1), source=0)
-    sleeps = iter((KeyboardInterrupt,))
+    ranks.agree("at a test", goes_on=True)
+    ranks.complete()
+    ranks.agree("later")
 
     def interrupted(*_: object) -> None:
-        raise next(sleeps)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("time.sleep", interrupted)
+    monkeypatch.setattr(ranks, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ranks.wait([request], "at a test")
-    with pytest.raises(RankError, match="was interrupted at a test"):
+        ranks.agree("in the end")
+    with pytest.raises(RankError, match="was interrupted in the end"):
         ranks.check()
+
+
+@pytest.mark.parametrize("moment", ["update", "finish", "take"])
+def test_after_an_interrupt_of_a_step_the_optimizer_refuses_others(moment: str) -> None:
+    opt = RMSProp(np.ones(3), comm=MPI.COMM_SELF.Dup())
+    stepper = opt._stepper
+
+    class Interrupted:
+        """A step that a KeyboardInterrupt ends."""
+
+        def __init__(self) -> None:
+            self.step = stepper.sharded()
+
+        def __getattr__(self, name: str) -> object:
+            if name == moment:
+                raise KeyboardInterrupt
+            return getattr(self.step, name)
+
+    class Stepper:
+        """A stepper that makes such steps."""
+
+        sharded = Interrupted
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(stepper, name)
+
+    opt._stepper = Stepper()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        opt.step(np.ones(3))
+    opt._stepper = stepper
+    with pytest.raises(RankError, match="was interrupted at the beginning of a step"):
+        opt.step(np.ones(3))
+    with pytest.raises(RankError, match="was interrupted"):
+        opt.state_dict()
+
+
+def test_a_communicator_takes_its_duplicate_with_it() -> None:
+    for _ in range(2500):  # MPICH has about 2,000
+        comm = MPI.COMM_SELF.Dup()
+        Ranks(comm, None, False)
+        comm.Free()
+
+
+def test_load_is_of_the_class() -> None:
+    with pytest.raises(AttributeError, match="load is of the class"):
+        RMSProp(np.ones(3), comm=MPI.COMM_SELF).load("run.npz", np.ones(3))
+
+
+@pytest.mark.parametrize("root", [1, -1, "0", True, 0.0])
+def test_the_root_of_a_gathering_is_checked(root: object) -> None:
+    opt = RMSProp(np.ones(3), comm=MPI.COMM_SELF)
+    with pytest.raises(ValueError, match="root is a rank from 0 to 0 or None"):
+        opt.gather_state(root)  # type: ignore[arg-type]
+    opt.step(np.ones(3))
+
+
+def test_the_communicator_has_a_name() -> None:
+    with pytest.raises(TypeError, match="comm=comm"):
+        RMSProp(np.ones(3), MPI.COMM_SELF)
+    with pytest.raises(TypeError, match=r"fused_rmsprop\.mpi\.RMSProp"):
+        fused_rmsprop.RMSProp(np.ones(3), comm=MPI.COMM_SELF)  # type: ignore[call-arg]
+
+
+def test_threads_are_found_out_within_a_share() -> None:
+    opt = RMSProp(np.ones(3), comm=MPI.COMM_SELF)
+    assert opt.threads is None
+    assert opt._stepper.most_threads == own_threads(Ranks(MPI.COMM_SELF, None, False))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ except (ImportError, RuntimeError) as error:
     pytest.skip(f"needs an MPI library: {error}", allow_module_level=True)
 
 from fused_rmsprop.mpi import RankError, RMSProp, checks
+from fused_rmsprop.mpi.cores import own_threads
 from fused_rmsprop.mpi.parts import CHUNK, Parts, cut
-from fused_rmsprop.mpi.ranks import Ranks, own_threads
+from fused_rmsprop.mpi.ranks import Ranks
 
 __all__ = [
     "CHUNK",

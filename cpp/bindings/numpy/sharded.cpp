@@ -1,6 +1,5 @@
 #include "sharded.hpp"
 
-#include <cstring>
 #include <stdexcept>
 
 #include <pybind11/stl.h>
@@ -143,6 +142,10 @@ void ShardedStep::keep_sums(std::int64_t gradients) {
     abandon();
 }
 
+bool ShardedStep::needs_all_gradients() const {
+    return fused_rmsprop::needs_all_gradients(stepper_.settings(1).transform);
+}
+
 bool ShardedStep::measure(double grad_scale, std::int64_t gradients,
                           std::vector<std::size_t> chunks, py::object join, py::object least) {
     need_claim();
@@ -196,7 +199,6 @@ void ShardedStep::update(const Stream &own, std::size_t begin, std::size_t end) 
     if (!step_ || step_->result().skipped)
         throw std::runtime_error("the step was not measured, or is skipped");
     without_gil(true, [&] { step_->update(parts_of(own, begin, end)); });
-    stepped_ = true;
 }
 
 void ShardedStep::finish() {
@@ -228,10 +230,10 @@ void ShardedStep::abandon() noexcept {
     step_.reset();
     if (!keeps_ && !of_sums_)
         stepper_.forget_sums();
-    claim_.reset();
-    sampled_.reset(); // these may run code
+    forget(stepper_.given_); // these may run code
+    sampled_.reset();
     peers_.reset();
-    forget(stepper_.given_);
+    claim_.reset();
 }
 
 void ShardedStep::traverse(Visitor &visit) const {
@@ -257,6 +259,7 @@ void register_sharded(py::module_ &m) {
         .def("add", &ShardedStep::add, py::arg("own"), py::arg("begin"), py::arg("end"),
              py::arg("terms"))
         .def("keep_sums", &ShardedStep::keep_sums, py::arg("gradients"))
+        .def_property_readonly("needs_all_gradients", &ShardedStep::needs_all_gradients)
         .def("measure", &ShardedStep::measure, py::arg("grad_scale"), py::arg("gradients"),
              py::arg("chunks"), py::arg("join"), py::arg("least"))
         .def_property_readonly("refused_by", &ShardedStep::refused_by)

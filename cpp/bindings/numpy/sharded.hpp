@@ -44,6 +44,9 @@ public:
     /// Keeps the sums, which hold so many gradients more.
     void keep_sums(std::int64_t gradients);
 
+    /// Whether the sums must be complete before the first update.
+    bool needs_all_gradients() const;
+
     /// Measures the sums of gradients, if that is needed; `gradients` is how many each is of.
     /// True if the step goes on. PythonPeers tells what the rest is.
     bool measure(double grad_scale, std::int64_t gradients, std::vector<std::size_t> chunks,
@@ -80,7 +83,7 @@ private:
     py::object stepper_object_;
     NumpyStepper &stepper_;
     std::unique_ptr<Claim> claim_; ///< between begin() and the end
-    bool of_sums_ = false, keeps_ = false, stepped_ = false;
+    bool of_sums_ = false, keeps_ = false;
     std::vector<const std::byte *> own_grads_; ///< whole gradients in the order of the parameters
     std::vector<bool> summed_before_;
     std::vector<std::string> has_gradient_;

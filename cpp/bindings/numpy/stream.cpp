@@ -46,8 +46,10 @@ void Stream::copy_params(std::size_t begin, std::size_t end, const py::array &ar
     auto *const buffer = static_cast<std::byte *>(const_cast<void *>(array.data()));
     without_gil(true, [&] {
         each(begin, end, [&](const Run &run, std::size_t offset) {
-            auto *const param = static_cast<std::byte *>(parameter_of(owner, run.leaf).data);
-            copy(param + run.first * item_, buffer + offset * item_, run.size * item_);
+            const Parameter &p = parameter_of(owner, run.leaf);
+            auto *const param = static_cast<std::byte *>(p.data);
+            if (data_of(p.array) == param)
+                copy(param + run.first * item_, buffer + offset * item_, run.size * item_);
         });
     });
 }

@@ -20,7 +20,6 @@ public:
     Stream(py::object stepper, const std::vector<std::array<std::size_t, 3>> &runs);
 
     std::size_t size() const { return ends_.empty() ? 0 : ends_.back(); } ///< in elements
-    const std::vector<Run> &runs() const { return runs_; }
 
     /// Calls `body(run, offset)` for the runs of elements `begin` to `end`, cut to that range;
     /// `offset` is where they lie in it.
@@ -36,7 +35,7 @@ public:
         }
     }
 
-    /// Copies elements of the parameters out, or into them.
+    /// Copies elements of the parameters out, or into them; not of those that were resized.
     void read_params(std::size_t begin, std::size_t end, const py::array &out) const;
     void write_params(std::size_t begin, std::size_t end, const py::array &values) const;
 

@@ -36,6 +36,9 @@ public:
     virtual std::size_t least(std::size_t value) = 0;
 };
 
+/// Whether a step must have all gradients before it updates the first element.
+bool needs_all_gradients(const GradientTransform &transform);
+
 /// A run of a tensor's elements.
 struct Part {
     std::size_t tensor = 0, first = 0, size = 0;

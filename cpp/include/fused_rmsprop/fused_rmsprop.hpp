@@ -38,6 +38,7 @@ struct GradientTransform {
 /// How work is carried out. Nothing here but `flush_denormals` can change a bit of the result.
 struct Execution {
     int threads = 1;             ///< size of the OpenMP team; 0: up to available_threads()
+    int most_threads = 0;        ///< with 0 threads: the most of them; 0: without limit
     bool flush_denormals = true; ///< subnormals, slow on Intel processors, count as zero
     /// A step that reads fewer bytes of parameters than this runs on the calling thread alone.
     std::size_t serial_below_bytes = 128 * 1024;

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Saving")
 
 
-class _Constructor(classmethod):  # type: ignore[type-arg]
+class Constructor(classmethod):  # type: ignore[type-arg]
     """A class method that an instance does not have, because it would not change."""
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
@@ -296,7 +296,7 @@ class Saving(GroupedOptimizer):
         return opt if report is None else (opt, report)
 
     if not TYPE_CHECKING:
-        load = _Constructor(load.__func__)
+        load = Constructor(load.__func__)
 
     def _build_for(
         self, content: Content, params: Any, options: Mapping[str, Any], threads: int | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -49,15 +49,16 @@ def described(opt: RMSProp, groups: Sequence[Group]) -> dict[str, object]:
             found[f"parameter {name!r}"] = f"{array.dtype} of shape {array.shape}{layout}"
         found |= {f"{name} of group {i}": value for name, value in group.values().items()}
     settings = {name: getattr(opt, name) for name in OPTIMIZER_OPTIONS if name not in _MAY_DIFFER}
-    buckets = {"reduction": opt._traffic.ordered, "bucket_bytes": opt._bucket_bytes}
+    reduction = "ordered" if opt._traffic.ordered else "fast"
+    buckets = {"reduction": reduction, "bucket_bytes": opt._bucket_bytes}
     return {**found, **settings, **buckets, "step_count": opt.step_count}
 
 
 def crcs(groups: Sequence[Group]) -> dict[str, object]:
     """The checksums of the values of parameters, by names that say how to mend a difference."""
     return {
-        f"the values of {name!r} (initialize it from the same seed, or let rank 0 send its own: "
-        "comm.Bcast(array))": zlib.crc32(array.ravel(order="K").view(np.uint8).data)
+        f"the checksum of the values of {name!r} (initialize it from the same seed, or let rank 0 "
+        "send its own: comm.Bcast(array))": zlib.crc32(array.ravel(order="K").view(np.uint8).data)
         for group in groups
         for name, array in zip(group.core.names, group.core.arrays, strict=True)
     }
@@ -74,16 +75,6 @@ def settings_of(opt: RMSProp) -> dict[str, object]:
     for i, group in enumerate(opt._groups):
         found |= {f"{name} of group {i}": value for name, value in group.values().items()}
     return found
-
-
-def needs_all_gradients(opt: RMSProp) -> bool:
-    """Whether a step must have the sums of all gradients before its first update."""
-    limits: Mapping[str, object] = {name: getattr(opt, name) for name in OPTIMIZER_OPTIONS}
-    return (
-        limits["max_grad_norm"] is not None
-        or limits["max_grad_norm_per_array"] is not None
-        or limits["on_nonfinite"] != "propagate"
-    )
 
 
 def raise_nonfinite(opt: RMSProp, step: _core.ShardedStep, of_sums: bool) -> NoReturn:
@@ -123,6 +114,7 @@ def _told(opt: RMSProp, step: _core.ShardedStep, unchanged: str) -> str:
         text = str(error).rsplit("; ", 1)[0]
         mine = f"{level} {magnitude:+.17e} {text}; {unchanged}"
     told = ranks.allgather_bytes(mine.encode(), "while a gradient was refused")
+    ranks.complete()
     texts = [text.decode().split(" ", 2) for text in told if text]
     return min(texts, key=lambda t: (int(t[0]), float(t[1])))[2]
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -14,8 +13,9 @@ from fused_rmsprop import _core
 from fused_rmsprop.base import warn_of_spreading
 from fused_rmsprop.groups.group import Group
 from fused_rmsprop.mpi import checks
+from fused_rmsprop.mpi.cores import own_threads
 from fused_rmsprop.mpi.parts import Parts, cut
-from fused_rmsprop.mpi.ranks import Ranks, own_threads
+from fused_rmsprop.mpi.ranks import Ranks
 from fused_rmsprop.mpi.sharing import SharedState
 from fused_rmsprop.mpi.traffic import Traffic
 from fused_rmsprop.optimizer import RMSProp as OneProcess
@@ -43,7 +43,7 @@ class RMSProp(SharedState):
     ----------
     params, lr, ... :
         As for `fused_rmsprop.RMSProp`, with the same structure, values and options on all ranks.
-        `threads` is by default this process's share of the cores that it may run on.
+        By default `threads` are at most this process's share of the cores that it may run on.
     comm : mpi4py.MPI.Intracomm
         The communicator, by default ``MPI.COMM_WORLD``. It is duplicated, once for all optimizers:
         those that step in different threads need communicators of their own.
@@ -88,7 +88,10 @@ class RMSProp(SharedState):
      [0.968 0.968]]
     """
 
-    _REBUILT = OneProcess._REBUILT | {*("_ranks", "_traffic", "_bucket_bytes", "_parts", "_source")}
+    _REBUILT = OneProcess._REBUILT | {
+        *("_ranks", "_traffic", "_bucket_bytes", "_parts", "_source"),
+        "_most_threads",
+    }
 
     def __init__(
         self,
@@ -101,6 +104,8 @@ class RMSProp(SharedState):
         abort: bool = False,
         **options: Any,
     ) -> None:
+        if any(isinstance(value, MPI.Comm) for value in args):
+            raise TypeError("the communicator has a name: RMSProp(params, comm=comm)")
         self._connect(comm, reduction, bucket_bytes, timeout, abort)
         make = super().__init__
         self._ranks.together(_MADE, lambda: make(params, *args, **options))
@@ -120,8 +125,9 @@ class RMSProp(SharedState):
         except Exception as raised:
             error, timeout, abort = raised, _TIMEOUT, False
         ranks = Ranks(MPI.COMM_WORLD if comm is None else comm, timeout, abort)
-        ranks.agree(_MADE, error=error)
-        ranks.threads = own_threads(ranks)
+        ranks.agree(_MADE, error=error, goes_on=True)
+        self._most_threads = own_threads(ranks)
+        ranks.complete()
         least = _BUCKET_BYTES_PER_RANK * ranks.size
         self._ranks = ranks
         self._traffic = Traffic(ranks, reduction == "ordered")
@@ -131,8 +137,7 @@ class RMSProp(SharedState):
 
     def _build(self, specs: Any, grouped: bool, *args: Any, **kwargs: Any) -> None:
         super()._build(specs, grouped, *args, **kwargs)
-        if self.threads is None:
-            self.threads = self._ranks.threads
+        self._stepper.most_threads = self._most_threads
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add arrays with options of their own, on all ranks; they call it together.
@@ -201,30 +206,46 @@ class RMSProp(SharedState):
             If another rank has raised one of these, or made another call; nothing has changed
             then. If a rank does not answer in time: arrays may hold half a step.
         """
-        with self._begun("step", grads, grad_scale) as (step, parts, scale, of_sums):
-            ranks, traffic = self._ranks, self._traffic
-            gradients = self._stepper.accumulated or ranks.size
-            whole = checks.needs_all_gradients(self)
-            if whole and not of_sums:
-                traffic.run(step, parts, exchange=True, update=False)
-            goes_on = step.measure(
-                scale, gradients, parts.chunks_of_leaves, self._joined(parts), self._least
-            )
-            if goes_on:
-                traffic.run(step, parts, exchange=not whole and not of_sums, update=True)
-            if goes_on or step.refused_by is None:
-                step.finish()
-                self._stepper.notify()
-                return
-            if self.on_nonfinite != "propagate":
-                checks.raise_nonfinite(self, step, of_sums)
-            leaf = checks.first_nonfinite(step, of_sums)
+        step = self._stepper.sharded()
         try:
-            ranks.together(_STEP, lambda: warn_of_spreading(leaf, self._stepper))
+            leaf = self._step(step, *self._begin(step, "step", grads, grad_scale))
+        finally:
+            step.abandon()
+        if leaf is None:
+            self._stepper.notify()
+            return
+        try:
+            self._ranks.together(_STEP, lambda: warn_of_spreading(leaf, self._stepper))
         except BaseException:
             self._stepper.warned_of_spreading = False  # on all ranks, as in this one
             raise
-        self.step(grads, grad_scale)
+        RMSProp.step(self, grads, grad_scale)
+
+    def _step(
+        self, step: _core.ShardedStep, parts: Parts, scale: float, of_sums: bool
+    ) -> str | None:
+        """Make a step that all ranks have begun.
+
+        Returns the name of a gradient that refuses it because clipping would spread a NaN.
+        """
+        ranks, traffic = self._ranks, self._traffic
+        gradients = self._stepper.accumulated or ranks.size
+        whole = step.needs_all_gradients
+        if whole and not of_sums:
+            traffic.run(step, parts, exchange=True, update=False)
+        goes_on = step.measure(
+            scale, gradients, parts.chunks_of_leaves, self._joined(parts), self._least
+        )
+        if goes_on:
+            traffic.run(step, parts, exchange=not whole and not of_sums, update=True)
+        if not goes_on and step.refused_by is not None:
+            if self.on_nonfinite != "propagate":
+                checks.raise_nonfinite(self, step, of_sums)
+            ranks.complete()
+            return checks.first_nonfinite(step, of_sums)
+        step.finish()
+        ranks.complete()
+        return None
 
     def accumulate(self, grads: object = None) -> None:
         """Add the gradients of all ranks to the sums; the next ``step()`` takes their mean.
@@ -242,38 +263,44 @@ class RMSProp(SharedState):
         TypeError, ValueError, RuntimeError, RankError
             As `step` does. Nothing has been added then, unless a rank did not answer in time.
         """
-        with self._begun("accumulate", grads, 1.0) as (step, parts, _, _):
+        step = self._stepper.sharded()
+        try:
+            parts, *_ = self._begin(step, "accumulate", grads, 1.0)
             self._traffic.run(step, parts, exchange=True, update=False)
             step.keep_sums(self._ranks.size)
-
-    @contextmanager
-    def _begun(
-        self, name: str, grads: object, grad_scale: Number
-    ) -> Iterator[tuple[_core.ShardedStep, Parts, float, bool]]:
-        """A step, or an accumulation, that all ranks have begun with the same options."""
-        step = self._stepper.sharded()
-        error: Exception | None = None
-        has, scale, of_sums = b"", 1.0, False
-        try:
-            try:
-                scale = as_scale("grad_scale", grad_scale)
-                of_sums = name == "step" and self._stepper.accumulated > 0
-                has = self._begin(step, grads, of_sums)
-            except Exception as raised:
-                error = raised
-
-            def call() -> dict[str, object]:
-                return {"grad_scale": scale, **checks.settings_of(self)}
-
-            now = None if error else (name, of_sums, call())
-            masks = self._ranks.agree(_STEP, now, lambda: {"the call": name, **call()}, error, has)
-            step.take(masks, not self._traffic.ordered)
-            with self._ranks.uninterrupted("in the course of a step"):
-                yield step, self._parts_of(step.active()), scale, of_sums
+            self._ranks.complete()
         finally:
             step.abandon()
 
-    def _begin(self, step: _core.ShardedStep, grads: object, of_sums: bool) -> bytes:
+    def _begin(
+        self, step: _core.ShardedStep, name: str, grads: object, grad_scale: Number
+    ) -> tuple[Parts, float, bool]:
+        """Begin a step, or an accumulation, if all ranks do so with the same options.
+
+        Returns the parts that take part, the factor, and whether it is of accumulated gradients.
+        """
+        error: Exception | None = None
+        has, scale, of_sums = b"", 1.0, False
+        try:
+            scale = as_scale("grad_scale", grad_scale)
+            of_sums = name == "step" and self._stepper.accumulated > 0
+            has = self._read(step, grads, of_sums)
+        except Exception as raised:
+            error = raised
+
+        def call() -> dict[str, object]:
+            return {"grad_scale": scale, **checks.settings_of(self)}
+
+        now = None if error else (name, of_sums, call())
+        differences = {"the call": name}
+        masks = self._ranks.agree(
+            _STEP, now, lambda: {**differences, **call()}, error, has, goes_on=True
+        )
+        step.take(masks, not self._traffic.ordered)
+        return self._parts_of(step.active()), scale, of_sums
+
+    def _read(self, step: _core.ShardedStep, grads: object, of_sums: bool) -> bytes:
+        """Read and check this rank's gradients."""
         if of_sums and grads is not None:
             raise ValueError(
                 "gradients have been accumulated: step() takes their mean and no others; "
@@ -321,7 +348,7 @@ class RMSProp(SharedState):
     def __getstate__(self) -> NoReturn:
         raise TypeError(
             "an optimizer over MPI cannot be pickled or copied, because its communicator cannot; "
-            "opt.save(path) and RMSProp.load(path, params) keep it"
+            "opt.save(path) and RMSProp.load(path, params) keep its state"
         )
 
     def __repr__(self) -> str:

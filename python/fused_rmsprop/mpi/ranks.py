@@ -10,9 +10,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -23,17 +22,20 @@ T = TypeVar("T")
 #: Other ranks may need this core.
 _let_others_run = getattr(os, "sched_yield", partial(time.sleep, 0))
 
-#: The key of the `_Connection` among a communicator's attributes.
-_connections = MPI.Comm.Create_keyval()
 #: How long a wait asks again and again before it lets other threads and processes have the core.
 _SPIN_SECONDS = 1e-3
 _NAP_SECONDS = 50e-6
 #: The most seconds that the end of this process waits for one that did not answer.
-_EXIT_SECONDS = 60.0
-#: The connections to such processes, kept because MPI may write to their buffers at any time.
-_failed: list[Ranks] = []
+_EXIT_SECONDS = 10.0
+#: How long a wait may last before it is told of.
+_SILENT_SECONDS = 30.0
+#: The time limits of those that did not.
+_limits: list[float] = []
+#: Connections whose communicator is gone, though MPI may still use their buffers.
+_unfinished: list[object] = []
 
 
+_TOGETHER = "all ranks call step, save, ... together, never under 'if rank == 0:'"
 _LOST = (
     "this optimizer cannot go on, and its parameters may hold half a step. Start all ranks again "
     "from the last checkpoint"
@@ -50,12 +52,29 @@ def digest(value: object) -> bytes:
 
 
 class _Connection:
-    """The duplicate of a communicator, and what went wrong with it."""
+    """The duplicate of a communicator, and what became of it."""
 
-    def __init__(self) -> None:
-        self.comm: Any = None
+    def __init__(self, comm: Any) -> None:
+        self.comm = comm
         self.failure: str | None = None
-        self.interrupted: Ranks | None = None  # whose buffers MPI may still write to
+        #: In the course of what messages are exchanged, or were when an interrupt came.
+        self.under_way: str | None = None
+        #: What MPI may read from and write to meanwhile.
+        self.kept: list[object] = []
+
+    @staticmethod
+    @cache
+    def key() -> int:
+        """The key of the connection among a communicator's attributes."""
+        return int(MPI.Comm.Create_keyval(delete_fn=_Connection.end))
+
+    @staticmethod
+    def end(comm: Any, key: int, connection: _Connection) -> None:
+        """Free the duplicate with the communicator, unless MPI may still use it."""
+        if connection.failure or connection.under_way:
+            _unfinished.append(connection)
+        elif not MPI.Is_finalized():
+            connection.comm.Free()
 
 
 class Ranks:
@@ -83,81 +102,71 @@ class Ranks:
         self.abort = abort
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
-        self._connection = _Connection()
-        #: What MPI may read from and write to while a request is under way.
-        self.buffers: list[object] = []
         #: How many functions are inside `together`, and the error in them that all processes know.
         self._depth = 0
         self._shared: BaseException | None = None
-        #: How many threads this process has for itself.
-        self.threads = 1
-        self._connect(comm)
+        self._connection = self._connect(comm)
+        self.comm = self._connection.comm
+        self.check()
 
-    def _connect(self, comm: Any) -> None:
+    def _connect(self, comm: Any) -> _Connection:
         """Take the duplicate that all optimizers share: communicators are not many to have."""
-        known = comm.Get_attr(_connections)
+        known: _Connection | None = comm.Get_attr(_Connection.key())
         if known is None:
-            self.comm = comm  # for an MPI.Abort
+            self._connection, self.comm = _Connection(comm), comm  # for an MPI.Abort
             duplicate, request = comm.Idup()
             self.wait(
                 [request], "where an optimizer was made (MPICH has about 2,000 communicators)"
             )
-            known = self._connection
-            known.comm = duplicate
-            comm.Set_attr(_connections, known)
-        self._connection = known
-        self.comm = known.comm
-        self.check()
+            known = _Connection(duplicate)
+            comm.Set_attr(_Connection.key(), known)
+        return known
 
     def check(self) -> None:
-        """Raise a `RankError` if another process did not answer before."""
-        if self._connection.failure:
-            raise RankError(self._connection.failure)
+        """Raise a `RankError` if another process did not answer before, or this was interrupted."""
+        connection = self._connection
+        if connection.under_way and not connection.failure:
+            connection.failure = (
+                f"rank {self.rank} of {self.size} was interrupted {connection.under_way}: {_LOST}"
+            )
+        if connection.failure:
+            raise RankError(connection.failure)
+
+    def keep(self, *buffers: object) -> None:
+        """Keep what MPI may read from and write to until `complete`, also after an interrupt."""
+        self._connection.kept.extend(buffers)
+
+    def complete(self) -> None:
+        """End the messages that `agree` has begun: all have arrived."""
+        self._connection.under_way = None
+        self._connection.kept.clear()
 
     def wait(self, requests: list[Any], doing: str) -> None:
         """Wait for requests, or raise a `RankError`: `doing` says in the course of what."""
-        started = time.monotonic()
+        started, told = time.monotonic(), False
         try:
             while not MPI.Request.Testall(requests):
                 waited = time.monotonic() - started
                 if self.timeout is not None and waited > self.timeout:
                     self._fail(requests, f"did not answer within {self.timeout:g} s", doing)
+                if waited > _SILENT_SECONDS and not told:
+                    told = True
+                    print(
+                        f"fused_rmsprop.mpi: rank {self.rank} of {self.size} has waited "
+                        f"{_SILENT_SECONDS:g} s for another rank {doing}; {_TOGETHER}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 _let_others_run() if waited < _SPIN_SECONDS else time.sleep(_NAP_SECONDS)
         except MPI.Exception as error:
             self._fail(requests, f"cannot be reached ({error.Get_error_string()})", doing)
-        except BaseException as error:
-            self.buffers.append(requests)
-            self._note_interrupt(error, doing)
-            raise
-
-    @contextmanager
-    def uninterrupted(self, doing: str) -> Iterator[None]:
-        """Messages that belong together: after an error among them, no others can be exchanged.
-
-        A `RankError` and a `FloatingPointError` are raised by all processes.
-        """
-        try:
-            yield
-        except (RankError, FloatingPointError):
-            raise
-        except BaseException as error:
-            self._note_interrupt(error, doing)
-            raise
-
-    def _note_interrupt(self, error: BaseException, doing: str) -> None:
-        if not self._connection.failure:
-            self._connection.interrupted = self
-            self._connection.failure = (
-                f"rank {self.rank} of {self.size} was interrupted {doing}, by a "
-                f"{type(error).__name__}: {_LOST}"
-            )
 
     def _fail(self, requests: list[Any], how: str, doing: str) -> NoReturn:
-        self.buffers.append(requests)  # which hold theirs
-        _failed.append(self)
+        self.keep(requests)
+        _limits.append(self.timeout or _EXIT_SECONDS)
         self._connection.failure = (
-            f"rank {self.rank} of {self.size}: another rank {how} {doing}. It has died, hangs, or "
-            f"made another call: {_LOST}"
+            f"rank {self.rank} of {self.size}: another rank {how} {doing}. It has died, hangs, has "
+            f"left the loop, or made another call; {_TOGETHER}: {_LOST}"
         )
         if self.abort:
             print(self._connection.failure, file=sys.stderr, flush=True)
@@ -170,12 +179,14 @@ class Ranks:
         out = np.empty((sum(counts), *row.shape[1:]), row.dtype)
         numbers = [count * items * row.itemsize for count in counts]
         given, taken = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (row, out))
+        self.keep(given, taken)
         self.wait([self.comm.Iallgatherv(given, [taken, numbers, MPI.BYTE])], doing)
         return out
 
     def least(self, value: int, doing: str) -> int:
         """The least of all processes' values."""
         given, found = np.array([value], np.int64), np.empty(1, np.int64)
+        self.keep(given, found)
         self.wait([self.comm.Iallreduce(given, found, op=MPI.MIN)], doing)
         return int(found[0])
 
@@ -193,6 +204,7 @@ class Ranks:
         differences: Callable[[], Mapping[str, object]] = dict,
         error: BaseException | None = None,
         mask: bytes = b"",
+        goes_on: bool = False,
     ) -> list[bytes]:
         """Go on only if every process can, and makes the same call.
 
@@ -208,6 +220,9 @@ class Ranks:
             Why this process cannot go on.
         mask : bytes
             What may differ.
+        goes_on : bool
+            Whether more messages follow, up to a call of `complete`. After an interrupt among them
+            no others are exchanged.
 
         Returns
         -------
@@ -225,16 +240,19 @@ class Ranks:
             raise error  # the other processes have raised, too
         mine = bytes([error is not None]) + digest((doing, call)) + digest(mask)
         self.check()
+        self._connection.under_way = doing
         rows = self.allgather(np.frombuffer(mine, np.uint8).reshape(1, -1), [1] * self.size, doing)
         if rows[:, 0].any():
             self._raise_together(error, doing)
         if (rows[:, 1:16] != rows[0, 1:16]).any():
             self._raise_difference(doing, differences)
-        if (rows[:, 16:] == rows[0, 16:]).all():
-            return [mask] * self.size
-        return self.allgather_bytes(mask, doing)
+        same = bool((rows[:, 16:] == rows[0, 16:]).all())
+        masks = [mask] * self.size if same else self.allgather_bytes(mask, doing)
+        if not goes_on:
+            self.complete()
+        return masks
 
-    def together(self, doing: str, function: Callable[[], T]) -> T:
+    def together(self, doing: str, function: Callable[[], T], goes_on: bool = False) -> T:
         """The result of a function, unless it raises in any process: then all raise."""
         error: BaseException | None = None
         self._depth += 1
@@ -245,7 +263,7 @@ class Ranks:
         finally:
             self._depth -= 1
         try:
-            self.agree(doing, error=error)
+            self.agree(doing, error=error, goes_on=goes_on)
         finally:
             if not self._depth:  # a later call may raise the same exception object
                 self._shared = None
@@ -260,6 +278,7 @@ class Ranks:
 
     def _share(self, error: BaseException) -> NoReturn:
         """Raise what all processes know of; a function around this one need not tell it again."""
+        self.complete()
         if self._depth:
             self._shared = error
         raise error
@@ -295,24 +314,6 @@ class Ranks:
 @atexit.register  # when the module is imported, to come after the functions of later ones
 def _end_in_time() -> None:
     """End this process by a signal if MPI_Finalize waits too long for one that did not answer."""
-    if _failed and hasattr(signal, "alarm"):
+    if _limits and hasattr(signal, "alarm"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        limits = [ranks.timeout or _EXIT_SECONDS for ranks in _failed]
-        signal.alarm(math.ceil(min(*limits, _EXIT_SECONDS)))
-
-
-def own_threads(ranks: Ranks) -> int:
-    """How many threads a process has for itself: the cores of its affinity mask are shared evenly.
-
-    Each core counts for the processes on this machine whose mask has it.
-    """
-    try:
-        cores = sorted(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        cores = [*range(os.cpu_count() or 1)]
-    here = MPI.Get_processor_name()
-    packed = json.dumps([here, cores]).encode()
-    told = map(json.loads, ranks.allgather_bytes(packed, "where cores were shared"))
-    masks = [mask for machine, mask in told if machine == here]
-    share = sum(1 / sum(core in mask for mask in masks) for core in cores)
-    return max(1, int(share + 1e-6))
+        signal.alarm(math.ceil(min(*_limits, _EXIT_SECONDS)))

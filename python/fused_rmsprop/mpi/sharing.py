@@ -7,23 +7,24 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import IO, Any, Literal, overload
+from typing import IO, TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fused_rmsprop import _core
 from fused_rmsprop.base import called, helps_with_options
 from fused_rmsprop.checkpoint.content import Content, as_content, loading, read_content
 from fused_rmsprop.checkpoint.file import write
 from fused_rmsprop.checkpoint.renaming import Rename
 from fused_rmsprop.checkpoint.report import LoadReport
-from fused_rmsprop.checkpoint.saving import S
+from fused_rmsprop.checkpoint.saving import Constructor, S
 from fused_rmsprop.checkpoint.state_dict import SETTINGS, Saved, state_dict_of
 from fused_rmsprop.groups.state import Array
 from fused_rmsprop.mpi.parts import Parts
-from fused_rmsprop.mpi.ranks import Ranks
+from fused_rmsprop.mpi.ranks import RankError, Ranks
 from fused_rmsprop.mpi.traffic import Traffic
-from fused_rmsprop.mpi.whole import elsewhere, gather, in_memory_order, scattered, sent
+from fused_rmsprop.mpi.whole import elsewhere, gather, in_memory_order, scatter, send
 from fused_rmsprop.optimizer import RMSProp as OneProcess
 from fused_rmsprop.options import GROUP_OPTIONS, options_at, unknown_option
 from fused_rmsprop.values import as_flag
@@ -31,6 +32,7 @@ from fused_rmsprop.values import as_flag
 _SAVE = "where the optimizer was saved"
 _LOAD = "where an optimizer was loaded"
 _AVERAGES = "where averages were shown"
+_LEFT = "at the end of use_ema()"
 
 
 class SharedState(OneProcess):
@@ -58,8 +60,9 @@ class SharedState(OneProcess):
 
         Raises
         ------
-        RuntimeError
-            If another thread is in the middle of a step, or inside `use_ema`.
+        RuntimeError, ValueError
+            If another thread is in the middle of a step, inside `use_ema`, or there is no rank
+            `root`.
         RankError
             If another rank has raised that, does not answer, or made another call.
         """
@@ -85,16 +88,32 @@ class SharedState(OneProcess):
 
     def _gathered(self, root: int | None, doing: str) -> dict[str, Any] | None:
         ranks = self._ranks
-        found = ranks.together(doing, lambda: state_dict_of(self._stepper, self._groups))
+        gets_it = root in (None, ranks.rank)
+
+        def prepared() -> tuple[dict[str, Any], dict[tuple[str, str], Array]]:
+            """The parts of this rank, and room for the whole arrays."""
+            if root is not None and (type(root) is not int or not 0 <= root < ranks.size):
+                raise ValueError(f"root is a rank from 0 to {ranks.size - 1} or None, got {root!r}")
+            found = state_dict_of(self._stepper, self._groups)
+            return found, {
+                (name, key): _core.zeros_in_order_of(param)
+                for name, param, _ in self._leaves()
+                for key in found["state"][name]
+                if gets_it and key != "step"
+            }
+
+        found, room = ranks.together(doing, prepared)
         kept = {name: list(arrays) for name, arrays in found["state"].items()}
-        ranks.agree(doing, (root, kept, found["counters"]), lambda: {"state": kept, "root": root})
-        with ranks.uninterrupted(doing):
-            for name, param, cuts in self._leaves():
-                parts = {k: part for k, part in found["state"][name].items() if k != "step"}
-                begun = {k: gather(ranks, part, cuts, param, root) for k, part in parts.items()}
-                ranks.wait([request for request, _ in begun.values()], doing)
-                found["state"][name] |= {key: whole for key, (_, whole) in begun.items()}
-        return found if root in (None, ranks.rank) else None
+        call = (root, kept, found["counters"])
+        ranks.agree(doing, call, lambda: {"state": kept, "root": root}, goes_on=True)
+        for name, _, cuts in self._leaves():
+            parts = {k: part for k, part in found["state"][name].items() if k != "step"}
+            whole = {key: room.get((name, key)) for key in parts}
+            requests = [gather(ranks, parts[key], cuts, whole[key], root) for key in parts]
+            ranks.wait(requests, doing)
+            found["state"][name] |= whole
+        ranks.complete()
+        return found if gets_it else None
 
     @helps_with_options
     @called("RMSProp.save")
@@ -247,6 +266,9 @@ class SharedState(OneProcess):
         opt._source = None
         return opt if report is None else (opt, report)
 
+    if not TYPE_CHECKING:
+        load = Constructor(load.__func__)
+
     @called("RMSProp.load_state_dict")
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, rename: Rename | None = None
@@ -276,42 +298,90 @@ class SharedState(OneProcess):
     def _own(self, saved: Saved) -> Saved:
         """Saved state with this rank's parts of its arrays."""
         ranks, root = self._ranks, self._source
-        found = _described(saved)
-        ranks.agree(_LOAD, found, lambda: found)
+        found: dict[str, object] = {}
+        error: Exception | None = None
+        own = saved
+        try:
+            found = _described(saved)
+            own = self._room_for(saved) if root is not None else self._cut_out(saved)
+        except Exception as raised:
+            error = raised
+        ranks.agree(_LOAD, found, lambda: found, error, goes_on=True)
+        if root is not None:
+            for name, param, cuts in self._leaves():
+                for key, part in own.state[name].items():
+                    if key != "step":
+                        flat = None
+                        if ranks.rank == root:
+                            flat = in_memory_order(saved.state[name][key], param)
+                        scatter(ranks, flat, cuts, part, root)
+                if own.params is not None:
+                    send(ranks, own.params[name], root)
+        ranks.complete()
+        return own
+
+    def _cut_out(self, saved: Saved) -> Saved:
+        """The parts of arrays that this rank has."""
+        state = {}
+        for name, param, cuts in self._leaves():
+            begin, end = cuts[self._ranks.rank], cuts[self._ranks.rank + 1]
+            state[name] = {
+                key: array if key == "step" else in_memory_order(array, param)[begin:end]
+                for key, array in saved.state[name].items()
+            }
+        return replace(saved, state=state)
+
+    def _room_for(self, saved: Saved) -> Saved:
+        """Room for the parts, and for parameters, which rank 0 has itself."""
         state: dict[str, Any] = {}
         params: dict[str, Any] = {}
-
-        def own_part(whole: Array, cuts: NDArray[np.int64], param: Array) -> Array:
-            if root is not None:
-                return scattered(ranks, whole, cuts, param, root)
-            return in_memory_order(whole, param)[cuts[ranks.rank] : cuts[ranks.rank + 1]]
-
-        with ranks.uninterrupted(_LOAD):
-            for name, param, cuts in self._leaves():
-                state[name] = {
-                    key: array if key == "step" else own_part(array, cuts, param)
-                    for key, array in saved.state[name].items()
-                }
-                if saved.params is not None:
-                    whole = saved.params[name]
-                    params[name] = whole if root is None else sent(ranks, whole, root)
+        for name, param, cuts in self._leaves():
+            count = int(cuts[self._ranks.rank + 1] - cuts[self._ranks.rank])
+            state[name] = {
+                key: array if key == "step" else np.empty(count, param.dtype)
+                for key, array in saved.state[name].items()
+            }
+            if saved.params is not None:
+                here = self._ranks.rank == self._source
+                whole = saved.params[name]
+                params[name] = (
+                    np.array(whole, order="C") if here else np.empty_like(param, order="C")
+                )
         return replace(saved, state=state, params=None if saved.params is None else params)
 
     @contextmanager
     def _averages(self) -> Iterator[None]:
         own = self._stepper.averages()
-        everything = self._parts_of(b"\1" * sum(len(group.core.names) for group in self._groups))
+        averaged = self._parts_of(
+            bytes(bool(g.options["ema_decay"]) for g in self._groups for _ in g.core.names)
+        )
         try:
-            self._ranks.together(_AVERAGES, own.__enter__)
+            self._ranks.together(_AVERAGES, own.__enter__, goes_on=True)
         except BaseException:
             own.__exit__()  # this rank may have entered, and another not
             raise
         try:
-            self._traffic.gather(everything)
+            self._traffic.gather(averaged)
             yield
         finally:
+            self._leave(own, averaged)
+
+    def _leave(self, own: _core.Averages, averaged: Parts) -> None:
+        """Let all ranks have the trained values again, even if one made another call meanwhile."""
+        error: Exception | None = None
+        try:
             own.__exit__()
-            self._traffic.gather(everything)
+        except ValueError as raised:
+            error = raised
+        while True:
+            try:
+                self._ranks.agree(_LEFT, goes_on=True)
+                break
+            except RankError as raised:  # that rank raises likewise, and comes here next
+                self._ranks.check()
+                error = error or raised
+        self._traffic.gather(averaged)
+        self._ranks.agree(_LEFT, error=error)
 
     def _parts_of(self, active: bytes) -> Parts:
         raise NotImplementedError
@@ -333,7 +403,9 @@ def _described(saved: Saved) -> dict[str, object]:
 
 def _read_together(ranks: Ranks, path: Any) -> Content:
     """A checkpoint of which rank 0 has the arrays; the others know their shapes and dtypes."""
-    content = ranks.together(_LOAD, lambda: read_content(path) if ranks.rank == 0 else None)
+    content = ranks.together(
+        _LOAD, lambda: read_content(path) if ranks.rank == 0 else None, goes_on=True
+    )
     packed = b""
     if content is not None:
         steps = {key: array for key, array in content.arrays.items() if array.dtype == np.int64}
@@ -344,6 +416,7 @@ def _read_together(ranks: Ranks, path: Any) -> Content:
         }
         packed = pickle.dumps((content.where, steps, shapes, content.metadata))
     told = ranks.allgather_bytes(packed, _LOAD)[0]
+    ranks.complete()
     if content is not None:
         return content
     where, steps, shapes, metadata = pickle.loads(told)

@@ -54,7 +54,6 @@ class Traffic:
         self.ordered = ordered
         # Of each kind two: those of one bucket are in use while the next one's fill.
         self._buffers = {kind: (_Buffers(), _Buffers()) for kind in ("out", "in", "own", "all")}
-        ranks.buffers.append(self._buffers)
         #: Bytes that this process has sent to others, as the algorithms need them.
         self.bytes_sent = 0
         #: If it is a list: what happened to which bucket, and when it began and ended.
@@ -62,6 +61,7 @@ class Traffic:
 
     def run(self, step: _core.ShardedStep, parts: Parts, exchange: bool, update: bool) -> None:
         """Exchange the gradients of all buckets into the sums, update the parameters, or both."""
+        self._ranks.keep(self._buffers)
         buckets = parts.buckets
         messages = [self._exchange(step, 0, buckets)] if exchange else []
         gathering: list[_Message] = []
@@ -82,11 +82,11 @@ class Traffic:
             self._write(i, message)
 
     def gather(self, parts: Parts) -> None:
-        """Let every process have the parameters as their own processes have them."""
-        self._ranks.check()
-        with self._ranks.uninterrupted(_PARAMETERS):
-            for i, bucket in enumerate(parts.buckets):
-                self._write(i, self._gather(i, bucket))
+        """Let every process have parameters as their own processes have them, after an `agree`."""
+        self._ranks.keep(self._buffers)
+        for i, bucket in enumerate(parts.buckets):
+            self._write(i, self._gather(i, bucket))
+        self._ranks.complete()
 
     def _exchange(self, step: _core.ShardedStep, i: int, buckets: list[Bucket]) -> Any:
         """Send the gradients of a bucket to the processes that step them."""

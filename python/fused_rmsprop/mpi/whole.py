@@ -8,7 +8,6 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from fused_rmsprop import _core
 from fused_rmsprop.groups.state import Array
 from fused_rmsprop.mpi.ranks import Ranks
 
@@ -23,9 +22,13 @@ def in_memory_order(array: Array, like: Array) -> Array:
 
 
 def gather(
-    ranks: Ranks, part: Array, cuts: NDArray[np.int64], param: Array, root: int | None
-) -> tuple[Any, Array | None]:
-    """Begin to gather the array of a parameter's shape of which each rank has a part.
+    ranks: Ranks,
+    part: Array,
+    cuts: NDArray[np.int64],
+    whole: Array | None,
+    root: int | None,
+) -> Any:
+    """Begin to gather an array of which each rank has a part, and return the request.
 
     Parameters
     ----------
@@ -34,49 +37,36 @@ def gather(
     part : array
         This rank's.
     cuts : array of int
-        Where the part of each rank begins in the parameter's memory, and the end.
-    param : array
-        The parameter.
+        Where the part of each rank begins in the order of memory, and the end.
+    whole : array or None
+        The array that is filled; None on ranks that do not get it.
     root : int or None
-        The rank that gets the array; None: all get it.
-
-    Returns
-    -------
-    request
-        The array is complete when this is.
-    array or None
-        None on other ranks.
+        The rank that gets it; None: all get it.
     """
-    whole = flat = None
-    if root in (None, ranks.rank):
-        whole = _core.zeros_in_order_of(param)
-        flat = in_memory_order(whole, param)
-    counts, begins = np.diff(cuts).tolist(), cuts[:-1].tolist()
-    into = None if flat is None else [flat, (counts, begins)]
+    into = None
+    if whole is not None:
+        counts, begins = np.diff(cuts).tolist(), cuts[:-1].tolist()
+        into = [in_memory_order(whole, whole), (counts, begins)]
+    ranks.keep(part, whole)
     if root is None:
-        return ranks.comm.Iallgatherv(part, into), whole
-    return ranks.comm.Igatherv(part, into, root=root), whole
+        return ranks.comm.Iallgatherv(part, into)
+    return ranks.comm.Igatherv(part, into, root=root)
 
 
-def scattered(
-    ranks: Ranks, whole: Array, cuts: NDArray[np.int64], param: Array, root: int
-) -> Array:
-    """The part of this rank of an array that rank `root` has."""
-    part = np.empty(int(cuts[ranks.rank + 1] - cuts[ranks.rank]), param.dtype)
-    given = None
-    if ranks.rank == root:
-        flat = np.ascontiguousarray(in_memory_order(whole, param))
-        given = [flat, (np.diff(cuts).tolist(), cuts[:-1].tolist())]
+def scatter(
+    ranks: Ranks, flat: Array | None, cuts: NDArray[np.int64], part: Array, root: int
+) -> None:
+    """Fill this rank's part of an array that rank `root` has, in the order of memory."""
+    given = None if flat is None else [flat, (np.diff(cuts).tolist(), cuts[:-1].tolist())]
+    ranks.keep(flat, part)
     ranks.wait([ranks.comm.Iscatterv(given, part, root=root)], "while state was loaded")
-    return part
 
 
-def sent(ranks: Ranks, whole: Array, root: int) -> Array:
-    """An array that rank `root` has; those of the other ranks tell its shape and dtype."""
-    array = np.array(whole, order="C") if ranks.rank == root else np.empty(whole.shape, whole.dtype)
+def send(ranks: Ranks, array: Array, root: int) -> None:
+    """Fill an array in C order with that of rank `root`."""
     data = [array.reshape(-1).view(np.uint8), MPI.BYTE]
+    ranks.keep(array)
     ranks.wait([ranks.comm.Ibcast(data, root=root)], "while parameters were loaded")
-    return array
 
 
 def elsewhere(shape: tuple[int, ...], dtype: Any) -> Array:
