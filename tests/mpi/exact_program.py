@@ -204,6 +204,32 @@ def mixed_dtypes() -> None:
     print("groups, schedules, frozen leaves, averages", flush=True)
 
 
+def another_call() -> None:
+    """One rank calls something else inside `use_ema`: all raise, and have the trained values."""
+    pair = Pair(lambda: draw(SHAPES, np.float32, 1), lr=0.1, ema_decay=0.5)
+    grads = [gradients(np.float32, rank, 0) for rank in range(RANKS)]
+    pair.step(grads.__getitem__)
+    calls: list[Callable[[], object]] = [
+        pair.opt.gather_state,
+        lambda: pair.opt.save("/nonexistent/run.npz"),
+        lambda: pair.opt.step(grads[RANK]),
+    ]
+
+    def block(call: Callable[[], object], victim: int) -> None:
+        with pair.opt.use_ema():
+            if victim == RANK:
+                call()
+
+    for call in calls:
+        for victim in {0, RANKS - 1}:
+            with pytest.raises(RuntimeError):  # RankError is one
+                block(call, victim)
+            pair.check("trained")
+    pair.step(grads.__getitem__)
+    pair.check("a step after that")
+    print("another call", flush=True)
+
+
 def accumulation() -> None:
     """Several accumulations, one of them dropped, and bound gradients."""
     pair = Pair(lambda: draw(SHAPES, np.float32, 1), lr=0.01, max_grad_norm=1.0)

@@ -13,7 +13,17 @@ PROGRAM = Path(__file__).with_name("exact_program.py")
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 @pytest.mark.parametrize(
-    "section", ["limits", "mixed_dtypes", "accumulation", "sizes", "presets", "shares", "fast"]
+    "section",
+    [
+        "limits",
+        "mixed_dtypes",
+        "accumulation",
+        "another_call",
+        "sizes",
+        "presets",
+        "shares",
+        "fast",
+    ],
 )
 @pytest.mark.slow
 def test_the_bits_are_those_of_one_process(section: str, ranks: int) -> None:
