@@ -99,6 +99,11 @@ class Group:
         return self._arrays[KINDS[0].name]
 
     @property
+    def has_averages(self) -> bool:
+        """Whether there are averages of the parameters themselves."""
+        return any(kind.start == "param" and kind.name in self._arrays for kind in KINDS)
+
+    @property
     def frozen(self) -> list[str]:
         """The names of the parameters that steps leave alone."""
         pairs = zip(self.core.names, self.core.frozen, strict=True)

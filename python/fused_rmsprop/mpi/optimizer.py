@@ -14,9 +14,9 @@ from fused_rmsprop.base import warn_of_spreading
 from fused_rmsprop.groups.group import Group
 from fused_rmsprop.mpi import checks
 from fused_rmsprop.mpi.cores import own_threads
+from fused_rmsprop.mpi.loading import LoadedState
 from fused_rmsprop.mpi.parts import Parts, cut
 from fused_rmsprop.mpi.ranks import Ranks
-from fused_rmsprop.mpi.sharing import SharedState
 from fused_rmsprop.mpi.traffic import Traffic
 from fused_rmsprop.optimizer import RMSProp as OneProcess
 from fused_rmsprop.values import Number, as_scale
@@ -29,7 +29,7 @@ _BUCKET_BYTES_PER_RANK = 64 << 10
 _TIMEOUT = 1800.0
 
 
-class RMSProp(SharedState):
+class RMSProp(LoadedState):
     """RMSProp for data-parallel training over MPI, with the state split among the processes.
 
     Every process has all parameters and computes gradients on its own data. `step` updates the
