@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -171,7 +172,7 @@ def test_the_screen_is_cleared_when_its_size_changes(tmp_path: Path) -> None:
     env = os.environ | {"TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
     for name in ("COLUMNS", "LINES"):
         env.pop(name, None)
-    with subprocess.Popen(command, stdout=inner, stderr=inner, stdin=inner, env=env) as process:
+    with interruptible(command, inner, env) as process:
         out = read_until(outer, r"1\.00")
         assert "\x1b[2J" not in out
         set_size(60, 20)
@@ -179,6 +180,27 @@ def test_the_screen_is_cleared_when_its_size_changes(tmp_path: Path) -> None:
         read_until(outer, re.escape("\x1b[?1049l"), lambda: process.send_signal(signal.SIGINT))
     os.close(inner)
     os.close(outer)
+
+
+@contextmanager
+def interruptible(
+    command: list[str], terminal: int, env: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a terminal, which SIGINT ends, also where the tests ignore it; killed in the end."""
+    process = subprocess.Popen(
+        command,
+        stdout=terminal,
+        stderr=terminal,
+        stdin=terminal,
+        env=env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def read_until(descriptor: int, pattern: str, ask: Callable[[], None] | None = None) -> str:
