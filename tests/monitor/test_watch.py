@@ -186,7 +186,7 @@ def test_the_screen_is_cleared_when_its_size_changes(tmp_path: Path) -> None:
 def interruptible(
     command: list[str], terminal: int, env: dict[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a terminal, which SIGINT ends, also where the tests ignore it; killed in the end."""
+    """A process in a terminal, which SIGINT ends even where the tests ignore it; killed at last."""
     process = subprocess.Popen(
         command,
         stdout=terminal,
