@@ -11,9 +11,11 @@ from support import needs_torch
 torch = needs_torch()
 
 from fused_rmsprop.torch import RMSprop, attributes, private  # noqa: E402
+from fused_rmsprop.torch.peers import Peers  # noqa: E402
 
 __all__ = [
     "ALL_BY_TORCH",
+    "Peers",
     "RMSprop",
     "TorchRMSprop",
     "assert_close",

@@ -11,9 +11,8 @@ import pytest
 
 from fused_rmsprop import _core
 from fused_rmsprop.monitor import Monitor
-from fused_rmsprop.torch.peers import Peers
 from support import run_script
-from torch_support import RMSprop, TorchRMSprop, private, torch
+from torch_support import Peers, RMSprop, TorchRMSprop, private, torch
 
 
 @pytest.mark.slow
