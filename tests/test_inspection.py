@@ -87,7 +87,7 @@ def test_keys_are_completed() -> None:
 def test_only_public_names_are_listed() -> None:
     names = set(dir(fused_rmsprop))
     public = {*fused_rmsprop.__all__, "checkpoint", "exchange", "monitor", "schedules"}
-    assert public <= names <= public | {"autograd", "scipy", "torch"}
+    assert public <= names <= public | {"autograd", "mpi", "scipy", "torch"}
     for name in names:
         assert hasattr(fused_rmsprop, name)
     assert not hasattr(fused_rmsprop, "nothing")
@@ -97,11 +97,11 @@ def test_only_public_names_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["checkpoint", "exchange", "monitor", "schedules", "autograd", "scipy", "torch"]
+    "name", ["checkpoint", "exchange", "monitor", "schedules", "autograd", "mpi", "scipy", "torch"]
 )
 def test_modules_list_only_public_names(name: str) -> None:
-    if name in ("scipy", "torch"):
-        pytest.importorskip(name)
+    if name in ("mpi", "scipy", "torch"):
+        pytest.importorskip("mpi4py" if name == "mpi" else name)
     module = importlib.import_module(f"fused_rmsprop.{name}")
     assert dir(module) == sorted(module.__all__)
     for public in dir(module):

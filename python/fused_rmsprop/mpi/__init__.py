@@ -13,11 +13,10 @@ except (ImportError, RuntimeError) as error:  # no mpi4py, or no MPI library tha
         "installs both; on a cluster, pip install mpi4py, which finds the cluster's own library"
     ) from error
 
-from fused_rmsprop.introspection import show_public, unquote
+from fused_rmsprop.introspection import show_public
 from fused_rmsprop.mpi.optimizer import RMSProp
 from fused_rmsprop.mpi.ranks import RankError
 
 __all__ = ["RMSProp", "RankError"]
 
-unquote(RMSProp)
 show_public(__name__)

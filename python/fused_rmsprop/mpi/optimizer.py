@@ -12,6 +12,7 @@ from mpi4py import MPI
 from fused_rmsprop import _core
 from fused_rmsprop.base import warn_of_spreading
 from fused_rmsprop.groups.group import Group
+from fused_rmsprop.introspection import unquote
 from fused_rmsprop.mpi import checks
 from fused_rmsprop.mpi.cores import own_threads
 from fused_rmsprop.mpi.loading import LoadedState
@@ -357,6 +358,7 @@ class RMSProp(LoadedState):
 
 def _with_options_of_one_process() -> inspect.Signature:
     """The signature that help shows: the options by their names."""
+    unquote(RMSProp)
     ours = inspect.signature(RMSProp.__init__).parameters
     theirs = inspect.signature(OneProcess.__init__).parameters
     own = [p for p in ours.values() if p.kind is p.KEYWORD_ONLY]
