@@ -149,8 +149,10 @@ def check(problem: Problem, way: Way, opt: Any, wanted: Any) -> None:
         exact = way.reduction == "ordered" or comm.size <= 2
         if exact and problem.params.tobytes() != wanted.tobytes():
             wrong = f"{way} on {comm.size} ranks differs from one process"
-        if not np.allclose(problem.params, wanted, rtol=0, atol=LR):
-            wrong = f"{way} on {comm.size} ranks is far from one process"
+        # Where a sum nearly vanishes, its rounding decides about the direction of a whole step.
+        rare = np.count_nonzero(np.abs(problem.params - wanted) > 1e-3 * LR)
+        if rare > 1e-4 * problem.elements:
+            wrong = f"{way} on {comm.size} ranks is far from one process in {rare} elements"
     if len(set(comm.allgather(zlib.crc32(problem.params.data)))) > 1:
         wrong = f"{way} on {comm.size} ranks: they have different parameters"
     if any(wrong_ones := comm.allgather(wrong)):
