@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from mpi_formula import default_bucket
+
 ALPHA, LR = 0.9, 0.001
 CHECKED_STEPS = 3
 BLOCK_SECONDS = 0.02
@@ -45,7 +47,7 @@ class Way:
     """
 
     reduction: str = "ordered"
-    bucket_bytes: int | None = None  # the default
+    bucket_bytes: int | None = None  # the default for a network
     threads: int = 1
     network: Sequence[float] | None = None
 
@@ -108,7 +110,7 @@ class Problem:
             alpha=ALPHA,
             threads=way.threads,
             reduction=way.reduction,
-            bucket_bytes=way.bucket_bytes,
+            bucket_bytes=way.bucket_bytes or default_bucket(self.comm.size),
         )
         if way.network is not None:
             from mpi_slowed import SlowedRanks

@@ -25,7 +25,7 @@ from mpi_alone_support import (
     RMSProp,
     checks,
     cut,
-    own_threads,
+    own_share,
 )
 
 sizes_of_leaves = st.lists(
@@ -158,7 +158,7 @@ def test_one_rank_agrees_with_itself() -> None:
     assert ranks.least(7, "at a test") == 7
     assert ranks.allgather_bytes(b"abc", "at a test") == [b"abc"]
     assert ranks.together("at a test", lambda: 3) == 3
-    assert own_threads(ranks) >= 1
+    assert own_share(ranks).threads >= 1
 
 
 def test_one_rank_raises_its_own_error_again_and_again() -> None:
@@ -279,7 +279,7 @@ def test_the_communicator_has_a_name() -> None:
 def test_threads_are_found_out_within_a_share() -> None:
     opt = RMSProp(np.ones(3), comm=MPI.COMM_SELF)
     assert opt.threads is None
-    assert opt._stepper.most_threads == own_threads(Ranks(MPI.COMM_SELF, None, False))
+    assert opt._stepper.most_threads == own_share(Ranks(MPI.COMM_SELF, None, False)).threads
 
 
 @pytest.mark.parametrize(

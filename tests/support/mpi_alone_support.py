@@ -11,7 +11,7 @@ except (ImportError, RuntimeError) as error:
     pytest.skip(f"needs an MPI library: {error}", allow_module_level=True)
 
 from fused_rmsprop.mpi import RankError, RMSProp, checks
-from fused_rmsprop.mpi.cores import own_threads
+from fused_rmsprop.mpi.cores import own_share
 from fused_rmsprop.mpi.parts import CHUNK, Parts, cut
 from fused_rmsprop.mpi.ranks import Ranks
 
@@ -24,5 +24,5 @@ __all__ = [
     "Ranks",
     "checks",
     "cut",
-    "own_threads",
+    "own_share",
 ]

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from typing import NamedTuple
 
 from mpi4py import MPI
 
 from fused_rmsprop.mpi.ranks import Ranks
 
 
-def own_threads(ranks: Ranks) -> int:
+class Share(NamedTuple):
+    """What a process has of its machine."""
+
+    threads: int
+    whole: bool  # all processes run there
+
+
+def own_share(ranks: Ranks) -> Share:
     """How many threads a process has for itself: the cores of its affinity mask are shared evenly.
 
     Each core counts for the processes on this machine whose mask has it.
@@ -24,4 +32,4 @@ def own_threads(ranks: Ranks) -> int:
     told = map(json.loads, ranks.allgather_bytes(packed, "where cores were shared"))
     masks = [mask for machine, mask in told if machine == here]
     share = sum(1 / sum(core in mask for mask in masks) for core in cores)
-    return max(1, int(share + 1e-6))
+    return Share(max(1, int(share + 1e-6)), len(masks) == ranks.size)

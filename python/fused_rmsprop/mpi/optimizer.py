@@ -14,7 +14,7 @@ from fused_rmsprop.base import warn_of_spreading
 from fused_rmsprop.groups.group import Group
 from fused_rmsprop.introspection import unquote
 from fused_rmsprop.mpi import checks
-from fused_rmsprop.mpi.cores import own_threads
+from fused_rmsprop.mpi.cores import own_share
 from fused_rmsprop.mpi.loading import LoadedState
 from fused_rmsprop.mpi.parts import Parts, cut
 from fused_rmsprop.mpi.ranks import Ranks
@@ -27,6 +27,7 @@ _MADE = "where the optimizer was made, or a parameter group added"
 #: Bytes of gradients that travel together, of all processes: see docs/mpi.md.
 _BUCKET_BYTES = 8 << 20
 _BUCKET_BYTES_PER_RANK = 64 << 10
+_BUCKET_BYTES_HERE = 1 << 20  # on one machine, where a bucket better stays in the caches
 _TIMEOUT = 1800.0
 
 
@@ -53,7 +54,8 @@ class RMSProp(LoadedState):
         MPI: then the bits depend on the number of ranks and on the MPI library.
     bucket_bytes : int or None
         The most bytes of gradients that travel together; while one bucket is stepped, the next
-        travels. By default 8 MiB, but at least 64 KiB for each rank.
+        travels. By default 1 MiB if all ranks run on one machine, otherwise 8 MiB, but at least
+        64 KiB for each rank.
     timeout : float or None
         Seconds to wait for the other ranks, after which a `RankError` is raised; None: no limit.
     abort : bool
@@ -127,12 +129,13 @@ class RMSProp(LoadedState):
             error, timeout, abort = raised, _TIMEOUT, False
         ranks = Ranks(MPI.COMM_WORLD if comm is None else comm, timeout, abort)
         ranks.agree(_MADE, error=error, goes_on=True)
-        self._most_threads = own_threads(ranks)
+        share = own_share(ranks)
         ranks.complete()
-        least = _BUCKET_BYTES_PER_RANK * ranks.size
         self._ranks = ranks
         self._traffic = Traffic(ranks, reduction == "ordered")
-        self._bucket_bytes = bucket_bytes or max(_BUCKET_BYTES, least)
+        on_network = max(_BUCKET_BYTES, _BUCKET_BYTES_PER_RANK * ranks.size)
+        self._bucket_bytes = bucket_bytes or (_BUCKET_BYTES_HERE if share.whole else on_network)
+        self._most_threads = share.threads
         self._parts: dict[bytes, Parts] = {}
         self._source = None
 
