@@ -19,7 +19,9 @@ py::bytes ShardedStep::begin(const py::object &grads, bool of_sums, std::int64_t
         throw std::runtime_error("another step of this optimizer was made while this one asked its "
                                  "functions of the step; nothing has changed");
     stepper_.refresh();
-    if (!of_sums)
+    if (of_sums)
+        NumpyStepper::refuse_beside_sums(grads);
+    else
         stepper_.read(grads);
     if (stepper_.look_for_lost(!of_sums && grads.is_none()) && !of_sums)
         stepper_.read(grads); // the warning may have run code

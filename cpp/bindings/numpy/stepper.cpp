@@ -122,10 +122,7 @@ py::object NumpyStepper::step(const py::object &grads, double grad_scale, std::i
                                  "functions of the step; nothing has changed");
     const Forget forget{given_};
     if (accumulated > 0) {
-        if (!grads.is_none())
-            throw py::value_error("gradients have been accumulated: step() takes their mean and no "
-                                  "others; accumulate(grads) adds these, discard_accumulated() "
-                                  "drops those");
+        refuse_beside_sums(grads);
         read_sums();
         if (look_for_lost(false))
             read_sums(); // the warning may have run code
@@ -137,6 +134,14 @@ py::object NumpyStepper::step(const py::object &grads, double grad_scale, std::i
     if (look_for_lost(grads.is_none()))
         read(grads); // the warning may have run code
     return run(grad_scale);
+}
+
+/// Throws if a step on the mean of accumulated gradients is given others.
+void NumpyStepper::refuse_beside_sums(const py::object &grads) {
+    if (!grads.is_none())
+        throw py::value_error("gradients have been accumulated: step() takes their mean and no "
+                              "others; accumulate(grads) adds these, discard_accumulated() "
+                              "drops those");
 }
 
 void NumpyStepper::accumulate(const py::object &grads) {

@@ -109,6 +109,7 @@ private:
     void flatten(const py::object &grads, std::vector<py::object> &out, bool bound) const;
     void read(const py::object &grads, bool bound = false);
     void read_sums();
+    static void refuse_beside_sums(const py::object &grads);
     bool look_for_lost(bool reads_bound);
     const void *gradient(Slot &slot, const py::object &grad);
     void prefetch(std::size_t leaf) const;

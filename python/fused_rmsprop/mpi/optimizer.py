@@ -305,11 +305,6 @@ class RMSProp(LoadedState):
 
     def _read(self, step: _core.ShardedStep, grads: object, of_sums: bool) -> bytes:
         """Read and check this rank's gradients."""
-        if of_sums and grads is not None:
-            raise ValueError(
-                "gradients have been accumulated: step() takes their mean and no others; "
-                "accumulate(grads) adds these, discard_accumulated() drops those"
-            )
         after = -1
         for group in self._groups:
             group.need_grad_sum()
@@ -317,20 +312,6 @@ class RMSProp(LoadedState):
                 after = self._stepper.step_count if after < 0 else after
                 group.follow_schedules()
         return step.begin(grads, of_sums, after)
-
-    def _parts_of(self, active: bytes) -> Parts:
-        """The parts of the leaves that take part in a step; those of the last ones are kept."""
-        if active not in self._parts:
-            if len(self._parts) > 4:  # leaves come and go
-                self._parts.clear()
-            self._parts[active] = Parts(
-                self._stepper,
-                np.concatenate([group.cuts for group in self._groups]),
-                [array.dtype for group in self._groups for array in group.core.arrays],
-                active,
-                self._bucket_bytes,
-            )
-        return self._parts[active]
 
     def _joined(self, parts: Parts) -> Any:
         def join(own: Any) -> Any:

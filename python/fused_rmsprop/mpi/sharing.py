@@ -33,6 +33,8 @@ class SharedState(OneProcess):
 
     _ranks: Ranks
     _traffic: Traffic
+    _bucket_bytes: int
+    _parts: dict[bytes, Parts]  # by the leaves that take part
 
     def gather_state(self, root: int | None = None) -> dict[str, dict[str, Array]] | None:
         """The whole state of each parameter, from the parts in `state` of all ranks.
@@ -183,4 +185,15 @@ class SharedState(OneProcess):
         self._ranks.agree(_LEFT, error=error)
 
     def _parts_of(self, active: bytes) -> Parts:
-        raise NotImplementedError
+        """The parts of the leaves that take part in a step; those of the last ones are kept."""
+        if active not in self._parts:
+            if len(self._parts) > 4:  # leaves come and go
+                self._parts.clear()
+            self._parts[active] = Parts(
+                self._stepper,
+                np.concatenate([group.cuts for group in self._groups]),
+                [array.dtype for group in self._groups for array in group.core.arrays],
+                active,
+                self._bucket_bytes,
+            )
+        return self._parts[active]
