@@ -149,7 +149,7 @@ void SquareSums::each_tensor(const Visit &visit) const {
 /// Sums up all chunks; elements of tensor i are multiplied by 2 to the `power_of(i)`.
 template <typename Power>
 void SquareSums::measure(const Power &power_of) {
-    thread_local std::vector<SquareSum> own; // kept, so that later steps allocate nothing
+    std::vector<SquareSum> &own = *own_;
     std::size_t chunks = 0, bytes = 0;
     for (const Tensor &t : tensors_) {
         chunks += own_chunks(t);
@@ -196,9 +196,8 @@ Scale SquareSums::norm() {
 void SquareSums::norms(std::span<Scale> each) {
     if (std::exchange(magnified_, false))
         measure([](std::size_t) { return 0; });
-    thread_local std::vector<int> kept; // likewise; peers may step other tensors meanwhile
-    std::vector<int> own;
-    std::vector<int> &powers = peers_ == nullptr ? kept : own;
+    Scratch<int> scratch;
+    std::vector<int> &powers = *scratch;
     powers.assign(tensors_.size(), 0);
     bool again = false;
     each_tensor([&](std::size_t i, std::span<const SquareSum> chunks) {
@@ -211,10 +210,9 @@ void SquareSums::norms(std::span<Scale> each) {
     if (!again)
         return;
     magnified_ = true;
-    const std::vector<int> &of_each = powers; // of this thread, also where the team reads them
-    measure([&](std::size_t i) { return of_each[i]; });
+    measure([&](std::size_t i) { return powers[i]; });
     each_tensor([&](std::size_t i, std::span<const SquareSum> chunks) {
-        each[i] = root(total(chunks), of_each[i]);
+        each[i] = root(total(chunks), powers[i]);
     });
 }
 

@@ -7,6 +7,7 @@
 #include <fused_rmsprop/distributed.hpp>
 
 #include "scale.hpp"
+#include "scratch.hpp"
 
 namespace fused_rmsprop {
 
@@ -39,8 +40,9 @@ private:
     const GradientTransform &transform_;
     const Execution &execution_;
     Peers *peers_;
+    Scratch<SquareSum> own_;            ///< of this process
     std::vector<SquareSum> joined_;     ///< of whole tensors, if there are peers
-    std::span<const SquareSum> chunks_; ///< the same, or those of this process, which has all
+    std::span<const SquareSum> chunks_; ///< these if there are peers, else those
     bool magnified_ = false;            ///< some of them
 };
 

@@ -11,6 +11,7 @@
 #include "kernels/kernels.hpp"
 #include "plan.hpp"
 #include "scale.hpp"
+#include "scratch.hpp"
 #include "slices.hpp"
 #include "team.hpp"
 #include "updater.hpp"
@@ -211,7 +212,7 @@ bool clips_each(const GradientTransform &transform) {
 /// the factors of single gradients to `factors`, if they have their own.
 StepResult decide(std::span<const Tensor> tensors, const Execution &execution,
                   const GradientTransform &transform, const Shared &shared, Peers *peers,
-                  Clipping &clipping, std::vector<Scale> &factors) {
+                  Clipping &clipping, Scratch<Scale> &factors) {
     StepResult result;
     if (!needs_all_gradients(transform))
         return result;
@@ -229,9 +230,9 @@ StepResult decide(std::span<const Tensor> tensors, const Execution &execution,
             clipping.common = clip_factor(norm, *transform.max_grad_norm);
     }
     if (each && !result.skipped) {
-        factors.assign(tensors.size(), {});
-        clip_each(squares, transform, factors);
-        clipping.of_each = factors;
+        (*factors).assign(tensors.size(), {});
+        clip_each(squares, transform, *factors);
+        clipping.of_each = *factors;
     }
     if (may_skip && !result.skipped) {
         const double norm = std::min(*result.grad_norm, transform.max_grad_norm.value_or(INFINITY));
@@ -257,9 +258,7 @@ StepResult check_and_step(std::span<const Tensor> tensors, const Execution &exec
     const Work work = check(tensors, transform, execution.flush_denormals);
     const Shared shared = shared_by(transform);
     Clipping clipping;
-    thread_local std::vector<Scale> kept; // so that later steps allocate nothing
-    std::vector<Scale> own;               // peers may step other tensors meanwhile
-    std::vector<Scale> &factors = peers == nullptr ? kept : own;
+    Scratch<Scale> factors;
     StepResult result = decide(tensors, execution, transform, shared, peers, clipping, factors);
     if (work.bytes > 0 && !result.skipped)
         result.threads = update(tensors, work, execution, shared, clipping);
@@ -305,7 +304,7 @@ struct Step::Prepared {
     Execution execution;
     Shared shared;
     Clipping clipping = {};
-    std::vector<Scale> factors = {};
+    Scratch<Scale> factors = {};
     StepResult result = {};
     std::vector<Tensor> parts = {}; ///< of the update under way, and their factors
     std::vector<Scale> factors_of_parts = {};

@@ -3,10 +3,10 @@
 #include "support.hpp"
 
 #include <algorithm>
-#include <barrier>
 #include <cmath>
+#include <condition_variable>
 #include <limits>
-#include <optional>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -44,13 +44,36 @@ std::size_t cut(std::size_t size, std::size_t rank, std::size_t count) {
     return std::min(size, chunks * rank / count * chunk_size);
 }
 
+/// Stands in for `std::barrier`, whose waiters sleep for ever now and then with libstdc++ 12 where
+/// there is no futex, as on Windows: it tests the phase before it takes the lock to wait.
+class Barrier {
+public:
+    explicit Barrier(std::size_t count) : count_(count) {}
+
+    void arrive_and_wait() {
+        std::unique_lock lock(mutex_);
+        const std::size_t phase = phase_;
+        if (++arrived_ == count_) {
+            arrived_ = 0;
+            ++phase_;
+            all_arrived_.notify_all();
+        }
+        all_arrived_.wait(lock, [&] { return phase_ != phase; });
+    }
+
+private:
+    const std::size_t count_;
+    std::size_t arrived_ = 0, phase_ = 0;
+    std::mutex mutex_;
+    std::condition_variable all_arrived_;
+};
+
 /// What threads write for each other.
 struct Board {
-    std::barrier<> barrier;
+    Barrier barrier;
     std::vector<std::vector<SquareSum>> sums;
     std::vector<std::size_t> values;
-    explicit Board(std::size_t count)
-        : barrier(static_cast<std::ptrdiff_t>(count)), sums(count), values(count) {}
+    explicit Board(std::size_t count) : barrier(count), sums(count), values(count) {}
 };
 
 class Threads : public Peers {
