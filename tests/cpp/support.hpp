@@ -11,6 +11,17 @@
 
 #include <fused_rmsprop/fused_rmsprop.hpp>
 
+#if defined(__SANITIZE_THREAD__)
+#define UNDER_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define UNDER_TSAN 1
+#endif
+#endif
+#ifndef UNDER_TSAN
+#define UNDER_TSAN 0
+#endif
+
 template <typename T>
 std::vector<T> random_values(std::size_t size, unsigned seed) {
     std::mt19937 engine(seed);
