@@ -96,7 +96,7 @@ TEST_CASE("clipping: elements are limited first, then all are clipped by their n
     });
 }
 
-TEST_CASE("clipping: gradients within the norm are left as they are; an infinite norm measures") {
+TEST_CASE("clipping: gradients within the norm are left as they are, an infinite norm measures") {
     Model expected;
     const double norm = grad_norm(expected.tensors()).norm;
     expected.expect({}, 1);
