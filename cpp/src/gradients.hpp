@@ -42,7 +42,7 @@ private:
     Peers *peers_;
     Scratch<SquareSum> own_;            ///< of this process
     std::vector<SquareSum> joined_;     ///< of whole tensors, if there are peers
-    std::span<const SquareSum> chunks_; ///< these if there are peers, else those
+    std::span<const SquareSum> chunks_; ///< joined_ if there are peers, else own_
     bool magnified_ = false;            ///< some of them
 };
 
