@@ -6,4 +6,4 @@ set(CMAKE_C_COMPILER x86_64-w64-mingw32-gcc-posix)
 set(CMAKE_CXX_COMPILER x86_64-w64-mingw32-g++-posix) # the one with std::thread
 set(CMAKE_RC_COMPILER x86_64-w64-mingw32-windres)
 set(CMAKE_EXE_LINKER_FLAGS_INIT -static)
-set(CMAKE_CROSSCOMPILING_EMULATOR env WINEDEBUG=-all wine)
+set(CMAKE_CROSSCOMPILING_EMULATOR env WINEDEBUG=-all,err+all wine)
