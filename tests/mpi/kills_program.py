@@ -41,9 +41,12 @@ OPTIONS: dict[str, Any] = {"lr": 1e-3, "momentum": 0.5, "max_grad_norm": 5.0}
 
 def train(folder: Path, fault: str, victim: int, last: int) -> None:
     """Step and save, until this rank's own fault or that of another ends it."""
-    from fused_rmsprop.mpi import RMSProp  # it starts MPI, which the launcher must not
+    from mpi4py import MPI  # starts MPI, which the launcher must not
+
+    from fused_rmsprop.mpi import RMSProp
 
     params = parameters()
+    MPI.COMM_WORLD.Barrier()  # however long one has taken to import what it needs
     opt = RMSProp(params, timeout=TIMEOUT, threads=1, **OPTIONS)
     rank = opt._ranks.rank
     log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT)

@@ -29,6 +29,8 @@ _NAP_SECONDS = 50e-6
 _EXIT_SECONDS = 10.0
 #: How long a wait may last before it is told of.
 _SILENT_SECONDS = 30.0
+#: What a launcher gets to pass on this process's last words, which MPICH's loses otherwise.
+_LAST_WORDS_SECONDS = 0.5
 #: The time limits of those that did not.
 _limits: list[float] = []
 #: Connections whose communicator is gone, though MPI may still use their buffers.
@@ -170,6 +172,7 @@ class Ranks:
         )
         if self.abort:
             print(self._connection.failure, file=sys.stderr, flush=True)
+            time.sleep(_LAST_WORDS_SECONDS)
             self.comm.Abort(1)
         raise RankError(self._connection.failure)
 
