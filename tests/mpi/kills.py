@@ -6,6 +6,7 @@ python tests/mpi/kills.py --count 100 --seed 1
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -79,34 +80,39 @@ def attack(fault: str, cleans_up: bool, rng: np.random.Generator, folder: Path) 
         command[place:place] = _UNSEEN
     with (folder / "log.mpiexec").open("wb") as out:
         launched = subprocess.Popen(command, env=environment(), stdout=out, stderr=out)
-    pids: list[int] = []
     try:
         wait(lambda: launched.poll() is not None or started(folder), _STARTED_WITHIN, "no start")
-        pids = [int((folder / f"pid.{rank}").read_text()) for rank in range(RANKS)]
+        pids = pids_of(folder)
+        others = [pid for pid in pids if pid != pids[victim]]
         if by_signal:
             time.sleep(float(rng.uniform(0, 0.3)))
             os.kill(pids[victim], by_signal)
-            if fault == "pause":  # the others have given it up when it goes on
-                time.sleep(program.TIMEOUT + 1)
-                os.kill(pids[victim], signal.SIGCONT)
         else:
             wait((folder / "failed").exists, _STARTED_WITHIN, "no fault")
         began = time.monotonic()
-        others = [pid for pid in pids if pid != pids[victim] or fault not in ("kill", "stop")]
-        wait(lambda: not any(map(is_alive, others)), LIMIT, "the other ranks hang")
+        if fault == "pause":  # the others have given it up when it goes on
+            wait(
+                lambda: told_in(folder) >= len(others) or not any(map(is_alive, others)),
+                LIMIT,
+                "the other ranks wait for the paused one",
+            )
+            with contextlib.suppress(ProcessLookupError):  # mpiexec may have ended it
+                os.kill(pids[victim], signal.SIGCONT)
+        ending = others if fault in ("kill", "stop") else pids
+        wait(lambda: not any(map(is_alive, ending)), LIMIT, "the other ranks hang")
         seconds = time.monotonic() - began
         if fault == "stop" and is_alive(pids[victim]):
             os.kill(pids[victim], signal.SIGKILL)
         wait(lambda: launched.poll() is not None, LIMIT, "mpiexec hangs")
     finally:
-        for pid in pids:
+        for pid in pids_of(folder):
             if is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
         launched.kill()
         launched.wait()
     if not launched.returncode:
         raise AssertionError("mpiexec tells of no failure")
-    told = logs(folder).count("RankError: ")
+    told = told_in(folder)
     # The first rank that ends lets mpiexec end the others, which then may not have spoken.
     if told < (RANKS - 1 if not cleans_up else fault != "kill"):
         raise AssertionError(f"{told} ranks told of the failure of another")
@@ -115,8 +121,18 @@ def attack(fault: str, cleans_up: bool, rng: np.random.Generator, folder: Path) 
 
 def started(folder: Path) -> bool:
     """Whether all ranks run, and have saved once."""
-    pids = all((folder / f"pid.{rank}").exists() for rank in range(RANKS))
-    return pids and (folder / "checkpoint.npz").exists()
+    return len(pids_of(folder)) == RANKS and (folder / "checkpoint.npz").exists()
+
+
+def pids_of(folder: Path) -> list[int]:
+    """The processes that have begun, in the order of their ranks."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("pid.*"))]
+    return [int(text) for text in texts if text]
+
+
+def told_in(folder: Path) -> int:
+    """How many ranks have told of the failure of another."""
+    return logs(folder).count("RankError: ")
 
 
 def logs(folder: Path) -> str:

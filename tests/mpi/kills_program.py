@@ -46,12 +46,12 @@ def train(folder: Path, fault: str, victim: int, last: int) -> None:
     from fused_rmsprop.mpi import RMSProp
 
     params = parameters()
-    MPI.COMM_WORLD.Barrier()  # however long one has taken to import what it needs
-    opt = RMSProp(params, timeout=TIMEOUT, threads=1, **OPTIONS)
-    rank = opt._ranks.rank
+    rank = MPI.COMM_WORLD.Get_rank()
     log = os.open(folder / f"log.{rank}", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 2)  # mpiexec may end before it has passed on the last words
     (folder / f"pid.{rank}").write_text(str(os.getpid()), encoding="utf-8")
+    MPI.COMM_WORLD.Barrier()  # so that the time of imports does not count
+    opt = RMSProp(params, timeout=TIMEOUT, threads=1, **OPTIONS)
     for step in range(1_000_000):
         if step == last and rank == victim and fault in ("exit", "raise"):
             (folder / "failed").touch()

@@ -29,9 +29,9 @@ _NAP_SECONDS = 50e-6
 _EXIT_SECONDS = 10.0
 #: How long a wait may last before it is told of.
 _SILENT_SECONDS = 30.0
-#: What a launcher gets to pass on this process's last words, which MPICH's loses otherwise.
+#: What the launcher gets to pass on the last words before an MPI.Abort: MPICH's may drop them.
 _LAST_WORDS_SECONDS = 0.5
-#: The time limits of those that did not.
+#: The time limits of waits that have failed.
 _limits: list[float] = []
 #: Connections whose communicator is gone, though MPI may still use their buffers.
 _unfinished: list[object] = []
@@ -171,9 +171,12 @@ class Ranks:
             f"left the loop, or made another call; {_TOGETHER}: {_LOST}"
         )
         if self.abort:
-            print(self._connection.failure, file=sys.stderr, flush=True)
-            time.sleep(_LAST_WORDS_SECONDS)
-            self.comm.Abort(1)
+            try:
+                print(self._connection.failure, file=sys.stderr, flush=True)
+                sys.stdout.flush()
+                time.sleep(_LAST_WORDS_SECONDS)
+            finally:  # after an interrupt, too
+                self.comm.Abort(1)
         raise RankError(self._connection.failure)
 
     def allgather(self, row: NDArray[Any], counts: list[int], doing: str) -> NDArray[Any]:
